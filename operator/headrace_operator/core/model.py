@@ -1,0 +1,125 @@
+"""The values that reconciling passes around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+GROUP = "headrace.dev"
+VERSION = "v1alpha1"
+
+QUEUE_LABEL = "headrace.dev/queue"
+POOL_LABEL = "headrace.dev/pool"
+PAUSED_ANNOTATION = "headrace.dev/paused"
+QUEUE_FINALIZER = "headrace.dev/provisioned"
+FIELD_MANAGER = "headrace-operator"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """A namespaced object's namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How to reach a queue's database. Never logged, never in a status: `repr` shows neither field."""
+
+    dsn: str
+    ca_certificates: str | None = None
+    """PEM; given, the server's certificate and name are verified against it."""
+
+    def __repr__(self) -> str:
+        return "Connection(…)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """Where a queue lives: a schema in a database, and the queue's name in it."""
+
+    connection: Connection
+    schema: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """How much a queue holds (`headrace.queues.base.Depth` tells what each number means)."""
+
+    ready: int = 0
+    delayed: int = 0
+    in_flight: int = 0
+    dead_lettered: int = 0
+    oldest_ready_age_seconds: float = 0.0
+
+    @property
+    def load(self) -> int:
+        """Ready plus in flight: leasing a job must not look like less work."""
+        return self.ready + self.in_flight
+
+
+class SampleSource(StrEnum):
+    """Who told the depth."""
+
+    WORKERS = "Workers"
+    BACKEND = "Backend"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A depth with its time and its teller."""
+
+    depth: QueueDepth
+    sampled_at: datetime
+    source: SampleSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPod:
+    """What reconciling needs to know of one worker pod."""
+
+    name: str
+    address: str | None
+    """`http://ip:port` of the metrics endpoint; None without an IP."""
+    ready: bool
+    waiting_reason: str | None = None
+    """Why its worker container waits (ImagePullBackOff, CrashLoopBackOff, CreateContainerConfigError …)."""
+    waiting_message: str | None = None
+
+
+class EventType(StrEnum):
+    """An Event's type."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+# Failures that reconciling knows, whatever adapter they come from. Adapters map their libraries' exceptions to these.
+class OperatorError(Exception):
+    """A failure with a condition's reason (CamelCase) and a message that says what to do."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class TransientError(OperatorError):
+    """May heal by itself or once mended outside of this object: retried every few seconds."""
+
+
+class RefusedError(OperatorError):
+    """The object itself must change (or its rival go): still retried, more slowly."""
+
+
+class ConflictError(TransientError):
+    """Somebody else wrote first; read again."""

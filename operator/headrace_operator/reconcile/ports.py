@@ -1,0 +1,94 @@
+"""What reconciling needs from the outside, as Protocols; `composition` picks who fills them.
+
+Every method raises `core.model.OperatorError` (Transient, Refused, Conflict) and nothing of a client library's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from headrace_operator.core.model import EventType, ObjectKey, QueuePlace, Sample, WorkerPod
+
+    Manifest = Mapping[str, Any]
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC."""
+        ...
+
+
+class Cluster(Protocol):
+    """The Kubernetes API, as far as reconciling uses it."""
+
+    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        """One Secret's data, read by name; None where there is none."""
+        ...
+
+    async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
+        """Any object that we own or reconcile; None where there is none."""
+        ...
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Server-side apply with our field manager, forced, with strict field validation."""
+        ...
+
+    async def delete(self, api_version: str, kind: str, key: ObjectKey) -> None:
+        """Delete, in the background; nothing happens where there is none."""
+        ...
+
+    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> None:
+        """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole."""
+        ...
+
+    async def scale_pool(self, key: ObjectKey, replicas: int) -> None:
+        """Write a JobWorkerPool's /scale."""
+        ...
+
+    async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
+        """Add or remove one finalizer, guarded against concurrent writers; gone objects are fine."""
+        ...
+
+    async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
+        """An Event on the object; losing one never fails a reconcile."""
+        ...
+
+    def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
+        """The pool's pods, from the watch."""
+        ...
+
+
+class Provisioning(Protocol):
+    """What a JobQueue's provider can do."""
+
+    async def ensure(self, place: QueuePlace, owner: Manifest, settings: Mapping[str, Any]) -> tuple[bool, int, str]:
+        """Make or adjust the place for this JobQueue; (changed, schema version, what was done).
+
+        `settings` are the keyword arguments of ``headrace.queues.base.QueueSettings``.
+        Raises RefusedError("NameTaken", …) where it belongs to another.
+        """
+        ...
+
+    async def remove(self, place: QueuePlace, owner: Manifest) -> bool:
+        """Remove the place and the jobs in it, if it is this JobQueue's."""
+        ...
+
+
+class Sampling(Protocol):
+    """The depth of queues."""
+
+    async def sample(
+        self, queue: ObjectKey, place: QueuePlace, pods: Sequence[WorkerPod], *, max_age_seconds: float
+    ) -> Sample:
+        """A sample at most so old: what workers publish where one is fresh, else what the backend says.
+
+        Concurrent calls for one queue share one reading.
+        Raises TransientError("DepthUnknown", …) where neither answers.
+        """
+        ...

@@ -1,0 +1,101 @@
+"""The job envelope: what a producer says and what a handler gets, the same on every backend. Pure values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+ENVELOPE_VERSION = 1
+"""Version of the envelope's fields; a backend stores it where foreign readers may meet its jobs."""
+
+MIN_PRIORITY = 0
+MAX_PRIORITY = 10
+MAX_PAYLOAD_BYTES = 1024 * 1024
+"""The largest payload every backend takes (SQS: 1 MiB a message). Store larger data elsewhere, enqueue its address."""
+
+MAX_NAME_LENGTH = 255
+
+JSON_CONTENT_TYPE = "application/json"
+BYTES_CONTENT_TYPE = "application/octet-stream"
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f]*")
+
+
+class InvalidJobError(ValueError):
+    """A job that no backend would take; the message names the field, its value and the fix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job as its producer describes it; validated when made.
+
+    Raises
+    ------
+    InvalidJobError
+        When a field is out of its range; nothing has been sent.
+    """
+
+    name: str = ""
+    """What ``@app.job("resize")`` dispatches on. Empty for jobs without an envelope."""
+    payload: bytes = b"null"
+    """The encoded payload; at most `MAX_PAYLOAD_BYTES`."""
+    content_type: str = JSON_CONTENT_TYPE
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """String to string; trace context travels here."""
+    priority: int = 0
+    """0 to 10, higher first. Defaults to 0."""
+    delay_seconds: float = 0.0
+    """How long the job waits before it may start. Defaults to 0."""
+    run_at: datetime | None = None
+    """The earliest start, instead of a delay; timezone-aware."""
+    expires_at: datetime | None = None
+    """A job not started by then is dead-lettered as expired. Defaults to the queue's own retention."""
+    group: str | None = None
+    """Jobs of one group run in order, one at a time, where the backend has the capability."""
+    deduplication_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
+            raise InvalidJobError(
+                f"name {self.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character"
+            )
+        if len(self.payload) > MAX_PAYLOAD_BYTES:
+            raise InvalidJobError(
+                f"payload of {len(self.payload)} bytes: the limit is {MAX_PAYLOAD_BYTES}; "
+                "store the data elsewhere and enqueue its address"
+            )
+        if not MIN_PRIORITY <= self.priority <= MAX_PRIORITY:
+            raise InvalidJobError(f"priority {self.priority}: must be from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        if not 0 <= self.delay_seconds < float("inf"):
+            raise InvalidJobError(f"delay_seconds {self.delay_seconds}: must be 0 or more")
+        if self.delay_seconds and self.run_at is not None:
+            raise InvalidJobError("delay_seconds and run_at: give one of them")
+        for name, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
+            if moment is not None and moment.tzinfo is None:
+                raise InvalidJobError(f"{name} {moment}: needs a time zone, such as datetime.now(UTC)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as a handler gets it."""
+
+    id: str
+    queue: str
+    name: str
+    payload: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    priority: int
+    group: str | None
+    deduplication_key: str | None
+    attempt: int
+    """1 for the first run. Interruptions (a drain, a lost worker) charge none."""
+    enqueued_at: datetime
+    run_at: datetime
+    """When the job could first start (equal to `enqueued_at` without a delay; a retry moves it)."""
+    expires_at: datetime | None

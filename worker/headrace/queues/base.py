@@ -1,0 +1,268 @@
+"""The queue port: what every backend promises, in three small Protocols.
+
+`Queue` is for producers and workers, `Backlog` is the operator's read-only view, `Provisioner` makes and removes
+what a queue lives in. One contract suite (``tests/contract``) runs over every backend.
+
+Delivery is at least once. A delivered job is held under a lease; whoever lets its lease run out loses the job, and its
+late completion is refused (`LeaseLostError` / a count of refused completions), fenced by (id, lease, attempt).
+
+Exceptions::
+
+    QueueError
+    ├── QueueUnavailableError     the backend can't be reached or timed out: try again later
+    ├── QueueNotFoundError        no such queue: apply its JobQueue, or run ``headrace migrate``
+    ├── QueueAccessError          the credentials are refused or lack rights: mend them
+    ├── SchemaVersionError        the schema is newer or older than this code
+    ├── PlaceTakenError           the place belongs to another owner
+    ├── UnsupportedCapabilityError  the backend lacks what the job asks for
+    └── LeaseLostError            the lease ran out; the job is, or will be, someone else's
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from headrace.job import Job, NewJob
+
+
+class QueueError(Exception):
+    """Whatever goes wrong with a queue backend."""
+
+
+class QueueUnavailableError(QueueError):
+    """The backend can't be reached, or did not answer in time. Trying again later may help."""
+
+
+class QueueNotFoundError(QueueError):
+    """The queue, or the schema it should live in, does not exist."""
+
+
+class QueueAccessError(QueueError):
+    """The credentials are refused, or lack a right the message names."""
+
+
+class SchemaVersionError(QueueError):
+    """The schema's version is not one that this code can work with."""
+
+
+class PlaceTakenError(QueueError):
+    """The place a queue should live in belongs to another owner; the message names it."""
+
+
+class UnsupportedCapabilityError(QueueError):
+    """The job asks for something that this backend does not have. Nothing was enqueued."""
+
+
+class LeaseLostError(QueueError):
+    """The lease ran out before the job was settled; somebody else may be running it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do; what it can't is refused with `UnsupportedCapabilityError`, never ignored."""
+
+    priorities: bool
+    delays: bool
+    groups: bool
+    deduplication: bool
+    uncharged_abandon: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """What a queue does with its jobs, whoever produces or works on them."""
+
+    visibility_timeout_seconds: float = 1800.0
+    """How long a receiver without heartbeats holds a job."""
+    max_retries: int = 3
+    """3 retries are 4 attempts; then the dead-letter queue."""
+    message_retention_seconds: float | None = None
+    """A job never started within this time expires. None: never."""
+    dead_letter_enabled: bool = True
+    """False: a job out of attempts is dropped."""
+    dead_letter_retention_days: float = 14.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How much a queue holds. The one definition that workers publish and the operator scales on."""
+
+    ready: int = 0
+    """Jobs that could start now: due, unexpired, held by nobody."""
+    delayed: int = 0
+    """Jobs whose time has not come (delays and waiting retries)."""
+    in_flight: int = 0
+    """Jobs held under a lease."""
+    dead_lettered: int = 0
+    oldest_ready_age_seconds: float = 0.0
+    """How long the oldest ready job has been due; 0 with none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A leased job. Settle it once: complete, retry, release or dead-letter."""
+
+    job: Job
+    lease: str
+    """Opaque; with the job's id and attempt it fences late completions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a call that settles many deliveries did."""
+
+    accepted: int
+    refused: tuple[Delivery, ...] = ()
+    """Deliveries whose lease was lost before: they are not settled, somebody else has the job."""
+
+
+class Queue(Protocol):
+    """A queue, opened. Use it as an async context manager: leaving it releases the connections.
+
+    A `Queue` holds one *heartbeat lease* for all that it receives, once `keep_alive` has been called for the first
+    time; without heartbeats every `receive` is leased for the queue's visibility timeout.
+    """
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+        ...
+
+    @property
+    def settings(self) -> QueueSettings:
+        """The queue's own settings, as of the last look at them."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Connect; raises `QueueError` where that fails."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the connections. Jobs still held go back when their lease ends."""
+        ...
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
+        """Enqueue all of them or none; returns their ids, in order, once they are durable.
+
+        Raises
+        ------
+        UnsupportedCapabilityError
+            When a job asks for what the backend lacks.
+        """
+        ...
+
+    async def receive(self, limit: int, *, wait_seconds: float = 0.0) -> list[Delivery]:
+        """Lease up to `limit` jobs, highest priority first, then oldest; waits up to `wait_seconds` for the first.
+
+        A cancelled call loses nothing: what it had leased goes back when the lease ends, uncharged.
+        """
+        ...
+
+    async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
+        """The jobs are done and gone."""
+        ...
+
+    async def retry(self, delivery: Delivery, *, delay_seconds: float, error: str) -> Settled:
+        """The attempt failed: try again after the delay, or dead-letter where no attempt is left.
+
+        Whether attempts are left is the queue's to say (`QueueSettings.max_retries`).
+        """
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay_seconds: float = 0.0) -> Settled:
+        """Hand jobs back with no attempt charged (a drain, an unknown name)."""
+        ...
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> Settled:
+        """Give the job up, keeping it in the dead-letter queue with the reason (dropped where that is disabled)."""
+        ...
+
+    async def keep_alive(self) -> None:
+        """Extend the lease on all that this object holds; call it every `HEARTBEAT_SECONDS`.
+
+        Raises
+        ------
+        LeaseLostError
+            When the lease ran out before: whatever was held belongs to others now. The next call starts a new lease.
+        """
+        ...
+
+    async def maintain(self) -> None:
+        """One round of the queue's housekeeping; cheap, safe to call from every worker, every few seconds.
+
+        Delayed jobs that are due become ready, jobs of dead workers go back, expired jobs and old dead letters go.
+        """
+        ...
+
+    async def depth(self, *, max_age_seconds: float = 0.0) -> Depth:
+        """Count the queue, or give a count that any worker took at most `max_age_seconds` ago."""
+        ...
+
+
+class Backlog(Protocol):
+    """The operator's read-only view: needs no right beyond reading."""
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """The depths of these queues, in one round trip; a queue that does not exist is left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whom a provisioned place belongs to: one JobQueue object."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provisioned:
+    """What a provisioner found and did."""
+
+    changed: bool
+    """Whether this call changed anything."""
+    schema_version: int
+    details: str
+    """One sentence for an event or a log line."""
+
+
+class Provisioner(Protocol):
+    """Makes, adjusts and removes what a queue lives in; every call is safe to repeat."""
+
+    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
+        """Observe, compare, apply: afterwards the queue exists with these settings and belongs to `owner`.
+
+        A place whose owner has been deleted and which was retained is adopted by an owner of the same namespace and
+        name (its uid differs).
+
+        Raises
+        ------
+        PlaceTakenError
+            When it belongs to an owner of another namespace or name.
+        """
+        ...
+
+    async def remove(self, queue: str, owner: Owner) -> bool:
+        """Remove the queue and every job in it; False when there was none, or it belongs to another owner."""
+        ...
+
+
+HEARTBEAT_SECONDS = 5.0
+"""How often a worker extends its lease and looks after others'."""
+
+LEASE_SECONDS = 20.0
+"""How long a heartbeat lease lasts: with the look every 5 s, a dead worker's jobs start again within 30 s."""
