@@ -1,0 +1,146 @@
+"""Commands that are run to their end, and servers that are started, waited for and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ClusterError
+
+_POLL_SECONDS = 0.05
+_LOG_LINES_SHOWN = 15
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    failure: str | None = None,
+    stdin: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> str:
+    """Run `command` and return what it printed.
+
+    Parameters
+    ----------
+    failure
+        The sentence that says what went wrong, and the fix, should it fail. Defaults to the command itself.
+    environment
+        Variables added to those of this process.
+
+    Raises
+    ------
+    ClusterError
+        If the command can't be started or exits with another status than 0; with the end of what it printed.
+    """
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            cwd=directory,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ClusterError(failure or f"{words[0]} is not installed") from error
+    if done.returncode:
+        said = _last_lines(done.stderr or done.stdout)
+        raise ClusterError(f"{failure or ' '.join(words) + ' failed'} (exit status {done.returncode})\n{said}".rstrip())
+    return done.stdout
+
+
+def succeeds(command: Sequence[str | Path], *, timeout_seconds: float = 10.0) -> bool:
+    """Whether `command` is there and exits 0 in time."""
+    try:
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process of ours that goes on until it is stopped; what it says is in `log`."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @classmethod
+    def start(cls, name: str, command: Sequence[str | Path], *, log: Path, process_group: int | None = None) -> Server:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=process_group,
+            )
+        return cls(name, process, log)
+
+    def stop(self, *, timeout_seconds: float = 10.0) -> None:
+        """End the process, politely at first; one that is over already is left alone."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_words(self) -> str:
+        return _last_lines(self.log.read_text(errors="replace"))
+
+
+def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server] = (), timeout_seconds: float) -> None:
+    """Wait until `ready` answers True; a server that ends meanwhile, or a wait too long, is an error with its log."""
+    deadline = time.monotonic() + timeout_seconds
+    while not ready():
+        for server in servers:
+            if server.process.poll() is not None:
+                raise ClusterError(f"{server.name} ended with status {server.process.returncode}\n{server.last_words()}")
+        if time.monotonic() > deadline:
+            said = "\n".join(f"{server.name}:\n{server.last_words()}" for server in servers)
+            raise ClusterError(f"{what} was not there after {timeout_seconds:.0f} s\n{said}".rstrip())
+        time.sleep(_POLL_SECONDS)
+
+
+def is_running(pid: int, *, named: str) -> bool:
+    """Whether process `pid` runs and has `named` in its command line: a number read from a file may be another's by now."""
+    try:
+        return named in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return False
+
+
+def end(pid: int, *, named: str, timeout_seconds: float = 30.0) -> None:
+    """End process `pid`, which need not be a child of this one, if it is still the one that `named` describes."""
+    for polite in (True, False):
+        if not is_running(pid, named=named):
+            return
+        os.kill(pid, signal.SIGTERM if polite else signal.SIGKILL)
+        deadline = time.monotonic() + timeout_seconds
+        while is_running(pid, named=named) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+    if is_running(pid, named=named):
+        raise ClusterError(f"process {pid} ({named}) can't be ended; end it by hand")
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-_LOG_LINES_SHOWN:])
