@@ -119,7 +119,15 @@ def _cached(name: str, key: str, make: Callable[[Path], None], *, hint: str = ""
 
 def _go_build(sources: Path, output: Path, *, link_flags: list[str] | None = None) -> None:
     run(
-        [toolchain.go(), "build", "-trimpath", f"-ldflags={' '.join(['-s', '-w', *(link_flags or [])])}", "-o", output, "."],
+        [
+            toolchain.go(),
+            "build",
+            "-trimpath",
+            f"-ldflags={' '.join(['-s', '-w', *(link_flags or [])])}",
+            "-o",
+            output,
+            ".",
+        ],
         directory=sources,
         environment=_environment(),
     )

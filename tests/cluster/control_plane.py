@@ -54,6 +54,8 @@ class ControlPlane:
         The file of a cluster administrator.
     url
         Where the API server listens, on this machine only.
+    folder
+        Its logs, keys and data; gone with it.
     """
 
     def __init__(self, *, controllers: bool = True, horizontal_pod_autoscaler_sync_period_seconds: int = 2) -> None:
@@ -94,11 +96,11 @@ class ControlPlane:
 
     def _start(self, running: ExitStack) -> None:
         self._commands = _commands(with_controllers=self._with_controllers)
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-control-plane-"))
-        running.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-control-plane-"))
+        running.callback(shutil.rmtree, self.folder, ignore_errors=True)
         guard = running.enter_context(
             subprocess.Popen(
-                ["sh", "-c", _GUARD, self._folder],
+                ["sh", "-c", _GUARD, self.folder],
                 stdin=subprocess.PIPE,
                 process_group=0,
             ),
@@ -136,14 +138,14 @@ class ControlPlane:
         server = Server.start(
             name,
             [self._commands / name, *words],
-            log=self._folder / f"{name}.log",
+            log=self.folder / f"{name}.log",
             process_group=self._group,
         )
         running.callback(server.stop)
         return server
 
     def _write_credentials(self) -> None:
-        folder = self._folder
+        folder = self.folder
         self._authority = Authority("headrace-control-plane")
         # Apart from the clients' authority: whoever holds its certificates speaks for any user.
         front_proxy = Authority("headrace-front-proxy")
@@ -166,7 +168,7 @@ class ControlPlane:
     def _etcd_flags(self, client_port: int, peer_port: int) -> dict[str, object]:
         client, peer = f"http://{_HOST}:{client_port}", f"http://{_HOST}:{peer_port}"
         return {
-            "data-dir": self._folder / "etcd",
+            "data-dir": self.folder / "etcd",
             "listen-client-urls": client,
             "advertise-client-urls": client,
             "listen-peer-urls": peer,
@@ -178,7 +180,7 @@ class ControlPlane:
         }
 
     def _api_server_flags(self, etcd_port: int, port: int) -> dict[str, object]:
-        folder = self._folder
+        folder = self.folder
         flags: dict[str, object] = {
             "etcd-servers": f"http://{_HOST}:{etcd_port}",
             "bind-address": _HOST,
@@ -210,7 +212,7 @@ class ControlPlane:
         return flags
 
     def _controller_flags(self, port: int) -> dict[str, object]:
-        folder = self._folder
+        folder = self.folder
         return {
             "kubeconfig": folder / "controllers.kubeconfig",
             "bind-address": _HOST,
@@ -222,6 +224,9 @@ class ControlPlane:
             "use-service-account-credentials": "true",
             "service-account-private-key-file": folder / "service-accounts.key",
             "root-ca-file": folder / "ca.crt",
+            # Nobody else needs the API server; the default of 20 requests a second costs seconds at the start.
+            "kube-api-qps": 500,
+            "kube-api-burst": 1000,
             "horizontal-pod-autoscaler-sync-period": f"{self._autoscaler_period_seconds}s",
         }
 
@@ -238,13 +243,15 @@ class ControlPlane:
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": name,
-            "clusters": [{"name": "control-plane", "cluster": {"server": self.url, "certificate-authority-data": authority}}],
+            "clusters": [
+                {"name": "control-plane", "cluster": {"server": self.url, "certificate-authority-data": authority}}
+            ],
             "users": [{"name": name, "user": login}],
             "contexts": [
                 {"name": name, "context": {"cluster": "control-plane", "user": name, "namespace": namespace}},
             ],
         }
-        path = self._folder / f"{name.replace(':', '.').replace('/', '.')}.kubeconfig"
+        path = self.folder / f"{name.replace(':', '.').replace('/', '.')}.kubeconfig"
         path.touch(mode=0o600)
         # JSON is YAML, and the standard library writes it.
         path.write_text(json.dumps(content, indent=2))

