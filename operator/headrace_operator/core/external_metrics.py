@@ -1,0 +1,33 @@
+"""The external metrics that scaling works with: names, labels and values, for those who fill and who serve them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+QUEUE_DEPTH_METRIC = "background_jobs_queue_depth"
+"""Jobs that could start now. Carries `QUEUE_METRIC_LABEL`."""
+
+QUEUE_LOAD_METRIC = "background_jobs_queue_load"
+"""Ready plus in flight: leasing a job must not look like less work. Carries `QUEUE_METRIC_LABEL`."""
+
+DESIRED_WORKERS_METRIC = "background_jobs_desired_workers"
+"""What the operator would decide for a pool. Carries `QUEUE_METRIC_LABEL` and `POOL_METRIC_LABEL`."""
+
+EXTERNAL_METRICS = (QUEUE_DEPTH_METRIC, QUEUE_LOAD_METRIC, DESIRED_WORKERS_METRIC)
+
+QUEUE_METRIC_LABEL = "queue"
+POOL_METRIC_LABEL = "pool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricValue:
+    """One series' newest value. A HorizontalPodAutoscaler adds up what its selector matches: one series a number."""
+
+    labels: Mapping[str, str]
+    value: float
+    sampled_at: datetime
