@@ -1,0 +1,9 @@
+"""`python -m demo`: the whole story on a real Kubernetes, told in the terminal; see `make demo`."""
+
+from __future__ import annotations
+
+import sys
+
+from demo.story import main
+
+sys.exit(main())

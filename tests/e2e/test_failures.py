@@ -1,0 +1,134 @@
+"""What dies is made good: workers in mid-job, the operator for a minute or in mid-run; nothing runs twice for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from support.kubectl import Kubectl, eventually
+from support.stage import POOL
+
+if TYPE_CHECKING:
+    from support.stage import Stage
+
+OPERATOR = "deployment/headrace-operator"
+
+
+def operator_of(stage: Stage) -> Kubectl:
+    kubectl = stage.kubectl
+    return Kubectl(binary=kubectl.binary, kubeconfig=kubectl.kubeconfig, namespace="headrace-system")
+
+
+def test_a_job_whose_worker_is_killed_is_completed_once_by_another(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool()
+    [job] = stage.enqueue(1, seconds=8)
+    eventually(stage.ledger, until=lambda seen: seen.started == 1, what="the job to start")
+    [victim] = [pod["metadata"]["name"] for pod in stage.worker_pods()]
+
+    stage.kubectl.run("delete", "pod", victim, "--grace-period=0", "--force")
+
+    seen = stage.wait_finished(1)
+    assert seen.finished_more_than_once == 0
+    runs = stage.sql("SELECT attempt, pod, finished_at FROM public.runs WHERE job_id = $1 ORDER BY id", job)
+    assert [run["finished_at"] is not None for run in runs] == [False, True]
+    assert runs[0]["pod"] == victim
+    assert runs[1]["pod"] != victim
+    assert runs[1]["attempt"] == 1, "a lost worker charges no attempt"
+
+
+def test_a_pool_holds_while_the_operator_is_gone_and_all_heals_when_it_is_back(stage: Stage) -> None:
+    system = operator_of(stage)
+    stage.apply_queue()
+    stage.apply_pool(
+        maxConcurrentJobs=2,
+        autoscaling={
+            "mode": "HPA",
+            "minReplicas": 0,
+            "maxReplicas": 3,
+            "target": {"queueDepthPerReplica": 10},
+            "sampleIntervalSeconds": 1,
+            "scaleToZeroAfterSeconds": 5,
+        },
+    )
+    stage.enqueue(60, seconds=1)
+    stage.wait_replicas(3)
+
+    system.run("scale", OPERATOR, "--replicas=0")
+    try:
+        eventually(lambda: system.list("pods"), until=lambda pods: pods == [], what="no operator")
+        gone_at = time.monotonic()
+        stage.wait_finished(60)
+        stage.enqueue(20, seconds=0.1)
+        stage.wait_finished(80)
+        eventually(
+            stage.replicas,
+            until=lambda replicas: replicas == 3 and time.monotonic() - gone_at > 60,
+            within_seconds=90,
+            every_seconds=2,
+            what="the pool to hold for a minute",
+        )
+    finally:
+        system.run("scale", OPERATOR, "--replicas=1")
+        system.run("rollout", "status", OPERATOR, "--timeout=90s", timeout_seconds=100)
+
+    stage.wait_replicas(0)
+    assert stage.ledger().finished_more_than_once == 0
+
+
+def test_an_operator_restarted_in_mid_run_loses_nothing(stage: Stage) -> None:
+    system = operator_of(stage)
+    stage.apply_queue()
+    stage.apply_pool(
+        maxConcurrentJobs=4,
+        autoscaling={
+            "mode": "Direct",
+            "minReplicas": 0,
+            "maxReplicas": 3,
+            "target": {"queueDepthPerReplica": 10},
+            "sampleIntervalSeconds": 1,
+            "scaleToZeroAfterSeconds": 5,
+        },
+    )
+    stage.enqueue(120, seconds=1)
+    stage.wait_replicas(3)
+
+    system.run("delete", "pod", "--all", "--grace-period=0", "--force")
+    system.run("rollout", "status", OPERATOR, "--timeout=90s", timeout_seconds=100)
+
+    seen = stage.wait_finished(120)
+    assert seen.finished_more_than_once == 0
+    stage.wait_replicas(0)
+
+
+def test_a_worker_drains_on_scale_down_and_its_job_is_not_run_again(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(drainTimeoutSeconds=60)
+    [job] = stage.enqueue(1, seconds=10)
+    eventually(stage.ledger, until=lambda seen: seen.started == 1, what="the job to start")
+
+    stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=0")
+
+    stage.wait_finished(1)
+    [run] = stage.sql("SELECT attempt, finished_at FROM public.runs WHERE job_id = $1", job)
+    assert run["attempt"] == 1
+    stage.wait_replicas(0)
+
+
+def test_an_image_that_cannot_be_pulled_is_said_within_ten_seconds_and_heals(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(image="registry.invalid/no/such:image")
+    started_at = time.monotonic()
+
+    ready = eventually(
+        lambda: stage.kubectl.condition("jwp", POOL, "Ready"),
+        until=lambda condition: condition.get("reason") in {"ErrImagePull", "ImagePullBackOff"},
+        what="a condition that names the image",
+    )
+
+    assert ready["status"] == "False"
+    assert "registry.invalid/no/such:image" in ready["message"]
+    print(f"said after {time.monotonic() - started_at:.1f} s")
+
+    stage.apply_pool()
+    stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)

@@ -1,0 +1,93 @@
+"""A pool follows its queue: from zero, up, and back, whoever decides; and a number set by hand is respected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.kubectl import eventually
+from support.stage import POOL
+
+if TYPE_CHECKING:
+    from support.stage import Stage
+
+JOBS = 300
+
+
+def autoscaling(mode: str) -> dict[str, object]:
+    return {
+        "mode": mode,
+        "minReplicas": 0,
+        "maxReplicas": 5,
+        "target": {"queueDepthPerReplica": 20},
+        "sampleIntervalSeconds": 1,
+        "scaleToZeroAfterSeconds": 5,
+    }
+
+
+@pytest.mark.parametrize("mode", ["HPA", "Direct"])
+def test_a_pool_goes_from_zero_up_and_back_with_every_job_run_once(stage: Stage, mode: str) -> None:
+    stage.apply_queue()
+    stage.apply_pool(autoscaling=autoscaling(mode), maxConcurrentJobs=4)
+    stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
+    assert stage.replicas() == 0
+    assert stage.worker_pods() == []
+
+    stage.enqueue(JOBS, seconds=0.5)
+
+    stage.wait_replicas(5)
+    seen = stage.wait_finished(JOBS)
+    assert (seen.finished, seen.finished_more_than_once) == (JOBS, 0)
+    stage.wait_replicas(0)
+    eventually(stage.worker_pods, until=lambda pods: pods == [], what="no worker pods")
+    assert stage.kubectl.condition("jwp", POOL, "ScaledToZero")["status"] == "True"
+    assert stage.kubectl.condition("jwp", POOL, "Ready")["status"] == "True"
+    hpa = stage.kubectl.find("hpa", POOL)
+    assert (hpa is not None) == (mode == "HPA")
+
+
+def test_a_zero_set_by_hand_stays_until_a_hand_ends_it(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(autoscaling=autoscaling("Direct") | {"minReplicas": 1})
+    stage.wait_replicas(1)
+
+    stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=0")
+    stage.wait_replicas(0)
+    stage.enqueue(50, seconds=0.01)
+    eventually(
+        lambda: stage.kubectl.get("jobqueue", "work").get("status", {}).get("depth", {}).get("ready"),
+        until=lambda ready: ready == 50,
+        what="the operator to know of 50 ready jobs",
+    )
+
+    assert stage.replicas() == 0
+    assert stage.kubectl.condition("jwp", POOL, "ScalingActive")["status"] == "False"
+
+    stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=1")
+    stage.wait_finished(50)
+
+
+def test_without_autoscaling_the_number_is_the_users(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool()
+    stage.wait_replicas(1)
+
+    stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=2")
+
+    stage.wait_replicas(2)
+    stage.kubectl.run("rollout", "status", f"deployment/{POOL}", "--timeout=60s", timeout_seconds=70)
+
+
+def test_get_reads_well(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(autoscaling=autoscaling("HPA"))
+    stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
+
+    queues, pools, autoscalers = stage.kubectl.run("get", "jobq,jwp,hpa").strip().split("\n\n")
+
+    assert queues.split("\n")[0].split()[:3] == ["NAME", "PROVIDER", "READY"]
+    assert queues.split("\n")[1].split()[:3] == ["jobqueue.headrace.dev/work", "Postgres", "True"]
+    assert pools.split("\n")[0].split()[:5] == ["NAME", "QUEUE", "MODE", "DESIRED", "CURRENT"]
+    assert pools.split("\n")[1].split()[:5] == [f"jobworkerpool.headrace.dev/{POOL}", "work", "HPA", "0", "0"]
+    assert f"JobWorkerPool/{POOL}" in autoscalers
