@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 AUTHORITY_LIFE = timedelta(days=3650)
 CERTIFICATE_LIFE = timedelta(days=365)
+"""Less than a third of `AUTHORITY_LIFE`: no certificate outlives the authority that issued it."""
 
 _CLOCK_SKEW = timedelta(hours=1)
 """Certificates are valid from this long ago: the API server's clock may be behind ours."""
@@ -94,8 +95,7 @@ def renew(stored: ServingCertificate | None, names: Sequence[str], now: datetime
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "headrace-operator-metrics-api")]),
             key.public_key(),
             now=now,
-            # Nothing is trusted for longer than what vouches for it.
-            not_after=min(now + CERTIFICATE_LIFE, authority.certificate.not_valid_after_utc),
+            not_after=now + CERTIFICATE_LIFE,
         )
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
