@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -74,6 +74,19 @@ class Capabilities:
     uncharged_abandon: bool
 
 
+def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities) -> None:
+    """Raise `UnsupportedCapabilityError` where a job asks for what a backend lacks."""
+    for job in jobs:
+        for field, wanted, present in (
+            ("priority", job.priority != 0, capabilities.priorities),
+            ("delay_seconds or run_at", bool(job.delay_seconds) or job.run_at is not None, capabilities.delays),
+            ("group", job.group is not None, capabilities.groups),
+            ("deduplication_key", job.deduplication_key is not None, capabilities.deduplication),
+        ):
+            if wanted and not present:
+                raise UnsupportedCapabilityError(f"{field}: this queue's backend has no such thing; leave it out")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:
     """What a queue does with its jobs, whoever produces or works on them."""
@@ -87,6 +100,8 @@ class QueueSettings:
     dead_letter_enabled: bool = True
     """False: a job out of attempts is dropped."""
     dead_letter_retention_days: float = 14.0
+    paused: bool = False
+    """True: nothing is received; producers go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +135,22 @@ class Settled:
     accepted: int
     refused: tuple[Delivery, ...] = ()
     """Deliveries whose lease was lost before: they are not settled, somebody else has the job."""
+    dead_lettered: int = 0
+    """How many of the accepted ended in the dead-letter queue (or were dropped, where that is disabled)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintained:
+    """What one round of housekeeping found to do."""
+
+    rescued: int = 0
+    """Jobs of dead workers that went back, uncharged."""
+    promoted: int = 0
+    """Delayed jobs that became ready."""
+    expired: int = 0
+    """Jobs not started in time, dead-lettered."""
+    pruned: int = 0
+    """Dead letters older than the queue keeps them."""
 
 
 class Queue(Protocol):
@@ -200,7 +231,7 @@ class Queue(Protocol):
         """
         ...
 
-    async def maintain(self) -> None:
+    async def maintain(self) -> Maintained:
         """One round of the queue's housekeeping; cheap, safe to call from every worker, every few seconds.
 
         Delayed jobs that are due become ready, jobs of dead workers go back, expired jobs and old dead letters go.

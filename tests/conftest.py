@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """A PostgreSQL server's maintenance database, shared by the whole run."""
+    with postgres.maintenance_dsn() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def database_dsn(postgres_dsn: str) -> AsyncIterator[str]:
+    """A fresh, empty database."""
+    async with postgres.fresh_database(postgres_dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[postgres.PostgresServer]:
+    """A server that the test may stop and start."""
+    with postgres.running_server() as server:
+        yield server

@@ -1,0 +1,166 @@
+"""A real PostgreSQL for tests: the one that TEST_DATABASE_CONNECTION names, else one started from the machine's binaries."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+ENVIRONMENT_VARIABLE = "TEST_DATABASE_CONNECTION"
+START_TIMEOUT_SECONDS = 30.0
+
+_database_numbers = itertools.count(1)
+
+
+class PostgresNotFoundError(RuntimeError):
+    """The machine has no PostgreSQL server; the message says how to give one."""
+
+
+@dataclass(kw_only=True)
+class PostgresServer:
+    """A server of our own, in a directory of its own, on a free loopback port. It can be stopped and started again."""
+
+    binaries: Path
+    directory: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def dsn(self) -> str:
+        """The maintenance database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def initialize(self) -> None:
+        """Make the data directory."""
+        subprocess.run(
+            [
+                self.binaries / "initdb",
+                "-D",
+                self.directory,
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "--no-sync",
+                "-E",
+                "UTF8",
+            ],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **_unprivileged(),
+        )
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [
+                *(self.binaries / "postgres", "-D", self.directory, "-p", str(self.port), "-k", self.directory),
+                *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=(self.directory / "server.log").open("ab"),
+            cwd="/",
+            **_unprivileged(),
+        )
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        ready = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(ready, check=False).returncode:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                log = (self.directory / "server.log").read_text(errors="replace")
+                raise RuntimeError(f"PostgreSQL did not start:\n{log[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop at once, breaking connections off."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(START_TIMEOUT_SECONDS)
+            self.process = None
+
+
+def find_binaries() -> Path:
+    """The newest server's binaries, on PATH or where Debian and pg_config keep them."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    if pg_config := shutil.which("pg_config"):
+        output = subprocess.run([pg_config, "--bindir"], check=True, capture_output=True, text=True).stdout
+        candidates.append(Path(output.strip()))
+    if on_path := shutil.which("initdb"):
+        candidates.append(Path(on_path).resolve().parent)
+    for candidate in reversed(candidates):
+        # Client packages bring some of these; a server has them all.
+        if all((candidate / program).exists() for program in ("initdb", "postgres", "pg_isready")):
+            return candidate
+    raise PostgresNotFoundError(
+        f"no PostgreSQL server here: install the package `postgresql`, or set {ENVIRONMENT_VARIABLE} to a DSN "
+        "whose user may create databases"
+    )
+
+
+@contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """A server of the caller's own, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="headrace-postgres-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        if os.geteuid() == 0:
+            shutil.chown(directory, "postgres", "postgres")
+        server = PostgresServer(binaries=find_binaries(), directory=directory, port=free_port())
+        server.initialize()
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def maintenance_dsn() -> Iterator[str]:
+    """A server to make databases in: the given one, else one of our own."""
+    if given := os.environ.get(ENVIRONMENT_VARIABLE):
+        yield given
+        return
+    with running_server() as server:
+        yield server.dsn
+
+
+@asynccontextmanager
+async def fresh_database(dsn: str) -> AsyncIterator[str]:
+    """A new, empty database on this server; dropped afterwards."""
+    name = f"headrace_test_{os.getpid()}_{next(_database_numbers)}"
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _unprivileged() -> dict[str, object]:
+    """The server refuses to run as root."""
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}

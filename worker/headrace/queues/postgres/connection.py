@@ -1,0 +1,285 @@
+"""Connections to PostgreSQL: TLS, pool, time limits, and every client error turned into a `QueueError`.
+
+Nothing here puts the DSN into a message: it holds the password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from headrace.queues.base import (
+    PlaceTakenError,
+    QueueAccessError,
+    QueueError,
+    QueueNotFoundError,
+    QueueUnavailableError,
+    SchemaVersionError,
+)
+from headrace.queues.postgres.statements import code_version, queries
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+COMMAND_TIMEOUT_SECONDS = 30.0
+"""A query that takes longer hangs: behind a dead server, or a lock that somebody forgot."""
+CLOSE_TIMEOUT_SECONDS = 5.0
+
+# A peer that vanished without a word (node loss, dropped NAT entry) is noticed in about this time, idle or not.
+_PEER_GONE_SECONDS = 20
+
+_EXPECTED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where queues live: a database and a schema in it."""
+
+    dsn: str = field(repr=False)
+    ca_certificates: str | None = field(default=None, repr=False)
+    """PEM; given, the server's certificate and host name are verified against it, whatever the DSN says."""
+    schema: str = "headrace"
+
+
+class Database:
+    """A pool of connections that speaks in named queries and fails in `QueueError` only.
+
+    Lost connections are replaced by the next call. Use it as an async context manager.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        max_connections: int,
+        application_name: str = "headrace",
+        command_timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
+    ) -> None:
+        self.place = place
+        self._queries = queries(place.schema)
+        self._max_connections = max_connections
+        self._application_name = application_name
+        self._command_timeout_seconds = command_timeout_seconds
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._lost = False
+        self._reconnected_at: float | None = None
+
+    async def open(self) -> None:
+        """Make the pool and check that the schema is there, in a version that this code can work with."""
+        if self._pool is None:
+            with _errors(self.place):
+                self._pool = await asyncpg.create_pool(
+                    self.place.dsn,
+                    ssl=tls(self.place),
+                    min_size=0,
+                    max_size=self._max_connections,
+                    timeout=CONNECT_TIMEOUT_SECONDS,
+                    command_timeout=self._command_timeout_seconds,
+                    server_settings={"application_name": self._application_name},
+                    init=_watch_peer,
+                    # We leave no session state behind; the default would cost a round trip a query.
+                    reset=_leave_as_is,
+                )
+        rows = await self.fetch("schema_version")
+        check_version(self.place.schema, rows[0]["version"], rows[0]["compatible_with"])
+
+    async def close(self) -> None:
+        """Close the connections, in any case and within seconds."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT_SECONDS)
+        except _EXPECTED:
+            pool.terminate()
+
+    def seconds_since_reconnect(self) -> float:
+        """How long the database has been reachable since it last was not; infinite if it always was."""
+        if self._lost:
+            return 0.0
+        return float("inf") if self._reconnected_at is None else time.monotonic() - self._reconnected_at
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a named query on its own."""
+        async with self._connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(self._queries[query], *arguments)
+            return rows
+
+    async def fetch_value(self, query: str, *arguments: Any) -> Any:
+        """The first column of a named query's first row; None without one."""
+        rows = await self.fetch(query, *arguments)
+        return rows[0][0] if rows else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Run several named queries as one."""
+        async with self._connection() as connection, connection.transaction():
+            yield Transaction(connection, self._queries)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        if self._pool is None:
+            raise QueueError("the queue is not open: use it as an async context manager")
+        try:
+            with _errors(self.place):
+                async with self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+                    yield connection
+        except QueueUnavailableError:
+            self._lost = True
+            raise
+        if self._lost:
+            self._lost = False
+            self._reconnected_at = time.monotonic()
+
+
+class Transaction:
+    """Named queries within one transaction."""
+
+    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], statements: Any) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a named query."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[query], *arguments)
+        return rows
+
+    async def fetch_value(self, query: str, *arguments: Any) -> Any:
+        """The first column of a named query's first row; None without one."""
+        rows = await self.fetch(query, *arguments)
+        return rows[0][0] if rows else None
+
+
+@asynccontextmanager
+async def connect(place: Place, *, command_timeout_seconds: float) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """One connection for administration; its errors are `QueueError` too."""
+    with _errors(place):
+        connection = await asyncpg.connect(
+            place.dsn,
+            ssl=tls(place),
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            command_timeout=command_timeout_seconds,
+            server_settings={"application_name": "headrace-migrate"},
+        )
+        try:
+            await _watch_peer(connection)
+            yield connection
+        finally:
+            await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+
+
+def tls(place: Place) -> ssl.SSLContext | None:
+    """Verify against the CA where one is given; else the DSN's own sslmode holds."""
+    if place.ca_certificates is None:
+        return None
+    try:
+        return ssl.create_default_context(cadata=place.ca_certificates)
+    except (ssl.SSLError, ValueError) as error:
+        raise QueueAccessError(f"the CA certificate is no PEM certificate: {error}") from None
+
+
+def check_version(schema: str, version: int, compatible_with: int) -> None:
+    """Raise `SchemaVersionError` where code and schema are too far apart."""
+    known = code_version()
+    if version < known:
+        raise SchemaVersionError(
+            f"schema {schema!r} has version {version}, this code needs {known}: "
+            "let the operator upgrade it, or run `headrace migrate`"
+        )
+    if known < compatible_with:
+        raise SchemaVersionError(
+            f"schema {schema!r} has version {version}, which needs code that knows {compatible_with} or later, "
+            f"and this code knows {known}: upgrade this program"
+        )
+
+
+async def _watch_peer(connection: Any) -> None:
+    """Let the kernel notice a dead peer; asyncpg offers no setting for it."""
+    transport_socket = connection._transport.get_extra_info("socket")  # noqa: SLF001
+    if transport_socket is None or transport_socket.family == getattr(socket, "AF_UNIX", None):
+        return
+    # uvloop's stand-in for a socket refuses setsockopt; a duplicate of the descriptor sets the same options.
+    with socket.socket(fileno=os.dup(transport_socket.fileno())) as duplicate:
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PEER_GONE_SECONDS // 2)
+            duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PEER_GONE_SECONDS // 4)
+            duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+            duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PEER_GONE_SECONDS * 1000)
+
+
+async def _leave_as_is(_connection: Any) -> None:
+    pass
+
+
+@contextmanager
+def _errors(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except _EXPECTED as error:
+        # The cause is cut off: some of asyncpg's own messages repeat parts of the DSN.
+        raise translate(error, place.schema) from None
+
+
+def translate(error: BaseException, schema: str) -> QueueError:
+    """Name what went wrong in our words, with the fix where there is one."""
+    match error:
+        case QueueError():
+            return error
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return QueueAccessError(f"the database refuses the credentials: {error}; mend user and password in the DSN")
+        case asyncpg.InsufficientPrivilegeError():
+            return QueueAccessError(f"{error}: grant the right to the DSN's user, or use another user")
+        case asyncpg.InvalidCatalogNameError():
+            return QueueNotFoundError(f"{error}: create it, or mend the DSN")
+        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError():
+            return QueueNotFoundError(
+                f"schema {schema!r} holds no queues: apply a JobQueue with that schema, or run `headrace migrate`"
+            )
+        case asyncpg.DuplicateTableError():
+            return PlaceTakenError(
+                f"schema {schema!r} holds other tables of these names ({error}): choose another schema"
+            )
+        case asyncpg.UndefinedColumnError():
+            return SchemaVersionError(f"schema {schema!r} was made by another version: {error}")
+        case asyncpg.ReadOnlySQLTransactionError():
+            return QueueUnavailableError("the database is read-only, a standby perhaps: waiting for a primary")
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.OperatorInterventionError()
+            | asyncpg.InsufficientResourcesError()
+            | asyncpg.TransactionRollbackError()
+            | asyncpg.LockNotAvailableError()
+        ):
+            return QueueUnavailableError(f"the database can't serve now: {error}")
+        case asyncpg.PostgresError():
+            return QueueError(f"the database refused ({error.sqlstate}): {error}")
+        case asyncpg.ClientConfigurationError() | asyncpg.DataError():
+            return _configuration_error(error)
+        case socket.gaierror():
+            return QueueUnavailableError("the DSN's host name can't be resolved: mend it, or wait for DNS")
+        case ssl.SSLError():
+            return QueueAccessError(f"TLS with the database failed: {error}; mend the CA certificate or the host name")
+        case TimeoutError():
+            return QueueUnavailableError("the database did not answer in time")
+        case OSError() | asyncpg.InterfaceError():
+            return QueueUnavailableError(f"the database can't be reached: {str(error) or type(error).__name__}")
+        case _:
+            return _configuration_error(error)
+
+
+def _configuration_error(error: BaseException) -> QueueError:
+    if isinstance(error, asyncpg.DataError):
+        return QueueError(f"the database refused a value: {error}")
+    return QueueAccessError(
+        "the DSN is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded"
+    )

@@ -1,0 +1,57 @@
+"""Migrations: versioned, forward only, one migrator at a time, all or nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.queues.postgres.connection import check_version
+from headrace.queues.postgres.statements import Migration, migrations, quoted, render
+
+if TYPE_CHECKING:
+    import asyncpg
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('headrace.dev/migrate/' || $1, 0))"
+
+_SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
+
+_TABLE_EXISTS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'migrations')
+"""
+
+_CREATE_TABLE = """
+CREATE TABLE {schema}.migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    compatible_with integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+_NEWEST = "SELECT version, compatible_with FROM {schema}.migrations ORDER BY version DESC LIMIT 1"
+
+_RECORD = "INSERT INTO {schema}.migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
+
+
+async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -> list[Migration]:
+    """Bring the schema to this code's version, within the caller's transaction; returns the steps made.
+
+    Raises
+    ------
+    SchemaVersionError
+        When the schema is too new for this code.
+    """
+    await connection.execute(_LOCK, schema)
+    # Looked up first: CREATE … IF NOT EXISTS asks for rights that a user of an existing schema need not have.
+    if not await connection.fetchval(_SCHEMA_EXISTS, schema):
+        await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    if not await connection.fetchval(_TABLE_EXISTS, schema):
+        await connection.execute(render(_CREATE_TABLE, schema))
+    newest = await connection.fetchrow(render(_NEWEST, schema))
+    version = newest["version"] if newest else 0
+    steps = [migration for migration in migrations() if migration.version > version]
+    for step in steps:
+        await connection.execute(render(step.sql, schema))
+        await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
+    if newest and not steps:
+        check_version(schema, version, newest["compatible_with"])
+    return steps

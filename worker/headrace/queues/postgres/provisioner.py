@@ -1,0 +1,104 @@
+"""Make, adjust and remove a queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.queues.base import Owner, PlaceTakenError, Provisioned, QueueSettings
+from headrace.queues.postgres.connection import Place, connect
+from headrace.queues.postgres.migrate import migrate
+from headrace.queues.postgres.rows import settings_from
+from headrace.queues.postgres.statements import code_version, queries, quoted
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# Migrations may rewrite tables, and removing goes batch by batch.
+_COMMAND_TIMEOUT_SECONDS = 120.0
+_REMOVE_BATCH = 10_000
+
+
+class PostgresProvisioner:
+    """The `Provisioner` of one schema. Every call opens a connection of its own and closes it."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._queries = queries(place.schema)
+
+    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
+        """See `headrace.queues.base.Provisioner`."""
+        async with (
+            connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection,
+            connection.transaction(),
+        ):
+            steps = await migrate(connection, self._place.schema)
+            done = [f"schema {self._place.schema} migrated to version {steps[-1].version}"] if steps else []
+            row = await connection.fetchrow(self._queries["lock_queue"], queue)
+            if row is None:
+                await connection.execute(
+                    self._queries["register_queue"], queue, owner.namespace, owner.name, owner.uid, *_columns(settings)
+                )
+                done.append(f"queue {queue} made")
+            else:
+                present = _owner(row)
+                _check_adoptable(queue, self._place.schema, present, owner)
+                if present != owner:
+                    done.append(f"queue {queue} adopted")
+                if settings_from(row) != settings:
+                    done.append(f"settings of queue {queue} changed")
+                if present != owner or settings_from(row) != settings:
+                    await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
+        return Provisioned(
+            changed=bool(done), schema_version=code_version(), details=", ".join(done) or f"queue {queue} is as wanted"
+        )
+
+    async def remove(self, queue: str, owner: Owner) -> bool:
+        """See `headrace.queues.base.Provisioner`. Safe to repeat when it was interrupted: the queue's row goes last."""
+        async with connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection:
+            queue_id = await self._pause_own(connection, queue, owner)
+            if queue_id is None:
+                return False
+            for state in (0, 1, 2):
+                while await connection.fetchval(self._queries["remove_jobs"], queue_id, state, _REMOVE_BATCH):
+                    pass
+            async with connection.transaction():
+                await connection.execute(self._queries["lock_jobs"])
+                await connection.execute(self._queries["remove_remaining_jobs"], queue_id)
+                await connection.execute(self._queries["remove_queue"], queue_id)
+        return True
+
+    async def _pause_own(self, connection: asyncpg.Connection[asyncpg.Record], queue: str, owner: Owner) -> int | None:
+        """Stop the queue and give its id; None where there is none of this very owner's."""
+        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(self._place.schema)}.queues"):
+            return None
+        async with connection.transaction():
+            row = await connection.fetchrow(self._queries["lock_queue"], queue)
+            if row is None or _owner(row) != owner:
+                return None
+            await connection.execute(self._queries["pause_queue"], row["id"])
+            return int(row["id"])
+
+
+def _owner(row: asyncpg.Record) -> Owner:
+    return Owner(namespace=row["owner_namespace"], name=row["owner_name"], uid=row["owner_uid"])
+
+
+def _check_adoptable(queue: str, schema: str, present: Owner, owner: Owner) -> None:
+    if (present.namespace, present.name) == (owner.namespace, owner.name):
+        return
+    holder = f"JobQueue {present.namespace}/{present.name}" if present.namespace else "`headrace migrate` (no JobQueue)"
+    raise PlaceTakenError(
+        f"queue {queue!r} in schema {schema!r} belongs to {holder}: choose another schema, database or name"
+    )
+
+
+def _columns(settings: QueueSettings) -> tuple[object, ...]:
+    """The settings, in the order in which `register_queue` and `update_queue` take them."""
+    return (
+        settings.visibility_timeout_seconds,
+        settings.max_retries,
+        settings.message_retention_seconds,
+        settings.dead_letter_enabled,
+        settings.dead_letter_retention_days,
+        settings.paused,
+    )
