@@ -32,7 +32,7 @@ async def claim_api_service(cluster: MetricsApiCluster, service: ObjectKey, auth
             ours=False,
             reason="ApiServiceMissing",
             message=f"there is no APIService {API_SERVICE}: HorizontalPodAutoscalers can't read the queues' metrics; "
-            "install it with the chart (metricsApi.enabled), or scale in mode Direct",
+            "install it with the chart (externalMetricsApi.enabled), or scale in mode Direct",
         )
     spec: dict[str, Any] = manifest["spec"]
     owner = spec.get("service") or {}
