@@ -1,4 +1,5 @@
 """Ask each address given until it answers 200; the cluster's own API is asked as this pod's ServiceAccount."""
+# ruff: noqa: INP001, T201 a script, run as a file
 
 import ssl
 import sys
@@ -34,10 +35,10 @@ def main(addresses: list[str]) -> int:
     for address in addresses:
         while trouble := ask(address):
             if time.monotonic() > deadline:
-                print(f"{address}: {trouble}")  # noqa: T201
+                print(f"{address}: {trouble}")
                 return 1
             time.sleep(1)
-        print(f"{address}: answers")  # noqa: T201
+        print(f"{address}: answers")
     return 0
 
 

@@ -1,0 +1,618 @@
+"""What the API server itself refuses, and whether its message names the field and the way out.
+
+No operator runs here: what is refused never reaches one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.errors import ClusterError
+
+Manifest = dict[str, Any]
+
+REMOVED = object()
+"""In a change: take the field away."""
+
+QUEUE: Manifest = {
+    "apiVersion": "headrace.dev/v1alpha1",
+    "kind": "JobQueue",
+    "metadata": {"name": "thumbnails", "namespace": "default"},
+    "spec": {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg", "key": "dsn"}}}},
+}
+POOL: Manifest = {
+    "apiVersion": "headrace.dev/v1alpha1",
+    "kind": "JobWorkerPool",
+    "metadata": {"name": "thumbnails", "namespace": "default"},
+    "spec": {
+        "queueRef": {"name": "thumbnails"},
+        "handler": {"python": {"app": "thumbnails:app"}},
+        "autoscaling": {"minReplicas": 0, "maxReplicas": 5},
+    },
+}
+PLURALS = {"JobQueue": "jobqueues", "JobWorkerPool": "jobworkerpools"}
+DSN = "postgresql://user:hunter2@db/app"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """One mistake: what was changed in a good object, and what the refusal must say."""
+
+    mistake: str
+    changes: Mapping[str, Any]
+    field: str
+    fix: str
+    secrets: tuple[str, ...] = field(default=())
+    """What the refusal must not repeat: it ends in logs."""
+
+
+BAD_QUEUES = [
+    Bad(
+        mistake="no provider",
+        changes={"spec.provider": REMOVED},
+        field="spec.provider",
+        fix="Required value",
+    ),
+    Bad(
+        mistake="an unknown provider",
+        changes={"spec.provider": "Kafka"},
+        field="spec.provider",
+        fix='supported values: "Postgres"',
+    ),
+    Bad(
+        mistake="a provider without its settings",
+        changes={"spec.postgres": REMOVED},
+        field="spec.postgres",
+        fix="name the Secret that holds the DSN in spec.postgres.connection.secretRef",
+    ),
+    Bad(
+        mistake="settings without a connection",
+        changes={"spec.postgres": {"schema": "headrace"}},
+        field="spec.postgres.connection",
+        fix="Required value",
+    ),
+    Bad(
+        mistake="a connection without a reference",
+        changes={"spec.postgres.connection": {}},
+        field="spec.postgres.connection.secretRef",
+        fix="put the DSN into a Secret and name the Secret and its key",
+    ),
+    Bad(
+        mistake="a plain DSN for the connection",
+        changes={"spec.postgres.connection": DSN},
+        field="spec.postgres.connection",
+        fix="must be of type object",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain DSN inside the connection",
+        changes={"spec.postgres.connection": {"dsn": DSN}},
+        field="spec.postgres.connection.secretRef",
+        fix="put the DSN into a Secret and name the Secret and its key",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain DSN beside the reference",
+        changes={"spec.postgres.connection.uri": DSN},
+        field="spec.postgres.connection",
+        fix="must have at most 1 item",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain DSN for the reference",
+        changes={"spec.postgres.connection.secretRef": DSN},
+        field="spec.postgres.connection.secretRef",
+        fix="must be of type object",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain DSN for the Secret's name",
+        changes={"spec.postgres.connection.secretRef.name": DSN},
+        field="spec.postgres.connection.secretRef.name",
+        fix="put the DSN into a Secret and give that Secret's name",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain DSN for the Secret's key",
+        changes={"spec.postgres.connection.secretRef.key": DSN},
+        field="spec.postgres.connection.secretRef.key",
+        fix="put the DSN into the Secret under a key and give that key",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="certificates in place of their reference",
+        changes={"spec.postgres.tls": {"caSecretRef": {"name": "-----BEGIN CERTIFICATE-----"}}},
+        field="spec.postgres.tls.caSecretRef.name",
+        fix="put the CA certificates into a Secret and give that Secret's name",
+    ),
+    Bad(
+        mistake="a schema that is no identifier",
+        changes={"spec.postgres.schema": "9-lives"},
+        field="spec.postgres.schema",
+        fix="at most 63 lower-case letters, digits and underscores, no digit first",
+    ),
+    Bad(
+        mistake="a schema with SQL in it",
+        changes={"spec.postgres.schema": 'x"; drop schema public; --'},
+        field="spec.postgres.schema",
+        fix="must be a plain PostgreSQL identifier",
+    ),
+    Bad(
+        mistake="a schema of PostgreSQL's own",
+        changes={"spec.postgres.schema": "pg_catalog"},
+        field="spec.postgres.schema",
+        fix="not one of PostgreSQL's own",
+    ),
+    Bad(
+        mistake="a schema name longer than PostgreSQL keeps",
+        changes={"spec.postgres.schema": "s" * 64},
+        field="spec.postgres.schema",
+        fix="at most 63",
+    ),
+    Bad(
+        mistake="a zero visibility timeout",
+        changes={"spec.visibilityTimeoutSeconds": 0},
+        field="spec.visibilityTimeoutSeconds",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="a visibility timeout with a unit",
+        changes={"spec.visibilityTimeoutSeconds": "30m"},
+        field="spec.visibilityTimeoutSeconds",
+        fix="must be of type integer",
+    ),
+    Bad(
+        mistake="negative retries",
+        changes={"spec.maxRetries": -1},
+        field="spec.maxRetries",
+        fix="should be greater than or equal to 0",
+    ),
+    Bad(
+        mistake="retries without end",
+        changes={"spec.maxRetries": 1_000_000},
+        field="spec.maxRetries",
+        fix="should be less than or equal to 999",
+    ),
+    Bad(
+        mistake="no retention at all",
+        changes={"spec.messageRetentionSeconds": 0},
+        field="spec.messageRetentionSeconds",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="a dead-letter queue that keeps nothing",
+        changes={"spec.deadLetter": {"retentionDays": 0}},
+        field="spec.deadLetter.retentionDays",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="an unknown deletion policy",
+        changes={"spec.deletionPolicy": "Orphan"},
+        field="spec.deletionPolicy",
+        fix='supported values: "Retain", "Delete"',
+    ),
+    Bad(
+        mistake="a misspelt field",
+        changes={"spec.maxRetry": 3},
+        field="spec.maxRetry",
+        fix="unknown field",
+    ),
+    Bad(
+        mistake="a name too long for what is derived from it",
+        changes={"metadata.name": "q" * 53},
+        field="metadata.name",
+        fix="choose a shorter or simpler name",
+    ),
+    Bad(
+        mistake="a name with dots",
+        changes={"metadata.name": "shop.thumbnails"},
+        field="metadata.name",
+        fix="lower-case letters, digits and hyphens",
+    ),
+]
+
+BAD_POOLS = [
+    Bad(
+        mistake="min above max",
+        changes={"spec.autoscaling": {"minReplicas": 6, "maxReplicas": 5}},
+        field="spec.autoscaling.minReplicas",
+        fix="must not be above autoscaling.maxReplicas: lower the one or raise the other",
+    ),
+    Bad(
+        mistake="min above the default max",
+        changes={"spec.autoscaling": {"minReplicas": 11}},
+        field="spec.autoscaling.minReplicas",
+        fix="lower the one or raise the other",
+    ),
+    Bad(
+        mistake="a max of zero",
+        changes={"spec.autoscaling.maxReplicas": 0},
+        field="spec.autoscaling.maxReplicas",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="two handlers",
+        changes={"spec.handler.exec": {"command": ["/bin/render"]}},
+        field="spec.handler",
+        fix="both python and exec are given: remove one of them",
+    ),
+    Bad(
+        mistake="an empty handler",
+        changes={"spec.handler": {}},
+        field="spec.handler",
+        fix="none is given: add python.app or exec.command",
+    ),
+    Bad(
+        mistake="no handler",
+        changes={"spec.handler": REMOVED},
+        field="spec.handler",
+        fix="Required value",
+    ),
+    Bad(
+        mistake="a handler of a kind that isn't there",
+        changes={"spec.handler": {"lambda": {"name": "x"}}},
+        field="spec.handler.lambda",
+        fix="unknown field",
+    ),
+    Bad(
+        mistake="an app without its attribute",
+        changes={"spec.handler.python.app": "thumbnails"},
+        field="spec.handler.python.app",
+        fix="must have the form module:attribute, for example shop.jobs:app",
+    ),
+    Bad(
+        mistake="an app given as a file",
+        changes={"spec.handler.python.app": "shop/jobs.py"},
+        field="spec.handler.python.app",
+        fix="must have the form module:attribute",
+    ),
+    Bad(
+        mistake="an empty command",
+        changes={"spec.handler": {"exec": {"command": []}}},
+        field="spec.handler.exec.command",
+        fix="must begin with the program to run",
+    ),
+    Bad(
+        mistake="a command as one string",
+        changes={"spec.handler": {"exec": {"command": "/bin/render --fast"}}},
+        field="spec.handler.exec.command",
+        fix="must be of type array",
+    ),
+    Bad(
+        mistake="no queue",
+        changes={"spec.queueRef": REMOVED},
+        field="spec.queueRef",
+        fix="Required value",
+    ),
+    Bad(
+        mistake="a queue of another namespace",
+        changes={"spec.queueRef.name": "shop/thumbnails"},
+        field="spec.queueRef.name",
+        fix="must be the name of a JobQueue in this namespace",
+    ),
+    Bad(
+        mistake="an image given as an address",
+        changes={"spec.image": "https://registry.example.com/worker:1"},
+        field="spec.image",
+        fix="with no scheme and no spaces",
+    ),
+    Bad(
+        mistake="negative replicas",
+        changes={"spec.replicas": -1},
+        field="spec.replicas",
+        fix="should be greater than or equal to 0",
+    ),
+    Bad(
+        mistake="an unknown autoscaling mode",
+        changes={"spec.autoscaling.mode": "KEDA"},
+        field="spec.autoscaling.mode",
+        fix='supported values: "HPA", "Direct", "Off"',
+    ),
+    Bad(
+        mistake="the mode Off without its quotes, which YAML reads as false",
+        changes={"spec.autoscaling.mode": False},
+        field="spec.autoscaling.mode",
+        fix="must be of type string",
+    ),
+    Bad(
+        mistake="no jobs for a replica",
+        changes={"spec.autoscaling.target": {"queueDepthPerReplica": 0}},
+        field="spec.autoscaling.target.queueDepthPerReplica",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="waking with nothing to do",
+        changes={"spec.autoscaling.activationDepth": 0},
+        field="spec.autoscaling.activationDepth",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="no concurrency",
+        changes={"spec.maxConcurrentJobs": 0},
+        field="spec.maxConcurrentJobs",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="no time for a job",
+        changes={"spec.jobTimeoutSeconds": 0},
+        field="spec.jobTimeoutSeconds",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="a first delay above the longest",
+        changes={"spec.retry": {"initialDelaySeconds": 601}},
+        field="spec.retry.initialDelaySeconds",
+        fix="must not be above retry.maxDelaySeconds: lower the one or raise the other",
+    ),
+    Bad(
+        mistake="delays that shrink",
+        changes={"spec.retry": {"multiplier": 0.5}},
+        field="spec.retry.multiplier",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
+        mistake="more jitter than delay",
+        changes={"spec.retry": {"jitter": 1.5}},
+        field="spec.retry.jitter",
+        fix="should be less than or equal to 1",
+    ),
+    Bad(
+        mistake="a grace period of one's own",
+        changes={"spec.template": {"spec": {"terminationGracePeriodSeconds": 5}}},
+        field="spec.template.spec.terminationGracePeriodSeconds",
+        fix="set spec.drainTimeoutSeconds",
+    ),
+    Bad(
+        mistake="the operator's own labels",
+        changes={"spec.template": {"metadata": {"labels": {"headrace.dev/pool": "other"}}}},
+        field="spec.template.metadata.labels",
+        fix="the operator sets them: remove them",
+    ),
+    Bad(
+        mistake="a container twice",
+        changes={"spec.template": {"spec": {"containers": [{"name": "worker"}, {"name": "worker"}]}}},
+        field="spec.template.spec.containers[1]",
+        fix="Duplicate value",
+    ),
+    Bad(
+        mistake="a pod's field one level too high",
+        changes={"spec.template": {"nodeSelector": {"disk": "ssd"}}},
+        field="spec.template.nodeSelector",
+        fix="unknown field",
+    ),
+    Bad(
+        mistake="a name too long for what is derived from it",
+        changes={"metadata.name": "p" * 53},
+        field="metadata.name",
+        fix="choose a shorter or simpler name",
+    ),
+]
+
+CASES = [
+    pytest.param(base, bad, id=f"{base['kind']}: {bad.mistake}")
+    for base, bads in ((QUEUE, BAD_QUEUES), (POOL, BAD_POOLS))
+    for bad in bads
+]
+
+
+@pytest.mark.parametrize(("base", "bad"), CASES)
+def test_a_mistake_is_refused_with_the_field_and_the_fix(control_plane: ControlPlane, base: Manifest, bad: Bad) -> None:
+    with pytest.raises(ClusterError) as refusal:
+        submit(control_plane, changed(base, bad.changes))
+    # The first line is the harness' own; the API server speaks after it.
+    _, _, message = str(refusal.value).partition("\n")
+    assert bad.field in message
+    assert bad.fix in message
+    assert not [secret for secret in bad.secrets if secret in message]
+
+
+def test_a_queue_is_filled_with_the_defaults_that_its_descriptions_name(control_plane: ControlPlane) -> None:
+    spec = submit(control_plane, changed(QUEUE, {"spec.postgres.connection.secretRef.key": REMOVED}))["spec"]
+    assert spec == {
+        "provider": "Postgres",
+        "deletionPolicy": "Retain",
+        "visibilityTimeoutSeconds": 1800,
+        "maxRetries": 3,
+        "deadLetter": {"enabled": True, "retentionDays": 14},
+        "postgres": {"connection": {"secretRef": {"name": "pg", "key": "dsn"}}, "schema": "headrace"},
+    }
+
+
+def test_a_pool_without_autoscaling_is_off_and_has_no_replicas_of_the_schemas(control_plane: ControlPlane) -> None:
+    spec = submit(control_plane, changed(POOL, {"spec.autoscaling": REMOVED}))["spec"]
+    assert spec == {
+        "queueRef": {"name": "thumbnails"},
+        "handler": {"python": {"app": "thumbnails:app"}},
+        "maxConcurrentJobs": 10,
+        "pollIntervalSeconds": 5,
+        "jobTimeoutSeconds": 1800,
+        "drainTimeoutSeconds": 300,
+        "retry": {"initialDelaySeconds": 1, "multiplier": 2, "maxDelaySeconds": 600, "jitter": 0.2},
+        "autoscaling": {
+            "mode": "Off",
+            "minReplicas": 0,
+            "maxReplicas": 10,
+            "target": {"queueDepthPerReplica": 10},
+            "activationDepth": 1,
+            "sampleIntervalSeconds": 5,
+            "scaleToZeroAfterSeconds": 60,
+        },
+    }
+
+
+def test_autoscaling_that_names_no_mode_is_by_hpa(control_plane: ControlPlane) -> None:
+    autoscaling = submit(control_plane, changed(POOL, {"spec.autoscaling": {}}))["spec"]["autoscaling"]
+    assert autoscaling["mode"] == "HPA"
+    assert (autoscaling["minReplicas"], autoscaling["maxReplicas"]) == (0, 10)
+
+
+def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> None:
+    without = submit(control_plane, POOL)["spec"]["retry"]
+    assert submit(control_plane, changed(POOL, {"spec.retry": {}}))["spec"]["retry"] == without
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        pytest.param(QUEUE, {"spec.postgres.tls": {"caSecretRef": {"name": "pg-ca"}}}, id="a CA"),
+        pytest.param(QUEUE, {"spec.postgres.schema": "_jobs_2"}, id="a schema of one's own"),
+        pytest.param(QUEUE, {"spec.maxRetries": 0}, id="no retries"),
+        pytest.param(QUEUE, {"spec.messageRetentionSeconds": 86400}, id="a retention"),
+        pytest.param(QUEUE, {"metadata.name": "q" * 52}, id="the longest name"),
+        pytest.param(POOL, {"spec.handler": {"exec": {"command": ["/bin/sh", "-c", ""]}}}, id="a command"),
+        pytest.param(POOL, {"spec.image": "registry.example.com:5000/shop/worker@sha256:" + "0" * 64}, id="a digest"),
+        pytest.param(POOL, {"spec.drainTimeoutSeconds": 0}, id="no drain"),
+        pytest.param(POOL, {"spec.autoscaling": {"minReplicas": 3, "maxReplicas": 3}}, id="a fixed number"),
+        pytest.param(
+            POOL,
+            {
+                "spec.template": {
+                    "metadata": {"labels": {"team": "shop"}, "annotations": {"note": "x"}},
+                    "spec": {
+                        "nodeSelector": {"disk": "ssd"},
+                        "containers": [
+                            {
+                                "name": "worker",
+                                "env": [{"name": "A", "value": "b"}],
+                                "resources": {"limits": {"cpu": 1}},
+                            }
+                        ],
+                    },
+                }
+            },
+            id="a template",
+        ),
+    ],
+)
+def test_what_is_unusual_but_right_is_accepted_as_it_stands(
+    control_plane: ControlPlane, base: Manifest, changes: Mapping[str, Any]
+) -> None:
+    accepted = submit(control_plane, changed(base, changes))
+    for path, value in changes.items():
+        assert contains(at(accepted, path), value)
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "value", "fix"),
+    [
+        pytest.param(
+            QUEUE,
+            "spec.postgres.schema",
+            "elsewhere",
+            "schema can't be changed, jobs would stay behind: make a new JobQueue",
+            id="schema",
+        ),
+        pytest.param(
+            POOL,
+            "spec.queueRef.name",
+            "elsewhere",
+            "queueRef.name can't be changed: make a new JobWorkerPool",
+            id="queueRef",
+        ),
+    ],
+)
+def test_what_jobs_hang_on_can_not_be_changed(
+    control_plane: ControlPlane, base: Manifest, path: str, value: str, fix: str
+) -> None:
+    first = changed(base, {"metadata.name": "unchanging"})
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(first))
+    with pytest.raises(ClusterError) as refusal:
+        control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(changed(first, {path: value})))
+    assert f"{path}: " in str(refusal.value)
+    assert fix in str(refusal.value)
+
+
+def test_what_only_settles_how_the_queue_is_reached_can_be_changed(control_plane: ControlPlane) -> None:
+    first = changed(QUEUE, {"metadata.name": "moving"})
+    moved = changed(first, {"spec.postgres.connection.secretRef.name": "pg-2", "spec.deletionPolicy": "Delete"})
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(first))
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(moved))
+
+
+def test_a_pool_is_scaled_through_its_scale_subresource(control_plane: ControlPlane) -> None:
+    pool = changed(POOL, {"metadata.name": "scaled", "spec.replicas": 1})
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(pool))
+    status = {"status": {"replicas": 1, "selector": "headrace.dev/pool=scaled"}}
+    control_plane.kubectl("patch", "jwp", "scaled", "--subresource=status", "--type=merge", f"-p={json.dumps(status)}")
+
+    control_plane.kubectl("scale", "jwp", "scaled", "--replicas=4")
+
+    scale = json.loads(control_plane.kubectl("get", "jwp", "scaled", "--subresource=scale", "-o", "json"))
+    assert scale["spec"]["replicas"] == 4
+    assert scale["status"] == {"replicas": 1, "selector": "headrace.dev/pool=scaled"}
+
+
+def test_kubectl_get_tells_how_queues_and_pools_are(control_plane: ControlPlane) -> None:
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Working",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    shown = {
+        "jobq": (
+            changed(QUEUE, {"metadata.name": "shown"}),
+            {"conditions": [ready], "depth": {"ready": 1204, "delayed": 7, "inFlight": 40, "deadLettered": 2}},
+            "NAME PROVIDER READY REASON READY-JOBS INFLIGHT DEAD AGE",
+            "shown Postgres True Working 1204 40 2",
+        ),
+        "jwp": (
+            changed(POOL, {"metadata.name": "shown"}),
+            {"conditions": [ready], "desiredReplicas": 5, "replicas": 3},
+            "NAME QUEUE MODE DESIRED CURRENT READY REASON AGE",
+            "shown thumbnails HPA 5 3 True Working",
+        ),
+    }
+    for kind, (manifest, status, header, row) in shown.items():
+        control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+        patch = json.dumps({"status": status})
+        control_plane.kubectl("patch", kind, "shown", "--subresource=status", "--type=merge", f"-p={patch}")
+        lines = [" ".join(line.split()) for line in control_plane.kubectl("get", kind, "shown").splitlines()]
+        assert lines[0] == header
+        assert lines[1].startswith(row)
+
+
+def submit(control_plane: ControlPlane, manifest: Manifest) -> Manifest:
+    """Offer an object to the API server, as strictly as kubectl does, and return what would be stored."""
+    path = f"/apis/{manifest['apiVersion']}/namespaces/default/{PLURALS[manifest['kind']]}"
+    query = "fieldValidation=Strict&dryRun=All"
+    stored: Manifest = json.loads(
+        control_plane.kubectl("create", f"--raw={path}?{query}", "-f", "-", stdin=json.dumps(manifest))
+    )
+    return stored
+
+
+def changed(base: Manifest, changes: Mapping[str, Any]) -> Manifest:
+    """Return a copy of `base` with the fields at dotted paths set or, for REMOVED, taken away."""
+    manifest = copy.deepcopy(base)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = at(manifest, ".".join(parents))
+        if value is REMOVED:
+            del place[last]
+        else:
+            place[last] = value
+    return manifest
+
+
+def at(manifest: Manifest, path: str) -> Any:
+    """Return what stands at a dotted path."""
+    place: Any = manifest
+    for step in path.split("."):
+        place = place[step]
+    return place
+
+
+def contains(stored: Any, wanted: Any) -> bool:
+    """Say whether `stored` is `wanted`, apart from defaults filled in."""
+    if isinstance(wanted, dict):
+        return all(contains(stored.get(key), value) for key, value in wanted.items())
+    return bool(stored == wanted)
