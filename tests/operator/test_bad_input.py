@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -49,7 +49,7 @@ class Bad:
     changes: Mapping[str, Any]
     field: str
     fix: str
-    secrets: tuple[str, ...] = field(default=())
+    secrets: tuple[str, ...] = ()
     """What the refusal must not repeat: it ends in logs."""
 
 
