@@ -65,10 +65,6 @@ watched; the bindings it made go with their JobQueue.
 - apiGroups: [headrace.dev]
   resources: [jobworkerpools/scale]
   verbs: [get, patch]
-# Owner references that block their owner's deletion, where the cluster asks for that right.
-- apiGroups: [headrace.dev]
-  resources: [jobqueues/finalizers, jobworkerpools/finalizers]
-  verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
