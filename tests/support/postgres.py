@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: the one that TEST_DATABASE_CONNECTION names, else one started from the machine's binaries."""
+"""A real PostgreSQL for tests: the one TEST_DATABASE_CONNECTION names, else one from the machine's binaries."""
 
 from __future__ import annotations
 
@@ -68,22 +68,23 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        self.process = subprocess.Popen(
-            [
-                *(self.binaries / "postgres", "-D", self.directory, "-p", str(self.port), "-k", self.directory),
-                *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "server.log").open("ab"),
-            cwd="/",
-            **_unprivileged(),
-        )
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(self.binaries / "postgres", "-D", self.directory, "-p", str(self.port), "-k", self.directory),
+                    *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd="/",
+                **_unprivileged(),
+            )
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         ready = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                log = (self.directory / "server.log").read_text(errors="replace")
-                raise RuntimeError(f"PostgreSQL did not start:\n{log[-2000:]}")
+                complaints = (self.directory / "server.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"PostgreSQL did not start:\n{complaints}")
             time.sleep(0.02)
 
     def stop(self) -> None:

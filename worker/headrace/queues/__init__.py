@@ -1,1 +1,78 @@
 """Queues: the ports in `base`, one module or package per backend. Imports of the worker only ``headrace.job``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from headrace.queues.base import Owner, QueueError, QueueSettings
+
+if TYPE_CHECKING:
+    from headrace.queues.base import Queue
+    from headrace.queues.memory import MemoryBackend
+
+DEFAULT_SCHEMA = "headrace"
+
+
+def from_url(
+    url: str,
+    queue: str,
+    *,
+    schema: str = DEFAULT_SCHEMA,
+    ca_certificates: str | None = None,
+    holder: str | None = None,
+) -> Queue:
+    """A queue, not yet opened: ``async with from_url(…) as queue``.
+
+    Parameters
+    ----------
+    url
+        ``postgresql://…``, or ``memory://`` for a queue within this process.
+    queue
+        The queue's name: that of its JobQueue.
+    schema
+        The schema that holds the queue (Postgres). Defaults to ``headrace``.
+    ca_certificates
+        PEM; given, the server is verified against it.
+    holder
+        What stands beside the leases of a worker, for people to read. Defaults to host name and process id.
+
+    Raises
+    ------
+    QueueError
+        When the URL names no backend, or one whose packages are not installed.
+    """
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        raise QueueError("the queue's URL is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    match scheme:
+        case "postgresql" | "postgres":
+            try:
+                from headrace.queues.postgres import Place, PostgresQueue  # noqa: PLC0415 - only who uses it pays for it
+            except ModuleNotFoundError as error:
+                raise QueueError(
+                    f"queues in Postgres need the package {error.name}: pip install 'headrace[postgres]'"
+                ) from error
+            place = Place(dsn=url, schema=schema, ca_certificates=ca_certificates)
+            return PostgresQueue(place, queue, holder=holder)
+        case "memory":
+            from headrace.queues.memory import MemoryQueue  # noqa: PLC0415 - as above
+
+            backend = _process_backend()
+            if queue not in backend.places:
+                backend.register(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
+            return MemoryQueue(backend, queue)
+        case _:
+            # The URL itself may hold a password.
+            raise QueueError(
+                f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://"
+            )
+
+
+@cache
+def _process_backend() -> MemoryBackend:
+    from headrace.queues.memory import MemoryBackend  # noqa: PLC0415 - as above
+
+    return MemoryBackend()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from contract.queue_contract import LEASE_SECONDS, QUEUE, DeadLetter, QueueContract
+from headrace.queues.memory import MemoryBackend, MemoryQueue
+from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from headrace.queues.base import Depth
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self._passed = timedelta()
+        backend = MemoryBackend(clock=lambda: datetime.now(UTC) + self._passed)
+        self.backend = self.provisioner = self.backlog = backend
+
+    def queue(self, *, lease_seconds: float = LEASE_SECONDS) -> MemoryQueue:
+        return MemoryQueue(self.backend, QUEUE, lease_seconds=lease_seconds)
+
+    async def pass_time(self, seconds: float) -> None:
+        self._passed += timedelta(seconds=seconds)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        async with self.queue() as queue:
+            return [
+                DeadLetter(name=dead.job.name, reason=dead.reason, error=dead.error, attempt=dead.job.attempt)
+                for dead in queue.dead_jobs
+            ]
+
+
+class TestMemory(QueueContract):
+    @pytest.fixture
+    def bench(self) -> MemoryBench:
+        return MemoryBench()
+
+
+class BacklogPerCall:
+    """The backlog must be opened after the schema was made; tests make it when they like."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        async with PostgresBacklog(self._place) as backlog:
+            return await backlog.depths(queues)
+
+
+class PostgresBench:
+    # A name that needs quoting, so that every statement is seen to quote it.
+    schema = 'head "race'
+
+    def __init__(self, dsn: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self.place = Place(dsn=dsn, schema=self.schema)
+        self.connection = connection
+        self.provisioner = PostgresProvisioner(self.place)
+        self.backlog = BacklogPerCall(self.place)
+
+    def queue(self, *, lease_seconds: float = LEASE_SECONDS) -> PostgresQueue:
+        return PostgresQueue(self.place, QUEUE, lease_seconds=lease_seconds)
+
+    async def pass_time(self, seconds: float) -> None:
+        for table, columns in {
+            "jobs": ("enqueued_at", "run_at", "expires_at"),
+            "leases": ("expires_at",),
+            "dead_jobs": ("dead_at",),
+            "queue_stats": ("counted_at",),
+        }.items():
+            aged = ", ".join(f"{column} = {column} - interval '{seconds} seconds'" for column in columns)
+            await self.connection.execute(f'UPDATE "head ""race".{table} SET {aged}')
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        rows = await self.connection.fetch(
+            'SELECT name, reason, error, attempt FROM "head ""race".dead_jobs ORDER BY dead_at'
+        )
+        return [DeadLetter(**dict(row)) for row in rows]
+
+
+class TestPostgres(QueueContract):
+    @pytest.fixture
+    async def bench(self, database_dsn: str) -> AsyncIterator[PostgresBench]:
+        connection = await asyncpg.connect(database_dsn)
+        try:
+            # Nobody is judged while the server is younger than a lease; ours may have started a moment ago.
+            await connection.execute(
+                "SELECT pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() - now()) + $1))".replace(
+                    "$1", str(LEASE_SECONDS)
+                )
+            )
+            yield PostgresBench(database_dsn, connection)
+        finally:
+            await connection.close()
