@@ -6,8 +6,8 @@ into place, so that a folder which is there is complete, however often a run was
 
 from __future__ import annotations
 
+import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,19 +87,20 @@ def helm() -> Path:
     return folder / "helm"
 
 
+def pause() -> Path:
+    """Return the process that holds a pod's namespaces."""
+    folder = _cached(
+        "pause-1",
+        fingerprint(NODE_SOURCES / "pause"),
+        lambda folder: _go_build(NODE_SOURCES / "pause", folder / "pause"),
+    )
+    return folder / "pause"
+
+
 def module_sources(module: str) -> Path:
     """Return the folder of a Go module's sources, given as `path@version`."""
-    template = "{{.Dir}}"
-    run([toolchain.go(), "mod", "download", module], environment=_environment(), failure=f"can't fetch {module}")
-    path, _, version = module.partition("@")
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "go.mod").write_text(f"module sources\n\nrequire {path} {version}\n")
-        listed = run(
-            [toolchain.go(), "list", "-m", "-mod=mod", "-f", template, path],
-            directory=Path(folder),
-            environment=_environment(),
-        )
-    return Path(listed.strip())
+    told = run([toolchain.go(), "mod", "download", "-json", module], environment=_environment())
+    return Path(json.loads(told)["Dir"])
 
 
 def _cached(name: str, key: str, make: Callable[[Path], None], *, hint: str = "") -> Path:

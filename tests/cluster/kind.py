@@ -1,0 +1,175 @@
+"""The cluster: kind with one node, made where there is none or only a sick one, else used as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import engine, tools
+from cluster.engine import docker
+from cluster.errors import ClusterError
+from cluster.node_image import NodeImage, node_image
+from cluster.places import BUILD, KUBECONFIG, REPOSITORY, locked
+from cluster.processes import run, succeeds, wait_until
+from cluster.progress import say, step
+
+NAME = "headrace"
+_NODE = f"{NAME}-control-plane"
+_CONFIG = REPOSITORY / "kind-config.yaml"
+# A node that is started again has its pods to start again too.
+_RECOVERY_TIMEOUT_SECONDS = 90.0
+_HEALTH_TIMEOUT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A cluster that is up, and the commands to talk to it.
+
+    Attributes
+    ----------
+    kubeconfig
+        The file of a cluster administrator.
+    kubectl, helm
+        Commands new enough for this Kubernetes.
+    """
+
+    kubeconfig: Path
+    kubectl: Path
+
+    @property
+    def helm(self) -> Path:
+        return tools.helm()
+
+    def load_images(self, images: Sequence[str]) -> None:
+        """Copy images from Docker into the cluster; those that it has already cost nothing."""
+        load_images(images)
+
+
+def up() -> Cluster:
+    """Return a healthy cluster: the one that is there, or a new one."""
+    engine.ensure()
+    with locked("kind"):
+        cluster = Cluster(kubeconfig=KUBECONFIG, kubectl=tools.kubectl())
+        image = node_image()
+        if not _reuse(image, cluster):
+            _delete()
+            _create(image, cluster)
+    return cluster
+
+
+def down() -> None:
+    """Delete the cluster, and stop the Docker engine if it is our own: nothing is left running."""
+    with locked("kind"):
+        if engine.was_killed():
+            engine.revive()
+        if engine.answers():
+            _delete()
+        KUBECONFIG.unlink(missing_ok=True)
+    engine.stop()
+
+
+def is_up() -> bool:
+    """Whether the cluster answers and its node is ready."""
+    return engine.answers() and _node_runs() and _healthy(KUBECONFIG, tools.kubectl())
+
+
+def load_images(images: Sequence[str]) -> None:
+    """Copy images from Docker into the cluster."""
+    with step(f"load {', '.join(images)}"):
+        run([tools.kind(), "load", "docker-image", f"--name={NAME}", *images])
+
+
+def configuration(base: str, *, carries_cni: bool, restrict_oom_score: bool) -> str:
+    """Return kind's configuration for this machine: `base` and what differs from machine to machine.
+
+    Parameters
+    ----------
+    base
+        A configuration in YAML that has neither `networking` nor `containerdConfigPatches`.
+    carries_cni
+        Whether the node image brings its own pod network.
+    restrict_oom_score
+        Whether the node's containerd must not lower a container's OOM score below its own, which takes
+        CAP_SYS_RESOURCE. Both of containerd's configuration versions are given; kind takes the one that fits.
+    """
+    parts = [base]
+    if carries_cni:
+        parts.append("networking:\n  disableDefaultCNI: true\n")
+    if restrict_oom_score:
+        parts.append(
+            "containerdConfigPatches:\n"
+            + "".join(
+                f'- |-\n  version = {version}\n  [plugins."{plugin}"]\n    restrict_oom_score_adj = true\n'
+                for version, plugin in ((2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.runtime"))
+            ),
+        )
+    return "".join(parts)
+
+
+def _reuse(image: NodeImage, cluster: Cluster) -> bool:
+    """Whether there is a cluster of this node image that is healthy, or becomes so when its node is started."""
+    if not succeeds(["docker", "container", "inspect", _NODE]):
+        return False
+    if docker("container", "inspect", "--format={{.Config.Image}}", _NODE).strip() != image.name:
+        say("the cluster is of another version: it is made anew")
+        return False
+    patience = _HEALTH_TIMEOUT_SECONDS
+    if not _node_runs():
+        say("the cluster's node was stopped: starting it again")
+        docker("start", _NODE)
+        patience = _RECOVERY_TIMEOUT_SECONDS
+    try:
+        _write_kubeconfig()
+        wait_until("the cluster", lambda: _healthy(cluster.kubeconfig, cluster.kubectl), timeout_seconds=patience)
+    except ClusterError:
+        say("the cluster is not healthy: it is made anew")
+        return False
+    return True
+
+
+def _create(image: NodeImage, cluster: Cluster) -> None:
+    BUILD.mkdir(exist_ok=True)
+    config = BUILD / "kind-config.yaml"
+    config.write_text(
+        configuration(
+            _CONFIG.read_text(),
+            carries_cni=image.carries_cni,
+            restrict_oom_score=engine.machine_lacks_sys_resource(),
+        ),
+    )
+    create: list[str | Path] = [
+        tools.kind(),
+        "create",
+        "cluster",
+        f"--name={NAME}",
+        f"--image={image.name}",
+        f"--config={config}",
+    ]
+    dns = ["rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=180s"]
+    with step("create the cluster"):
+        run([*create, f"--kubeconfig={KUBECONFIG}", "--wait=180s"], failure="kind can't create the cluster")
+        KUBECONFIG.chmod(0o600)
+        run([cluster.kubectl, f"--kubeconfig={KUBECONFIG}", *dns], failure="the cluster's DNS does not come up")
+
+
+def _delete() -> None:
+    if succeeds(["docker", "container", "inspect", _NODE]):
+        with step("delete the cluster"):
+            run([tools.kind(), "delete", "cluster", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}"])
+
+
+def _write_kubeconfig() -> None:
+    BUILD.mkdir(exist_ok=True)
+    run([tools.kind(), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}"])
+    KUBECONFIG.chmod(0o600)
+
+
+def _node_runs() -> bool:
+    return succeeds(["docker", "exec", _NODE, "true"])
+
+
+def _healthy(kubeconfig: Path, kubectl: Path) -> bool:
+    return succeeds(
+        [kubectl, f"--kubeconfig={kubeconfig}", "wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"]
+    )

@@ -1,0 +1,3 @@
+module headrace.dev/cluster/pause
+
+go 1.26.0
