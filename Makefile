@@ -5,21 +5,58 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 CLUSTER := PYTHONPATH=tests $(BIN)/python -m cluster
 
-help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+demo: $(READY) ## The story on a real Kubernetes: 3,000 jobs, a pool that goes 0 -> n -> 0.
+	PYTHONPATH=tests $(BIN)/python -m demo
 
-# The stamp makes set-up a no-op until a lock or the project's own metadata changes.
-$(VENV)/.stamp: locks/dev.txt pyproject.toml
+test: $(READY) ## All tests but the end-to-end ones.
+	./tests/setup-machine
+	$(BIN)/pytest -m 'not e2e' --durations=10
+
+e2e: $(READY) ## The end-to-end tests, on the kind cluster.
+	$(BIN)/pytest -m e2e --durations=10 tests/e2e
+
+lint: $(READY) ## Style, types, import contracts, shell scripts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run tests/setup-machine locks/update $(wildcard charts/sync-crds docs/generate-reference)
+
+format: $(READY) ## Mend what the linter can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cluster: $(READY) ## The kind cluster alone; its kubeconfig is build/kubeconfig.
+	$(CLUSTER) up
+
+cluster-down: $(READY) ## Delete the cluster; nothing is left running.
+	$(CLUSTER) down
+
+images: $(READY) ## The images, in the local Docker.
+	$(CLUSTER) images
+
+deploy: $(READY) ## The cluster with our images in it and the chart installed.
+	$(CLUSTER) deploy
+
+venv: $(READY) ## The virtual environment with all locked dependencies.
+
+# The mark makes set-up a no-op until a lock or the project's own metadata changes.
+$(READY): locks/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-venv: $(VENV)/.stamp ## Make the virtual environment with all locked dependencies.
-
 lock: ## Resolve the dependencies anew and write locks/ (hashes, no addresses).
 	./locks/update
 
-.PHONY: help venv lock
+clean: ## Remove what was built here. Compiled tools stay in the user's cache.
+	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+help: ## List the targets.
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: demo test e2e lint format cluster cluster-down images deploy venv lock clean help
