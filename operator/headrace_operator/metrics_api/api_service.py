@@ -48,11 +48,13 @@ async def claim_api_service(cluster: MetricsApiCluster, service: ObjectKey, auth
     if spec.get("caBundle") != bundle or spec.get("insecureSkipTLSVerify"):
         await cluster.patch_api_service(
             API_SERVICE,
-            {
-                # The version guards against a new owner that came between the look and the patch.
-                "metadata": {"resourceVersion": manifest["metadata"]["resourceVersion"]},
-                "spec": {"caBundle": bundle, "insecureSkipTLSVerify": None},
-            },
+            [
+                # Nothing is changed where a new owner came between the look and the patch.
+                {"op": "test", "path": "/spec/service/namespace", "value": service.namespace},
+                {"op": "test", "path": "/spec/service/name", "value": service.name},
+                {"op": "add", "path": "/spec/caBundle", "value": bundle},
+                {"op": "add", "path": "/spec/insecureSkipTLSVerify", "value": False},
+            ],
         )
     return ApiServiceState(
         ours=True, reason="ApiServiceClaimed", message=f"APIService {API_SERVICE} points at Service {service}"

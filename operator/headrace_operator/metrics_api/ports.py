@@ -47,6 +47,6 @@ class MetricsApiCluster(Protocol):
         """An APIService's manifest; None where there is none."""
         ...
 
-    async def patch_api_service(self, name: str, patch: Manifest) -> None:
-        """Merge-patch an APIService; raises `ConflictError` where the patch's resourceVersion is outdated."""
+    async def patch_api_service(self, name: str, patch: Sequence[Mapping[str, Any]]) -> None:
+        """Change an APIService by a JSON patch, all of it or nothing."""
         ...

@@ -1,0 +1,162 @@
+"""Provisioning against a real PostgreSQL: what a JobQueue's conditions will say."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from headrace_operator.core.model import Connection, OperatorError, QueuePlace, RefusedError, TransientError
+from headrace_operator.provisioning import PostgresProvisioning
+from support.postgres import PostgresServer, free_port
+
+SETTINGS = {"max_retries": 3}
+PASSWORD = "s3cret-word"
+
+
+def place(dsn: str, *, schema: str = "headrace", queue: str = "thumbnails", ca: str | None = None) -> QueuePlace:
+    return QueuePlace(connection=Connection(dsn=dsn, ca_certificates=ca), schema=schema, queue=queue)
+
+
+def job_queue(name: str = "thumbnails", *, namespace: str = "shop", uid: str = "uid-1") -> dict[str, Any]:
+    return {"kind": "JobQueue", "metadata": {"namespace": namespace, "name": name, "uid": uid}}
+
+
+async def refusal(where: QueuePlace) -> OperatorError:
+    with pytest.raises(OperatorError) as refused:
+        await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
+    assert PASSWORD not in refused.value.message
+    assert where.connection.dsn not in refused.value.message or not where.connection.dsn
+    return refused.value
+
+
+async def test_a_place_is_made_once_and_then_left_alone(database_dsn: str) -> None:
+    provisioning = PostgresProvisioning()
+    changed, version, details = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
+    assert changed
+    assert version >= 1
+    assert "thumbnails" in details
+    changed, _, _ = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
+    assert not changed
+
+
+async def test_changed_settings_are_brought_to_the_place(database_dsn: str) -> None:
+    provisioning = PostgresProvisioning()
+    await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 3})
+    changed, _, _ = await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 5})
+    assert changed
+
+
+async def test_a_place_that_belongs_to_another_job_queue_is_refused_and_its_owner_named(database_dsn: str) -> None:
+    provisioning = PostgresProvisioning()
+    await provisioning.ensure(place(database_dsn), job_queue(namespace="rival"), SETTINGS)
+    with pytest.raises(RefusedError, match="rival/thumbnails") as refused:
+        await provisioning.ensure(place(database_dsn), job_queue(namespace="shop"), SETTINGS)
+    assert refused.value.reason == "NameTaken"
+
+
+async def test_only_the_owner_removes_a_place(database_dsn: str) -> None:
+    provisioning = PostgresProvisioning()
+    await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
+    assert not await provisioning.remove(place(database_dsn), job_queue(namespace="rival"))
+    assert await provisioning.remove(place(database_dsn), job_queue())
+    assert not await provisioning.remove(place(database_dsn), job_queue())
+
+
+async def test_a_schema_from_the_future_is_refused(database_dsn: str) -> None:
+    await PostgresProvisioning().ensure(place(database_dsn), job_queue(), SETTINGS)
+    connection = await asyncpg.connect(database_dsn)
+    try:
+        await connection.execute(
+            "INSERT INTO headrace.migrations (version, name, compatible_with) VALUES (9999, 'future', 9999)"
+        )
+    finally:
+        await connection.close()
+    refused = await refusal(place(database_dsn))
+    assert refused.reason == "SchemaTooNew"
+    assert isinstance(refused, RefusedError)
+
+
+@pytest.fixture
+async def guarded_dsn(own_postgres: PostgresServer) -> str:
+    """A server that asks the user `worker` for a password."""
+    rules = own_postgres.directory / "pg_hba.conf"
+    rules.write_text("host all worker 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    connection = await asyncpg.connect(own_postgres.dsn)
+    try:
+        await connection.execute(f"CREATE ROLE worker LOGIN PASSWORD '{PASSWORD}'")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+    return f"postgresql://worker:{PASSWORD}@127.0.0.1:{own_postgres.port}/postgres"
+
+
+async def test_a_wrong_password_is_said_without_saying_it(guarded_dsn: str) -> None:
+    refused = await refusal(place(guarded_dsn.replace(PASSWORD, f"{PASSWORD}-mistyped")))
+    assert refused.reason == "CredentialsRefused"
+    assert isinstance(refused, TransientError), "it heals once the Secret is mended"
+
+
+async def test_a_user_without_the_right_to_make_a_schema_is_told_which_right_is_missing(guarded_dsn: str) -> None:
+    refused = await refusal(place(guarded_dsn))
+    assert refused.reason == "CredentialsRefused"
+    assert "permission denied" in refused.message
+
+
+async def test_an_unreachable_port_is_transient(database_dsn: str) -> None:
+    nowhere = urlunsplit(urlsplit(database_dsn)._replace(netloc=f"worker:{PASSWORD}@127.0.0.1:{free_port()}"))
+    refused = await refusal(place(nowhere))
+    assert refused.reason == "BackendUnreachable"
+    assert isinstance(refused, TransientError)
+
+
+async def test_a_host_without_an_address_is_transient() -> None:
+    refused = await refusal(place(f"postgresql://worker:{PASSWORD}@no-such-host.invalid/shop"))
+    assert refused.reason == "BackendUnreachable"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that accepts connections and never says a word."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_a_server_that_never_answers_is_given_up(silent_port: int) -> None:
+    refused = await refusal(place(f"postgresql://worker:{PASSWORD}@127.0.0.1:{silent_port}/shop"))
+    assert refused.reason == "BackendUnreachable"
+
+
+async def test_a_missing_database_is_named(database_dsn: str) -> None:
+    refused = await refusal(place(urlunsplit(urlsplit(database_dsn)._replace(path="/nowhere"))))
+    assert refused.reason == "DatabaseMissing"
+    assert "nowhere" in refused.message
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "",
+        "rubbish",
+        f"mysql://worker:{PASSWORD}@db/shop",
+        f"host=db password={PASSWORD}",
+        "postgresql:///shop",
+        f"postgresql://worker:{PASSWORD}@db:port/shop",
+        f"postgresql://worker:{PASSWORD}@[db/shop",
+    ],
+)
+async def test_what_is_no_address_is_refused_with_the_shape_of_one(dsn: str) -> None:
+    refused = await refusal(place(dsn))
+    assert refused.reason == "InvalidConnection"
+    assert "postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in refused.message
+
+
+async def test_a_broken_ca_certificate_is_named(database_dsn: str) -> None:
+    refused = await refusal(place(database_dsn, ca="rubbish"))
+    assert refused.reason == "CredentialsRefused"
+    assert "CA certificate" in refused.message
