@@ -334,6 +334,7 @@ class LeaseContract:
             assert await worker.receive(1) == [], "nothing is leased under a lease that is gone"
             with pytest.raises(LeaseLostError):
                 await worker.keep_alive()
+            assert await worker.receive(1) == [], "nor without one, while heartbeats are expected"
             await worker.keep_alive()
             assert len(await worker.receive(1)) == 1
 

@@ -13,7 +13,7 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -71,7 +71,8 @@ class PostgresServer:
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(self.binaries / "postgres", "-D", self.directory, "-p", str(self.port), "-k", self.directory),
+                    *(str(self.binaries / "postgres"), "-D", str(self.directory), "-p", str(self.port)),
+                    *("-k", str(self.directory)),
                     *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
                 ],
                 stdout=subprocess.DEVNULL,
@@ -80,7 +81,7 @@ class PostgresServer:
                 **_unprivileged(),
             )
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        ready = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 complaints = (self.directory / "server.log").read_text(errors="replace")[-2000:]
@@ -162,6 +163,6 @@ def free_port() -> int:
         return port
 
 
-def _unprivileged() -> dict[str, object]:
+def _unprivileged() -> dict[str, Any]:
     """The server refuses to run as root."""
     return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,3 +100,29 @@ class Job:
     run_at: datetime
     """When the job could first start (equal to `enqueued_at` without a delay; a retry moves it)."""
     expires_at: datetime | None
+
+
+def new_job(name: str, payload: Any = None, **fields: Any) -> NewJob:
+    """A job with its payload encoded: bytes go as they are, all else as JSON.
+
+    Parameters
+    ----------
+    name
+        What ``@app.job(…)`` dispatches on.
+    payload
+        Anything that JSON can say, or bytes. Defaults to null.
+    **fields
+        The other fields of `NewJob`.
+
+    Raises
+    ------
+    InvalidJobError
+        When the payload can't be JSON (NaN and infinity can't), or a field is out of its range.
+    """
+    if isinstance(payload, bytes):
+        return NewJob(name=name, payload=payload, **{"content_type": BYTES_CONTENT_TYPE, **fields})
+    try:
+        encoded = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidJobError(f"payload: can't be JSON: {error}") from None
+    return NewJob(name=name, payload=encoded, **fields)

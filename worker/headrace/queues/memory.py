@@ -151,6 +151,7 @@ class MemoryQueue:
         self._name = name
         self._lease_seconds = lease_seconds
         self._heartbeat_lease: int | None = None
+        self._heartbeats = False
 
     @property
     def name(self) -> str:
@@ -233,7 +234,7 @@ class MemoryQueue:
 
     def _claim(self, limit: int) -> list[Delivery]:
         place, now = self._place, self._backend.clock()
-        if place.settings.paused or (self._heartbeat_lease is not None and self._heartbeat_lease not in place.leases):
+        if place.settings.paused or (self._heartbeats and self._heartbeat_lease not in place.leases):
             return []
         ready = [
             (-entry.job.priority, number)
@@ -244,7 +245,7 @@ class MemoryQueue:
         if not chosen:
             return []
         lease = self._heartbeat_lease
-        if lease is None:
+        if lease is None:  # A receiver without heartbeats.
             lease = next(self._backend.numbers)
             place.leases[lease] = now + timedelta(seconds=place.settings.visibility_timeout_seconds)
         for number in chosen:
@@ -319,6 +320,7 @@ class MemoryQueue:
     async def keep_alive(self) -> None:
         """See `headrace.queues.base.Queue`."""
         place = self._place
+        self._heartbeats = True
         if self._heartbeat_lease is None:
             self._heartbeat_lease = next(self._backend.numbers)
         elif self._heartbeat_lease not in place.leases:

@@ -22,7 +22,7 @@ from headrace.queues.base import (
     refuse_unsupported,
 )
 from headrace.queues.postgres.connection import Database, Place
-from headrace.queues.postgres.rows import delivery_from, depth_from, enqueue_columns, settings_from
+from headrace.queues.postgres.rows import delivery_from, depth_from, enqueue_columns, settings_from, storable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,7 @@ class PostgresQueue:
         self._queue_id = 0
         self._settings = QueueSettings()
         self._heartbeat_lease: int | None = None
+        self._heartbeats = False
         # Jobs still held of each lease that a receive without heartbeats made; at zero the lease goes.
         self._held: dict[int, int] = {}
 
@@ -144,13 +145,14 @@ class PostgresQueue:
             pause = min(pause * 2, _LAST_LOOK_SECONDS)
 
     async def _claim(self, limit: int) -> list[Delivery]:
-        lease = self._heartbeat_lease
-        if lease is None:
+        if not self._heartbeats:
             rows = await self._database.fetch("claim_with_new_lease", self._queue_id, limit, self._holder)
             if rows:
                 self._held[rows[0]["lease_id"]] = len(rows)
+        elif self._heartbeat_lease is None:
+            return []  # Lost: the next heartbeat starts another.
         else:
-            rows = await self._database.fetch("claim", self._queue_id, limit, lease)
+            rows = await self._database.fetch("claim", self._queue_id, limit, self._heartbeat_lease)
         # UPDATE returns rows as it meets them.
         rows.sort(key=lambda row: (-row["priority"], row["id"]))
         return [delivery_from(self._name, row) for row in rows]
@@ -182,7 +184,7 @@ class PostgresQueue:
 
     async def retry(self, delivery: Delivery, *, delay_seconds: float, error: str) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        (row,) = await self._database.fetch("retry", self._queue_id, *_fence(delivery), delay_seconds, error)
+        (row,) = await self._database.fetch("retry", self._queue_id, *_fence(delivery), delay_seconds, storable(error))
         await self._let_go([delivery])
         if row["again"] or row["dead"]:
             return Settled(accepted=1, dead_lettered=row["dead"])
@@ -190,7 +192,7 @@ class PostgresQueue:
 
     async def dead_letter(self, delivery: Delivery, *, reason: str) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        dead = await self._database.fetch_value("dead_letter", self._queue_id, *_fence(delivery), reason)
+        dead = await self._database.fetch_value("dead_letter", self._queue_id, *_fence(delivery), storable(reason))
         await self._let_go([delivery])
         return Settled(accepted=1, dead_lettered=1) if dead else Settled(accepted=0, refused=(delivery,))
 
@@ -211,6 +213,7 @@ class PostgresQueue:
 
     async def keep_alive(self) -> None:
         """See `headrace.queues.base.Queue`."""
+        self._heartbeats = True
         if self._heartbeat_lease is None:
             await self._look_up()
             self._heartbeat_lease = await self._database.fetch_value(

@@ -90,3 +90,8 @@ def enqueue_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
         [job.content_type for job in jobs],
         [json.dumps(dict(job.headers)) if job.headers else None for job in jobs],
     )
+
+
+def storable(text: str) -> str:
+    """The text without what PostgreSQL can't store: zero bytes and lone surrogates."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
