@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 from PIL import Image, ImageDraw
 
-from headrace import App, JobContext
+from headrace import App, Context
 
 PICTURE = (640, 480)
 THUMBNAIL = (128, 96)
@@ -74,7 +74,7 @@ gallery = Gallery()
 
 
 @app.job("thumbnail")
-async def thumbnail(payload: dict[str, Any], context: JobContext) -> None:
+async def thumbnail(payload: dict[str, Any], context: Context) -> None:
     """Draw the landscape of the payload's seed (and, so that no two are alike, of the job) and keep its thumbnail."""
     started_at = datetime.now(UTC)
     job = context.job

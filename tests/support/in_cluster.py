@@ -1,15 +1,20 @@
-"""What tests and the demo put into a cluster: restricted namespaces and a PostgreSQL pod."""
+"""What tests and the demo put into a cluster."""
 
 from __future__ import annotations
 
 import base64
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from support.kubectl import Manifest
+    from collections.abc import Iterator
 
-POSTGRES_IMAGE = "headrace/postgres:dev"
-POSTGRES_PASSWORD = "only-for-tests"
+    from support.kubectl import Kubectl, Manifest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+POSTGRES = EXAMPLES / "thumbnails" / "postgres.yaml"
+"""A PostgreSQL pod with its Service, and the Secret `postgres` with the key `dsn`."""
 
 
 def restricted_namespace(name: str) -> Manifest:
@@ -19,12 +24,6 @@ def restricted_namespace(name: str) -> Manifest:
         "pod-security.kubernetes.io/enforce-version": "latest",
     }
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-
-
-def secret(name: str, **data: str) -> Manifest:
-    """An Opaque Secret."""
-    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
 
 
 def job_queue(name: str, **spec: Any) -> Manifest:
@@ -51,58 +50,15 @@ def worker_pool(name: str, queue: str, **spec: Any) -> Manifest:
     }
 
 
-def postgres(*, user: str = "headrace", database: str = "headrace") -> list[Manifest]:
-    """A PostgreSQL pod that lives as long as its namespace, and its Service."""
-    labels = {"app.kubernetes.io/name": "postgres"}
-    container = {
-        "name": "postgres",
-        "image": POSTGRES_IMAGE,
-        "env": [
-            {"name": "POSTGRES_USER", "value": user},
-            {"name": "POSTGRES_DB", "value": database},
-            {"name": "POSTGRES_PASSWORD_FILE", "value": "/secrets/password"},
-        ],
-        "ports": [{"name": "postgres", "containerPort": 5432}],
-        "readinessProbe": {"tcpSocket": {"port": "postgres"}, "periodSeconds": 1},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [
-            {"name": "data", "mountPath": "/var/lib/postgresql/data"},
-            {"name": "run", "mountPath": "/var/run/postgresql"},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "password", "mountPath": "/secrets", "readOnly": True},
-        ],
-    }
-    pod = {
-        "automountServiceAccountToken": False,
-        "securityContext": {"runAsNonRoot": True, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-        "volumes": [
-            {"name": "data", "emptyDir": {}},
-            {"name": "run", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "password", "secret": {"secretName": "postgres-password"}},
-        ],
-    }
-    return [
-        secret("postgres-password", password=POSTGRES_PASSWORD),
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "postgres", "labels": labels},
-            "spec": {
-                "selector": {"matchLabels": labels},
-                "strategy": {"type": "Recreate"},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "postgres", "labels": labels},
-            "spec": {"selector": labels, "ports": [{"name": "postgres", "port": 5432, "targetPort": "postgres"}]},
-        },
-    ]
+def start_postgres(kubectl: Kubectl) -> None:
+    """Put PostgreSQL into the namespace and wait until it takes connections."""
+    kubectl.apply(file=POSTGRES)
+    kubectl.run("rollout", "status", "deployment/postgres", "--timeout=120s", timeout_seconds=130)
+
+
+@contextmanager
+def forwarded_postgres(kubectl: Kubectl) -> Iterator[str]:
+    """Yield a DSN by which this machine reaches the namespace's PostgreSQL."""
+    encoded = kubectl.get("secret", "postgres")["data"]["dsn"]
+    with kubectl.port_forward("service/postgres", 5432) as port:
+        yield base64.b64decode(encoded).decode().replace("@postgres:5432", f"@127.0.0.1:{port}")

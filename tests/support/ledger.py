@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from headrace import App, JobContext
+from headrace import App, Context
 
 app = App()
 _pools: list[asyncpg.Pool] = []
@@ -25,7 +25,7 @@ async def _pool() -> asyncpg.Pool:
 
 
 @app.job("work")
-async def work(payload: dict[str, float], context: JobContext) -> None:
+async def work(payload: dict[str, float], context: Context) -> None:
     """Sleep for ``payload["seconds"]``, noting start and end."""
     pool = await _pool()
     run = await pool.fetchval(

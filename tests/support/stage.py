@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from headrace.app import new_job
 
+from headrace import new_job
 from headrace.queues import from_url
-from support.in_cluster import POSTGRES_PASSWORD, job_queue, postgres, restricted_namespace, secret, worker_pool
+from support.in_cluster import forwarded_postgres, job_queue, restricted_namespace, start_postgres, worker_pool
 from support.kubectl import Kubectl, eventually
 
 if TYPE_CHECKING:
@@ -153,11 +153,9 @@ def stage(cluster: Kubectl) -> Iterator[Stage]:
     kubectl = Kubectl(binary=cluster.binary, kubeconfig=cluster.kubeconfig, namespace=name)
     kubectl.apply(restricted_namespace(name))
     try:
-        dsn = f"postgresql://headrace:{POSTGRES_PASSWORD}@{{host}}:{{port}}/headrace"
-        kubectl.apply(*postgres(), secret("postgres", dsn=dsn.format(host="postgres", port=5432)))
-        kubectl.run("rollout", "status", "deployment/postgres", "--timeout=90s", timeout_seconds=100)
-        with kubectl.port_forward("service/postgres", 5432) as port:
-            made = Stage(kubectl=kubectl, dsn=dsn.format(host="127.0.0.1", port=port))
+        start_postgres(kubectl)
+        with forwarded_postgres(kubectl) as dsn:
+            made = Stage(kubectl=kubectl, dsn=dsn)
             made.sql(_LEDGER_TABLE)
             yield made
     finally:

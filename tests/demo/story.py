@@ -1,0 +1,199 @@
+"""The story: a cluster, the chart, Postgres, a queue and a pool; thousands of jobs; 0 → n → 0; the proof."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import yaml
+
+from cluster import deploy
+from cluster.errors import ClusterError
+from cluster.places import BUILD, REPOSITORY
+from cluster.progress import say, step
+from demo.summary import Run, Summary, summarize
+from demo.table import Scene, stage
+from support.in_cluster import EXAMPLES, forwarded_postgres, start_postgres
+from support.kubectl import Kubectl, KubectlError, eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "thumbnails"
+"""Of the example, its namespace, its queue and its pool."""
+EXAMPLE = EXAMPLES / NAME
+IMAGE = "headrace/demo:dev"
+RESULTS = BUILD / "demo"
+PICTURES_KEPT = 60
+# A kind node of two cores drains the queue in well under a minute; the rest is for a machine that is busy otherwise.
+PATIENCE_SECONDS = 600.0
+
+_RUNS = "SELECT job_id, enqueued_at, started_at, finished_at FROM public.thumbnails"
+_PICTURES = "SELECT job_id, image FROM public.thumbnails ORDER BY finished_at LIMIT $1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """The demo's PostgreSQL, through a forwarded port."""
+
+    dsn: str
+
+    def fetch(self, query: str, *arguments: object) -> list[Any]:
+        """Ask it."""
+
+        async def ask() -> list[Any]:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                return list(await connection.fetch(query, *arguments))
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+
+def main() -> int:
+    """Tell the story; exit status 0 only if every job completed once and the pool is back at zero."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=3000, help="how many jobs to enqueue (default: %(default)s)")
+    jobs: int = parser.parse_args().jobs
+    if os.geteuid() != 0 and shutil.which("docker") is None:
+        print("No container can run here: there is no Docker engine, and no root to start one.", file=sys.stderr)
+        return 1
+    try:
+        summary = _tell(jobs)
+    except (ClusterError, KubectlError, AssertionError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted; the cluster stays up: make cluster-down ends it", file=sys.stderr)
+        return 130
+    return _report(summary)
+
+
+def _tell(jobs: int) -> Summary:
+    access = deploy.deploy({IMAGE: EXAMPLE})
+    cluster = Kubectl(binary=access.kubectl, kubeconfig=access.kubeconfig)
+    kubectl = Kubectl(binary=access.kubectl, kubeconfig=access.kubeconfig, namespace=NAME)
+    with step("set the stage"):
+        cluster.delete("namespace", NAME)
+        cluster.apply(file=EXAMPLE / "namespace.yaml")
+        start_postgres(kubectl)
+        for kind in ("jobqueue", "jobworkerpool"):
+            kubectl.apply(file=EXAMPLE / f"{kind}.yaml")
+            kubectl.run("wait", f"{kind}/{NAME}", "--for=condition=Ready", "--timeout=90s", timeout_seconds=100)
+    print(kubectl.run("get", "jobq,jwp,hpa"))
+
+    with forwarded_postgres(kubectl) as dsn:
+        database = Database(dsn=dsn)
+        say(f"enqueue {jobs} jobs")
+        kubectl.apply(_enqueue_job(jobs))
+        peak = _watch(kubectl, database, jobs)
+        runs = [Run(**row) for row in database.fetch(_RUNS)]
+        _keep_pictures(database)
+    print(kubectl.run("get", "jobq,jwp,hpa"))
+    version = json.loads(cluster.run("version", "-o", "json"))["serverVersion"]["gitVersion"]
+    return summarize(
+        runs,
+        cluster="kind",
+        kubernetes_version=version,
+        jobs_enqueued=jobs,
+        peak_replicas=peak,
+        final_replicas=_status(kubectl).get("replicas", 0),
+    )
+
+
+def _watch(kubectl: Kubectl, database: Database, jobs: int) -> int:
+    """Show the run until all is done and the pool is at zero; return the most workers that were ready at once."""
+    begun = time.monotonic()
+    peak = 0
+    seen: list[tuple[float, int]] = []
+
+    def look() -> Scene:
+        nonlocal peak
+        pool = _status(kubectl)
+        depth = kubectl.get("jobqueue", NAME).get("status", {}).get("depth", {})
+        elapsed, completed = time.monotonic() - begun, _completed(database)
+        seen.append((elapsed, completed))
+        past, earlier = seen[max(0, len(seen) - 6)]
+        peak = max(peak, pool.get("readyReplicas", 0))
+        return Scene(
+            elapsed_seconds=elapsed,
+            jobs_enqueued=jobs,
+            jobs_completed=completed,
+            jobs_per_second=(completed - earlier) / (elapsed - past) if elapsed > past else 0.0,
+            ready=depth.get("ready", 0),
+            in_flight=depth.get("inFlight", 0),
+            desired_replicas=pool.get("desiredReplicas", 0),
+            replicas=pool.get("replicas", 0),
+            ready_replicas=pool.get("readyReplicas", 0),
+            reason=pool.get("scaling", {}).get("reason", ""),
+            message=pool.get("scaling", {}).get("message", ""),
+        )
+
+    with stage() as show:
+
+        def look_and_show() -> Scene:
+            scene = look()
+            show(scene)
+            return scene
+
+        eventually(
+            look_and_show,
+            until=lambda scene: scene.jobs_completed >= jobs and scene.replicas == 0 and scene.ready_replicas == 0,
+            within_seconds=PATIENCE_SECONDS,
+            what="every job completed and the pool back at zero",
+        )
+    return peak
+
+
+def _status(kubectl: Kubectl) -> dict[str, Any]:
+    status: dict[str, Any] = kubectl.get("jobworkerpool", NAME).get("status", {})
+    return status
+
+
+def _completed(database: Database) -> int:
+    if database.fetch("SELECT to_regclass('public.thumbnails')")[0][0] is None:
+        return 0  # no worker has come so far as to make its table
+    return int(database.fetch("SELECT count(DISTINCT job_id) FROM public.thumbnails")[0][0])
+
+
+def _enqueue_job(jobs: int) -> dict[str, Any]:
+    """The example's Job, with the number of jobs asked for."""
+    job: dict[str, Any] = yaml.safe_load((EXAMPLE / "enqueue.yaml").read_text())
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    arguments[arguments.index("--count") + 1] = str(jobs)
+    return job
+
+
+def _keep_pictures(database: Database) -> None:
+    folder = RESULTS / "thumbnails"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for job_id, image in database.fetch(_PICTURES, PICTURES_KEPT):
+        (folder / f"{job_id}.png").write_bytes(image)
+
+
+def _report(summary: Summary) -> int:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    written = RESULTS / "summary.json"
+    written.write_text(json.dumps(summary.as_json(), indent=2) + "\n")
+    for name, value in summary.as_json().items():
+        print(f"{name.replace('_', ' '):20} {value}")
+    print(
+        f"\n{_relative(RESULTS / 'thumbnails')} has {PICTURES_KEPT} of the pictures, {_relative(written)} the summary."
+    )
+    for failure in summary.failures:
+        print(f"demo: {failure}", file=sys.stderr)
+    return 1 if summary.failures else 0
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(REPOSITORY)
