@@ -1,5 +1,4 @@
 """Ask each address given until it answers 200; the cluster's own API is asked as this pod's ServiceAccount."""
-# ruff: noqa: INP001, T201 a script, run as a file
 
 import ssl
 import sys
