@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 from headrace.queues.base import (
     Owner,
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from headrace_operator.core.model import QueuePlace
-
-_SCHEMES = {"postgres", "postgresql"}
 
 
 class PostgresProvisioning:
@@ -46,25 +43,9 @@ class PostgresProvisioning:
 
 def _provisioner(place: QueuePlace) -> PostgresProvisioner:
     connection = place.connection
-    _check_dsn(connection.dsn)
     return PostgresProvisioner(
         Place(dsn=connection.dsn, ca_certificates=connection.ca_certificates, schema=place.schema)
     )
-
-
-def _check_dsn(dsn: str) -> None:
-    """Refuse what the client would complete from the operator's own environment, or not understand."""
-    try:
-        parts = urlsplit(dsn)
-        complete = parts.scheme in _SCHEMES and (parts.hostname or "host" in parse_qs(parts.query)) and parts.port != 0
-    except ValueError:
-        complete = False
-    if not complete:
-        raise TransientError(
-            "InvalidConnection",
-            "the connection's Secret holds no PostgreSQL address: "
-            "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded",
-        )
 
 
 def _owner(manifest: Mapping[str, Any]) -> Owner:

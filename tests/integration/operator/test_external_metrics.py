@@ -20,7 +20,7 @@ from cluster.certificates import Authority, Credential
 from cluster.control_plane import ControlPlane
 from cluster.errors import ClusterError
 from headrace_operator.core.external_metrics import MetricValue
-from headrace_operator.core.model import ObjectKey
+from headrace_operator.core.model import ObjectKey, TransientError
 from headrace_operator.kubernetes.metrics_api import MetricsApiAccess
 from headrace_operator.metrics_api import ExternalMetricsServer
 from support.kubectl import eventually
@@ -96,10 +96,12 @@ def board() -> Board:
     return Board()
 
 
-def make_server(cluster: MetricsApiAccess, board: Board, clock: SetClock) -> ExternalMetricsServer:
-    # Refreshed by the tests themselves, never meanwhile.
+def make_server(
+    cluster: MetricsApiAccess, board: Board, clock: SetClock, *, refresh_seconds: float = 3600
+) -> ExternalMetricsServer:
+    """A server that looks after itself when the test says so, unless that is told to be soon."""
     return ExternalMetricsServer(
-        cluster, board, clock, address="127.0.0.1:0", service=SERVICE, secret=SECRET, refresh_seconds=3600
+        cluster, board, clock, address="127.0.0.1:0", service=SERVICE, secret=SECRET, refresh_seconds=refresh_seconds
     )
 
 
@@ -376,11 +378,26 @@ async def test_an_api_service_that_another_adapter_owns_is_left_alone_and_report
     assert await trusted_authorities(control_plane) == b""
 
 
-async def test_a_missing_api_service_is_reported_until_it_is_there(
+async def test_a_missing_api_service_is_reported_and_claimed_by_itself_once_it_is_there(
     control_plane: ControlPlane, cluster: MetricsApiAccess, board: Board, clock: SetClock
 ) -> None:
-    async with make_server(cluster, board, clock) as server:
+    async with make_server(cluster, board, clock, refresh_seconds=0.2) as server:
         assert server.api_service.reason == "ApiServiceMissing"
         await register(control_plane, server.port)
-        await server.refresh()
+        await kubectl(control_plane, "wait", "--for=condition=Available", "apiservice", API_SERVICE, "--timeout=60s")
         assert server.api_service.ours
+
+
+async def test_a_look_that_fails_leaves_everything_served_as_before(
+    server: ExternalMetricsServer, control_plane: ControlPlane
+) -> None:
+    where = ("configmap", "extension-apiserver-authentication", "-n", "kube-system")
+    before = json.loads(await kubectl(control_plane, "get", *where, "-o", "json"))["data"]
+    broken = {"data": {"requestheader-allowed-names": "front-proxy-client"}}
+    await kubectl(control_plane, "patch", *where, "--type=merge", f"--patch={json.dumps(broken)}")
+    try:
+        with pytest.raises(TransientError, match="no JSON list"):
+            await server.refresh()
+        assert (await get(control_plane, LOAD))["items"]
+    finally:
+        await kubectl(control_plane, "patch", *where, "--type=merge", f"--patch={json.dumps({'data': before})}")
