@@ -75,10 +75,10 @@ class MetricsApiAccess:
         )
         try:
             response = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            content = await response.read()
+            content: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TransientError(
-                "ApiServerUnreachable", f"the API server does not answer: {error or type(error).__name__}"
+                "ApiServerUnreachable", f"the API server does not answer: {str(error) or type(error).__name__}"
             ) from error
         if response.status == HTTPStatus.NOT_FOUND and missing_is_fine:
             return None

@@ -69,7 +69,29 @@ def control_plane() -> Iterator[ControlPlane]:
             "spec": {"type": "ExternalName", "externalName": "localhost"},
         }
         running.kubectl("apply", "-f", "-", stdin=json.dumps(service))
+        grant_least_rights(running)
         yield running
+
+
+def grant_least_rights(control_plane: ControlPlane) -> None:
+    """What the chart grants the operator for this API, and no more."""
+    here = f"--namespace={SERVICE.namespace}"
+    account = f"--serviceaccount={SERVICE.namespace}:operator"
+    named, apiservices = f"--resource-name={SECRET.name}", "--resource=apiservices.apiregistration.k8s.io"
+    for words in (
+        ("serviceaccount", "operator", here),
+        ("role", "keep", "--verb=get,update", "--resource=secrets", named, here),
+        ("rolebinding", "keep", "--role=keep", account, here),
+        ("role", "make", "--verb=create", "--resource=secrets", here),
+        ("rolebinding", "make", "--role=make", account, here),
+        ("clusterrole", "claim", "--verb=get,patch", apiservices, f"--resource-name={API_SERVICE}"),
+        ("clusterrolebinding", "claim", "--clusterrole=claim", account),
+        (
+            *("rolebinding", "operator", "--role=extension-apiserver-authentication-reader", account),
+            "--namespace=kube-system",
+        ),
+    ):
+        control_plane.kubectl("create", *words)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +103,8 @@ def _clean(control_plane: ControlPlane) -> Iterator[None]:
 
 @pytest.fixture
 async def cluster(control_plane: ControlPlane) -> AsyncIterator[MetricsApiAccess]:
-    client = await config.new_client_from_config(config_file=str(control_plane.kubeconfig))  # type: ignore[no-untyped-call]
+    kubeconfig = control_plane.kubeconfig_for_service_account(SERVICE.namespace, "operator")
+    client = await config.new_client_from_config(config_file=str(kubeconfig))  # type: ignore[no-untyped-call]
     async with client:
         yield MetricsApiAccess(client)
 
