@@ -43,12 +43,15 @@ class Cluster(Protocol):
         """Delete, in the background; nothing happens where there is none."""
         ...
 
-    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> None:
-        """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole."""
+    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
+        """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole. Returns the object."""
         ...
 
-    async def scale_pool(self, key: ObjectKey, replicas: int) -> None:
-        """Write a JobWorkerPool's /scale."""
+    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
+        """Write a JobWorkerPool's number of workers, and return the pool; it is as `pool` shows it, or nothing is.
+
+        Raises ConflictError where somebody wrote to the pool since, a user's number perhaps.
+        """
         ...
 
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
@@ -61,6 +64,14 @@ class Cluster(Protocol):
 
     def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
         """The pool's pods, from the watch."""
+        ...
+
+    def deployment(self, pool: ObjectKey) -> Manifest | None:
+        """The Deployment that is labelled as this pool's, from the watch."""
+        ...
+
+    def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
+        """The HorizontalPodAutoscalers that scale the pool or its Deployment, whoever made them, from the watch."""
         ...
 
 

@@ -1,0 +1,93 @@
+"""The Secret with which applications and workers connect, in the shape of the Service Binding specification.
+
+Nothing here puts any part of a DSN into a message: what is wrong with it is said in our own words.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from headrace_operator.core.labels import queue_labels
+from headrace_operator.core.model import TransientError
+
+if TYPE_CHECKING:
+    from headrace_operator.core.model import Connection
+    from headrace_operator.core.spec import JobQueue
+
+_SCHEMES = ("postgresql", "postgres")
+_DEFAULT_PORT = 5432
+_FORM = "it must look like postgresql://user:password@host:5432/database"
+
+
+def read_dsn(secret: bytes, where: str) -> str:
+    """The DSN in a Secret's key, checked for its form.
+
+    Parameters
+    ----------
+    where
+        Names the Secret and its key in messages.
+
+    Raises
+    ------
+    TransientError
+        ``InvalidConnection``; the Secret may be mended at any time.
+    """
+    try:
+        dsn = secret.decode().strip()
+        parts = urlsplit(dsn)
+        hosts, _ = _addresses(parts)
+    except ValueError:
+        # The cause would show the DSN.
+        raise TransientError("InvalidConnection", f"{where} holds no DSN that can be read: {_FORM}") from None
+    if parts.scheme not in _SCHEMES:
+        raise TransientError("InvalidConnection", f"{where} holds no DSN with the scheme postgresql: {_FORM}")
+    if not all(hosts) or not parts.path.strip("/"):
+        raise TransientError("InvalidConnection", f"{where} holds a DSN without a host or without a database: {_FORM}")
+    return dsn
+
+
+def binding_secret(queue: JobQueue, connection: Connection) -> dict[str, Any]:
+    """The binding Secret of a queue, to be applied. `connection` comes from `read_dsn`."""
+    parts = urlsplit(connection.dsn)
+    hosts, ports = _addresses(parts)
+    entries = {
+        "type": "postgresql",
+        "provider": "headrace",
+        "uri": connection.dsn,
+        "host": ",".join(hosts),
+        "port": ",".join(ports),
+        "database": unquote(parts.path.strip("/")),
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "schema": queue.spec.postgres.schema,
+        "queue": queue.metadata.name,
+        "ca.crt": connection.ca_certificates or "",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "servicebinding.io/postgresql",
+        "metadata": {
+            "namespace": queue.metadata.namespace,
+            "name": queue.binding_name,
+            "labels": queue_labels(queue.metadata.name),
+            "ownerReferences": [queue.owner_reference],
+        },
+        "data": {name: base64.b64encode(value.encode()).decode() for name, value in entries.items() if value},
+    }
+
+
+def _addresses(parts: SplitResult) -> tuple[list[str], list[str]]:
+    """Hosts and ports; PostgreSQL takes several, and takes them as parameters too."""
+    parameters = dict(parse_qsl(parts.query))
+    places = parts.netloc.rpartition("@")[2] or parameters.get("host", "")
+    hosts, ports = [], []
+    for place in places.split(","):
+        # The brackets of IPv6 are understood by urlsplit alone.
+        address = urlsplit(f"//{place}") if not place.startswith("/") else None
+        hosts.append(place if address is None else address.hostname or "")
+        port = None if address is None else address.port
+        ports.append(str(port or parameters.get("port", _DEFAULT_PORT)))
+    return hosts, ports

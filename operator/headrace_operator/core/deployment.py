@@ -1,0 +1,148 @@
+"""A pool and its queue, made into a Deployment that the restricted pod security standard takes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.labels import pool_labels, pool_selector
+from headrace_operator.core.template import merge_pod_template
+
+if TYPE_CHECKING:
+    from headrace_operator.core.spec import Handler, JobQueue, JobWorkerPool
+
+WORKER_CONTAINER = "worker"
+METRICS_PORT = 8080
+
+DRAIN_MARGIN_SECONDS = 30
+"""What a worker has after its drain to hand back the rest and go, before it is killed."""
+
+_BINDINGS = "/bindings"
+
+
+def worker_deployment(
+    pool: JobWorkerPool, queue: JobQueue, *, replicas: int, image: str, image_pull_policy: str | None = None
+) -> dict[str, Any]:
+    """The Deployment of a pool, to be applied.
+
+    Parameters
+    ----------
+    image, image_pull_policy
+        What runs where the pool names no image of its own.
+
+    Raises
+    ------
+    RefusedError
+        ``InvalidTemplate`` where the pool's template can't be merged.
+    """
+    name = pool.metadata.name
+    ours = {
+        "metadata": {"labels": pool_labels(name, queue.metadata.name), "annotations": {}},
+        "spec": _pod(pool, queue, image=image, image_pull_policy=image_pull_policy),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "namespace": pool.metadata.namespace,
+            "name": name,
+            "labels": pool_labels(name, queue.metadata.name),
+            "ownerReferences": [pool.owner_reference],
+        },
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": pool_selector(name)},
+            "revisionHistoryLimit": 3,
+            "template": merge_pod_template(ours, pool.spec.template),
+        },
+    }
+
+
+def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
+    return {
+        # Workers don't talk to the Kubernetes API, and Services' variables would only cloud their environment.
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": pool.spec.drain_timeout_seconds + DRAIN_MARGIN_SECONDS,
+        "containers": [_worker(pool, queue, image=image, image_pull_policy=image_pull_policy)],
+        "volumes": [
+            {"name": "binding", "secret": {"secretName": queue.binding_name}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+
+
+def _worker(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": WORKER_CONTAINER,
+        "image": pool.spec.image or image,
+        "args": ["worker"],
+        "env": [
+            *({"name": name, "value": value} for name, value in _environment(pool, queue).items()),
+            {"name": "HEADRACE_WORKER_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}],
+        # A handler's imports may take their time; a worker that is up is asked more patiently.
+        "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=120),
+        "livenessProbe": _probe("/healthz", periodSeconds=10, failureThreshold=3),
+        "readinessProbe": _probe("/readyz", periodSeconds=2, failureThreshold=3),
+        # The last words of a worker that can't start are what its pool's conditions show.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        # Enough to be scheduled sensibly; limits depend on the handlers, and are the template's to set.
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "binding", "mountPath": f"{_BINDINGS}/queue", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+        ],
+    }
+    if pool.spec.image is None and image_pull_policy:
+        container["imagePullPolicy"] = image_pull_policy
+    return container
+
+
+def _probe(path: str, **timing: int) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": "metrics"}, "timeoutSeconds": 5, **timing}
+
+
+def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
+    """What is no secret. The queue's own settings are read from the queue, the connection from the binding."""
+    spec = pool.spec
+    settings: dict[str, str | float] = {
+        "PROVIDER": queue.spec.provider,
+        "MODE": "Polling",
+        "QUEUENAME": queue.metadata.name,
+        "NAMESPACE": queue.metadata.namespace,
+        "MAXCONCURRENTJOBS": spec.max_concurrent_jobs,
+        "POLLINTERVALSECONDS": spec.poll_interval_seconds,
+        "JOBTIMEOUTSECONDS": spec.job_timeout_seconds,
+        "DRAINTIMEOUTSECONDS": spec.drain_timeout_seconds,
+        "RETRY__INITIALDELAYSECONDS": spec.retry.initial_delay_seconds,
+        "RETRY__MULTIPLIER": spec.retry.multiplier,
+        "RETRY__MAXDELAYSECONDS": spec.retry.max_delay_seconds,
+        "RETRY__JITTER": spec.retry.jitter,
+        "POSTGRES__SCHEMA": queue.spec.postgres.schema,
+        **_handler(spec.handler),
+    }
+    return {
+        **{f"BACKGROUND_JOBS__{name}": _text(value) for name, value in settings.items()},
+        "HEADRACE_METRICS_ADDRESS": f"0.0.0.0:{METRICS_PORT}",
+        "SERVICE_BINDING_ROOT": _BINDINGS,
+    }
+
+
+def _handler(handler: Handler) -> dict[str, str]:
+    if handler.python is not None:
+        return {"HANDLER__PYTHON__APP": handler.python.app}
+    assert handler.exec is not None, "a handler is exactly one of the two"
+    return {"HANDLER__EXEC__COMMAND": json.dumps(handler.exec.command)}
+
+
+def _text(value: str | float) -> str:
+    # 5.0 is written as 5: a change of spelling would roll every pool.
+    return value if isinstance(value, str) else f"{value:.15g}"

@@ -1,0 +1,58 @@
+"""The HorizontalPodAutoscaler of a pool in mode HPA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.external_metrics import QUEUE_LOAD_METRIC, QUEUE_METRIC_LABEL
+from headrace_operator.core.labels import pool_labels
+from headrace_operator.core.scaling import SCALE_DOWN_WINDOW
+
+if TYPE_CHECKING:
+    from headrace_operator.core.spec import JobWorkerPool
+
+_PERIOD_SECONDS = 15
+
+
+def pool_autoscaler(pool: JobWorkerPool) -> dict[str, Any]:
+    """The HorizontalPodAutoscaler, to be applied. Zero is not its business, but the operator's."""
+    scaling = pool.spec.autoscaling
+    metric = {
+        "name": QUEUE_LOAD_METRIC,
+        "selector": {"matchLabels": {QUEUE_METRIC_LABEL: pool.spec.queue_ref.name}},
+    }
+    # AverageValue divides by status.replicas alone; Value would shrink the demand while new workers start.
+    target = {"type": "AverageValue", "averageValue": str(scaling.target.queue_depth_per_replica)}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {
+            "namespace": pool.metadata.namespace,
+            "name": pool.metadata.name,
+            "labels": pool_labels(pool.metadata.name, pool.spec.queue_ref.name),
+            "ownerReferences": [pool.owner_reference],
+        },
+        "spec": {
+            "scaleTargetRef": {"apiVersion": pool.api_version, "kind": pool.kind, "name": pool.metadata.name},
+            "minReplicas": max(1, scaling.min_replicas),
+            "maxReplicas": scaling.max_replicas,
+            "metrics": [{"type": "External", "external": {"metric": metric, "target": target}}],
+            # Always explicit: without it, recommendations of five minutes ago come back after a wake.
+            "behavior": {
+                "scaleUp": {
+                    "stabilizationWindowSeconds": 0,
+                    "selectPolicy": "Max",
+                    "policies": [_policy("Pods", scaling.max_replicas), _policy("Percent", 100)],
+                },
+                "scaleDown": {
+                    "stabilizationWindowSeconds": int(SCALE_DOWN_WINDOW.total_seconds()),
+                    "selectPolicy": "Max",
+                    "policies": [_policy("Percent", 100)],
+                },
+            },
+        },
+    }
+
+
+def _policy(type_: str, value: int) -> dict[str, Any]:
+    return {"type": type_, "value": value, "periodSeconds": _PERIOD_SECONDS}

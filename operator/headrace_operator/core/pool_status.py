@@ -1,0 +1,214 @@
+"""A pool's status, from what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core import conditions
+from headrace_operator.core.conditions import Condition
+from headrace_operator.core.labels import pool_selector
+from headrace_operator.core.model import OperatorError, RefusedError, TransientError
+from headrace_operator.core.spec import ScalingMode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from headrace_operator.core.model import Sample, WorkerPod
+    from headrace_operator.core.scaling import Decision
+    from headrace_operator.core.spec import JobWorkerPool
+
+    Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """What is known of a pool once its decision is carried out."""
+
+    decision: Decision
+    sample: Sample | None
+    deployment: Manifest
+    pods: Sequence[WorkerPod]
+    queue_failure: OperatorError | None
+    """Why the queue can't be used at present."""
+    scaling_failure: OperatorError | None
+    """Why the number of workers doesn't follow the load at present."""
+
+
+def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
+    """All conditions of a pool."""
+    return [
+        _ready(facts),
+        _available(facts),
+        _scaling_active(pool, facts),
+        _scaling_limited(facts.decision),
+        scaled_to_zero(pool, facts.decision),
+        _paused(facts.decision),
+    ]
+
+
+def scaled_to_zero(pool: JobWorkerPool, decision: Decision) -> Condition:
+    """Whose zero it is; written before the number itself where it is ours."""
+    if decision.scaled_to_zero:
+        wake = f"it wakes at {pool.spec.autoscaling.activation_depth} ready"
+        return Condition(
+            type=conditions.SCALED_TO_ZERO,
+            status=True,
+            reason="Idle",
+            message=f"the operator took the pool to zero; {wake}",
+        )
+    if decision.desired_replicas == 0:
+        return Condition(
+            type=conditions.SCALED_TO_ZERO,
+            status=False,
+            reason="PausedAtZero",
+            message="the zero was not written by the operator, who leaves it alone",
+        )
+    return Condition(
+        type=conditions.SCALED_TO_ZERO, status=False, reason="HasWorkers", message="the pool is not at zero"
+    )
+
+
+def pool_numbers(pool: JobWorkerPool, facts: PoolFacts) -> dict[str, Any]:
+    """What the scale subresource and the printer columns show."""
+    desired = facts.decision.desired_replicas
+    selector = pool_selector(pool.metadata.name)
+    return {
+        # The Deployment's number at once, not what it has achieved: an autoscaler writes back what it reads here.
+        "replicas": desired,
+        "readyReplicas": _ready_replicas(facts),
+        "desiredReplicas": desired,
+        "selector": ",".join(f"{name}={value}" for name, value in selector.items()),
+    }
+
+
+def scaling_status(facts: PoolFacts) -> dict[str, Any]:
+    """Why this number of workers."""
+    signals = {}
+    if facts.sample is not None:
+        depth = facts.sample.depth
+        signals = {
+            "ready": depth.ready,
+            "inFlight": depth.in_flight,
+            "delayed": depth.delayed,
+            "oldestReadyAgeSeconds": round(depth.oldest_ready_age_seconds),
+        }
+    return {"reason": facts.decision.reason, "message": facts.decision.message, "signals": signals}
+
+
+def replica_failure(deployment: Manifest) -> OperatorError | None:
+    """Why pods can't even be made (a quota, an admission rule that refuses them)."""
+    status = deployment.get("status") or {}
+    failure = conditions.find(status.get("conditions") or (), "ReplicaFailure")
+    if failure is None or failure.get("status") != "True":
+        return None
+    return TransientError(failure.get("reason") or "FailedCreate", failure.get("message") or "pods can't be made")
+
+
+def autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError | None:
+    """Why our HorizontalPodAutoscaler can't do its work. At zero it rests, as it should."""
+    status = autoscaler.get("status") or {}
+    active = conditions.find(status.get("conditions") or (), "ScalingActive")
+    if at_zero or active is None or active.get("status") != "False" or active.get("reason") == "ScalingDisabled":
+        return None
+    return TransientError(active["reason"], f"the HorizontalPodAutoscaler can't scale: {active['message']}")
+
+
+def foreign_autoscaler_failure(name: str) -> OperatorError:
+    """Two autoscalers over one set of pods stop each other."""
+    return RefusedError(
+        "ForeignAutoscaler",
+        f"HorizontalPodAutoscaler {name} scales this pool too: delete it, or set spec.autoscaling.mode to Off",
+    )
+
+
+def _ready(facts: PoolFacts) -> Condition:
+    desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
+    trouble = facts.queue_failure
+    if trouble is None and desired:
+        trouble = replica_failure(facts.deployment) or _pod_failure(facts.pods)
+    if trouble is not None:
+        return Condition.failed(conditions.READY, trouble)
+    if desired and not ready:
+        return Condition(
+            type=conditions.READY, status=False, reason="WorkersStarting", message=f"0 of {desired} workers are ready"
+        )
+    if desired:
+        return Condition(
+            type=conditions.READY, status=True, reason="WorkersReady", message="workers take jobs from the queue"
+        )
+    return Condition(type=conditions.READY, status=True, reason="AtZero", message="no worker is wanted")
+
+
+def _available(facts: PoolFacts) -> Condition:
+    desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
+    if desired == 0:
+        return Condition(type=conditions.AVAILABLE, status=True, reason="AtZero", message="no worker is wanted")
+    return Condition(
+        type=conditions.AVAILABLE,
+        status=ready > 0,
+        reason="WorkersReady" if ready else "NoWorkerReady",
+        message=f"{ready} of {desired} workers are ready",
+    )
+
+
+def _scaling_active(pool: JobWorkerPool, facts: PoolFacts) -> Condition:
+    mode = pool.spec.autoscaling.mode
+    if mode is ScalingMode.OFF or _is_paused(facts.decision):
+        return Condition(
+            type=conditions.SCALING_ACTIVE,
+            status=False,
+            reason=facts.decision.reason,
+            message=facts.decision.message,
+        )
+    if facts.scaling_failure is not None:
+        return Condition.failed(conditions.SCALING_ACTIVE, facts.scaling_failure)
+    return Condition(
+        type=conditions.SCALING_ACTIVE,
+        status=True,
+        reason=mode,
+        message=f"the number of workers follows queue {pool.spec.queue_ref.name}",
+    )
+
+
+def _scaling_limited(decision: Decision) -> Condition:
+    if decision.limited is None:
+        return Condition(
+            type=conditions.SCALING_LIMITED,
+            status=False,
+            reason="WithinBounds",
+            message="the number of workers is not held by minReplicas or maxReplicas",
+        )
+    return Condition(
+        type=conditions.SCALING_LIMITED, status=True, reason=decision.limited.reason, message=decision.limited.message
+    )
+
+
+def _paused(decision: Decision) -> Condition:
+    paused = _is_paused(decision)
+    return Condition(
+        type=conditions.PAUSED,
+        status=paused,
+        reason=decision.reason if paused else "NotPaused",
+        message=decision.message if paused else "nothing holds the number of workers",
+    )
+
+
+def _is_paused(decision: Decision) -> bool:
+    return decision.reason in ("Paused", "PausedAtZero")
+
+
+def _ready_replicas(facts: PoolFacts) -> int:
+    ready: int = (facts.deployment.get("status") or {}).get("readyReplicas") or 0
+    return ready
+
+
+def _pod_failure(pods: Sequence[WorkerPod]) -> OperatorError | None:
+    """What keeps workers from starting; the reason that most of them have."""
+    waiting = [pod for pod in pods if pod.waiting_reason is not None]
+    if not waiting:
+        return None
+    reasons = [pod.waiting_reason or "" for pod in waiting]
+    reason = max(sorted(set(reasons)), key=reasons.count)
+    message = next((pod.waiting_message for pod in waiting if pod.waiting_reason == reason and pod.waiting_message), "")
+    return TransientError(reason, f"workers can't start: {message or reason}")

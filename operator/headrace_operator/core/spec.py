@@ -1,0 +1,271 @@
+"""The custom resources as typed values, parsed from the mappings that the API server gives.
+
+The schema in ``crds/`` is the first to refuse what is wrong; what still gets here (objects of an older schema, files on
+a laptop) is refused with the field's name. Defaults repeat the schema's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from headrace_operator.core.model import PAUSED_ANNOTATION, ObjectKey, RefusedError
+
+
+class DeletionPolicy(StrEnum):
+    """What happens to the jobs when their JobQueue goes."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class ScalingMode(StrEnum):
+    """Who decides on the number of workers."""
+
+    HPA = "HPA"
+    DIRECT = "Direct"
+    OFF = "Off"
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A part of a manifest: snake_case here, camelCase there."""
+
+
+class Metadata(Part, frozen=True, kw_only=True):
+    """What reconciling reads of an object's metadata."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int = 0
+    annotations: dict[str, str] = {}
+    finalizers: tuple[str, ...] = ()
+    deletion_timestamp: datetime | None = None
+
+
+class Resource(Part, frozen=True, kw_only=True):
+    """What both custom resources have in common."""
+
+    api_version: str
+    kind: str
+    metadata: Metadata
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return ObjectKey(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the annotation says so."""
+        return self.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
+
+    @property
+    def owner_reference(self) -> dict[str, Any]:
+        """What makes an object ours, and lets it go with us."""
+        return {
+            "apiVersion": self.api_version,
+            "kind": self.kind,
+            "name": self.metadata.name,
+            "uid": self.metadata.uid,
+            "controller": True,
+        }
+
+    def owns(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether an object was made for this one, and not for a namesake that is gone."""
+        references = manifest.get("metadata", {}).get("ownerReferences", ())
+        return any(reference.get("uid") == self.metadata.uid for reference in references)
+
+
+class DsnReference(Part, frozen=True, kw_only=True):
+    """A Secret's key that holds a DSN."""
+
+    name: str
+    key: str = "dsn"
+
+
+class CaReference(Part, frozen=True, kw_only=True):
+    """A Secret's key that holds CA certificates."""
+
+    name: str
+    key: str = "ca.crt"
+
+
+class PostgresConnection(Part, frozen=True, kw_only=True):
+    """How to reach the database."""
+
+    secret_ref: DsnReference
+
+
+class PostgresTls(Part, frozen=True, kw_only=True):
+    """How to verify the server."""
+
+    ca_secret_ref: CaReference
+
+
+class Postgres(Part, frozen=True, kw_only=True):
+    """Where a queue lives with provider Postgres."""
+
+    connection: PostgresConnection
+    tls: PostgresTls | None = None
+    schema: str = "headrace"
+
+
+class DeadLetter(Part, frozen=True, kw_only=True):
+    """What becomes of jobs that have failed for good."""
+
+    enabled: bool = True
+    retention_days: float = 14
+
+
+class QueueSpec(Part, frozen=True, kw_only=True):
+    """A JobQueue's spec."""
+
+    provider: Literal["Postgres"]
+    postgres: Postgres
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    visibility_timeout_seconds: float = 1800
+    max_retries: int = 3
+    message_retention_seconds: float | None = None
+    dead_letter: DeadLetter = DeadLetter()
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of ``headrace.queues.base.QueueSettings``."""
+        return {
+            "visibility_timeout_seconds": float(self.visibility_timeout_seconds),
+            "max_retries": self.max_retries,
+            "message_retention_seconds": self.message_retention_seconds,
+            "dead_letter_enabled": self.dead_letter.enabled,
+            "dead_letter_retention_days": float(self.dead_letter.retention_days),
+        }
+
+
+class JobQueue(Resource, frozen=True, kw_only=True):
+    """A queue of background jobs."""
+
+    spec: QueueSpec
+
+    @property
+    def binding_name(self) -> str:
+        """The Secret that applications and workers connect with."""
+        return f"{self.metadata.name}-binding"
+
+
+class QueueReference(Part, frozen=True, kw_only=True):
+    """A JobQueue of the same namespace."""
+
+    name: str
+
+
+class PythonHandler(Part, frozen=True, kw_only=True):
+    """Python functions inside the worker's process."""
+
+    app: str
+
+
+class ExecHandler(Part, frozen=True, kw_only=True):
+    """A program, started for each job."""
+
+    command: tuple[str, ...]
+
+
+class Handler(Part, frozen=True, kw_only=True):
+    """What runs a job: exactly one of the fields."""
+
+    python: PythonHandler | None = None
+    exec: ExecHandler | None = None
+
+    def __post_init__(self) -> None:
+        if (self.python is None) == (self.exec is None):
+            raise ValueError("give exactly one of python and exec")
+
+
+class Retry(Part, frozen=True, kw_only=True):
+    """How long a failed job waits before its next attempt."""
+
+    initial_delay_seconds: float = 1
+    multiplier: float = 2
+    max_delay_seconds: float = 600
+    jitter: float = 0.2
+
+
+class Target(Part, frozen=True, kw_only=True):
+    """What to scale for."""
+
+    queue_depth_per_replica: int = 10
+
+    def __post_init__(self) -> None:
+        if self.queue_depth_per_replica < 1:
+            raise ValueError("queueDepthPerReplica must be 1 or more")
+
+
+class Autoscaling(Part, frozen=True, kw_only=True):
+    """How the number of workers follows the queue."""
+
+    mode: ScalingMode = ScalingMode.HPA
+    min_replicas: int = 0
+    max_replicas: int = 10
+    target: Target = Target()
+    activation_depth: int = 1
+    sample_interval_seconds: float = 5
+    scale_to_zero_after_seconds: float = 60
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
+            raise ValueError(
+                f"minReplicas ({self.min_replicas}) must be from 0 to maxReplicas ({self.max_replicas}), "
+                "and maxReplicas 1 or more"
+            )
+
+
+class PoolSpec(Part, frozen=True, kw_only=True):
+    """A JobWorkerPool's spec."""
+
+    queue_ref: QueueReference
+    handler: Handler
+    replicas: int | None = None
+    image: str | None = None
+    max_concurrent_jobs: int = 10
+    poll_interval_seconds: float = 5
+    job_timeout_seconds: float = 1800
+    drain_timeout_seconds: int = 300
+    retry: Retry = Retry()
+    autoscaling: Autoscaling = Autoscaling(mode=ScalingMode.OFF)
+    template: dict[str, Any] = {}
+
+
+class JobWorkerPool(Resource, frozen=True, kw_only=True):
+    """A set of equal workers on one queue."""
+
+    spec: PoolSpec
+
+    @property
+    def queue_key(self) -> ObjectKey:
+        """The JobQueue that the pool works on."""
+        return ObjectKey(self.metadata.namespace, self.spec.queue_ref.name)
+
+
+AnyResource = TypeVar("AnyResource", bound=Resource)
+
+_PLACE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>.*)`$", re.DOTALL)
+
+
+def parse(manifest: Mapping[str, Any], kind: type[AnyResource]) -> AnyResource:
+    """Read a custom resource.
+
+    Raises
+    ------
+    RefusedError
+        ``InvalidSpec``, with the field and what is wrong with it.
+    """
+    try:
+        return msgspec.convert(manifest, kind)
+    except msgspec.ValidationError as error:
+        found = _PLACE.match(str(error))
+        message = f"{found['where']}: {found['what'].replace('`', '')}" if found else str(error)
+        raise RefusedError("InvalidSpec", message) from None

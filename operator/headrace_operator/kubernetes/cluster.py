@@ -1,0 +1,241 @@
+"""Fills `reconcile.ports.Cluster` with the Kubernetes API."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.model import (
+    FIELD_MANAGER,
+    GROUP,
+    POOL_LABEL,
+    VERSION,
+    ConflictError,
+    ObjectKey,
+    OperatorError,
+    RefusedError,
+    TransientError,
+)
+from headrace_operator.kubernetes.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, collection_path, object_path
+from headrace_operator.kubernetes.informer import Informer
+from headrace_operator.kubernetes.objects import (
+    pool_by_label,
+    pool_by_scale_target,
+    trim_autoscaler,
+    trim_deployment,
+    worker_pod,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from headrace_operator.core.model import EventType, WorkerPod
+    from headrace_operator.kubernetes.api import KubernetesApi
+
+    Manifest = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+_API_VERSION = f"{GROUP}/{VERSION}"
+_EVENT_NOTE_LENGTH = 1000
+"""The API takes 1024 bytes."""
+
+
+class KubernetesCluster:
+    """The cluster, inside an `async with` block: entered once what is watched is known.
+
+    Parameters
+    ----------
+    namespaces
+        What to watch; empty for all.
+    on_pool_change
+        Called with a pool whose Deployment, autoscalers or pods have changed.
+    """
+
+    def __init__(
+        self, api: KubernetesApi, *, namespaces: Sequence[str], on_pool_change: Callable[[ObjectKey], None]
+    ) -> None:
+        self._api = api
+        self._deployments: list[Informer[dict[str, Any]]] = []
+        self._autoscalers: list[Informer[dict[str, Any]]] = []
+        self._pods: list[Informer[WorkerPod]] = []
+        self._watching = AsyncExitStack()
+        self._instance = os.environ.get("HOSTNAME") or socket.gethostname()
+        for namespace in namespaces or (None,):
+            self._deployments.append(
+                Informer(
+                    api,
+                    collection_path("apps/v1", "Deployment", namespace),
+                    group=pool_by_label,
+                    convert=trim_deployment,
+                    on_change=on_pool_change,
+                    label_selector=POOL_LABEL,
+                )
+            )
+            self._pods.append(
+                Informer(
+                    api,
+                    collection_path("v1", "Pod", namespace),
+                    group=pool_by_label,
+                    convert=worker_pod,
+                    on_change=on_pool_change,
+                    label_selector=POOL_LABEL,
+                )
+            )
+            # All of them: one of somebody else's on a pool is what we want to know of.
+            self._autoscalers.append(
+                Informer(
+                    api,
+                    collection_path("autoscaling/v2", "HorizontalPodAutoscaler", namespace),
+                    group=pool_by_scale_target,
+                    convert=trim_autoscaler,
+                    on_change=on_pool_change,
+                )
+            )
+
+    async def __aenter__(self) -> Self:
+        informers: list[Informer[Any]] = [*self._deployments, *self._autoscalers, *self._pods]
+        for informer in informers:
+            task = asyncio.create_task(informer.run(), name="informer")
+            self._watching.push_async_callback(_stop, task)
+        try:
+            await asyncio.gather(*(informer.synced.wait() for informer in informers))
+        except BaseException:
+            await self._watching.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._watching.aclose()
+
+    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        """See `reconcile.ports.Cluster`."""
+        manifest = await self._api.find(object_path("v1", "Secret", key))
+        if manifest is None:
+            return None
+        return {name: base64.b64decode(value) for name, value in (manifest.get("data") or {}).items()}
+
+    async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
+        """See `reconcile.ports.Cluster`."""
+        return await self._api.find(object_path(api_version, kind, key))
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        metadata = manifest["metadata"]
+        key = ObjectKey(metadata["namespace"], metadata["name"])
+        return await self._api.request(
+            "PATCH",
+            object_path(manifest["apiVersion"], manifest["kind"], key),
+            query={"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"},
+            body=manifest,
+            content_type=APPLY_PATCH,
+        )
+
+    async def delete(self, api_version: str, kind: str, key: ObjectKey) -> None:
+        """See `reconcile.ports.Cluster`."""
+        try:
+            await self._api.request(
+                "DELETE", object_path(api_version, kind, key), body={"propagationPolicy": "Background"}
+            )
+        except TransientError as error:
+            if error.reason != "NotFound":
+                raise
+
+    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        return await self._patch(f"{object_path(_API_VERSION, kind, key)}/status", {"status": status}, MERGE_PATCH)
+
+    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        metadata = pool["metadata"]
+        path = object_path(_API_VERSION, pool["kind"], ObjectKey(metadata["namespace"], metadata["name"]))
+        # The version makes it a conflict where a user's number, or an autoscaler's, came in between. A patch also works
+        # where the pool has no number yet; reading /scale does not.
+        scale = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"replicas": replicas}}
+        await self._patch(f"{path}/scale", scale, MERGE_PATCH)
+        return await self._api.request("GET", path)
+
+    async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
+        """See `reconcile.ports.Cluster`."""
+        path = object_path(_API_VERSION, kind, key)
+        manifest = await self._api.find(path)
+        finalizers: list[str] = (manifest or {}).get("metadata", {}).get("finalizers") or []
+        if manifest is None or present == (finalizer in finalizers):
+            return
+        wanted = [*finalizers, finalizer] if present else [other for other in finalizers if other != finalizer]
+        patch = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": manifest["metadata"]["resourceVersion"]},
+            {"op": "add", "path": "/metadata/finalizers", "value": wanted},
+        ]
+        try:
+            await self._patch(path, patch, JSON_PATCH)
+        except RefusedError as refusal:
+            # A test that fails is answered like a wrong object.
+            raise ConflictError("Conflict", refusal.message) from None
+
+    async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
+        """See `reconcile.ports.Cluster`."""
+        metadata = owner["metadata"]
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {
+                "namespace": metadata["namespace"],
+                "name": f"{metadata['name']}.{secrets.token_hex(8)}",
+            },
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": f"{GROUP}/{FIELD_MANAGER}",
+            "reportingInstance": self._instance,
+            "action": "Reconcile",
+            "type": event_type,
+            "reason": reason,
+            "note": message.encode()[:_EVENT_NOTE_LENGTH].decode(errors="ignore"),
+            "regarding": {
+                "apiVersion": owner["apiVersion"],
+                "kind": owner["kind"],
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+            },
+        }
+        try:
+            await self._api.request(
+                "POST", collection_path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event
+            )
+        except OperatorError as error:
+            # The condition and the log say the same; a namespace that is going takes no events.
+            logger.debug("An event was lost: %s", error.message)
+
+    def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
+        """See `reconcile.ports.Cluster`."""
+        return [pod for informer in self._pods for pod in informer.members(pool)]
+
+    def deployment(self, pool: ObjectKey) -> Manifest | None:
+        """See `reconcile.ports.Cluster`."""
+        found = [deployment for informer in self._deployments for deployment in informer.members(pool)]
+        return next((deployment for deployment in found if deployment["metadata"]["name"] == pool.name), None)
+
+    def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
+        """See `reconcile.ports.Cluster`."""
+        return [autoscaler for informer in self._autoscalers for autoscaler in informer.members(pool)]
+
+    async def _patch(self, path: str, patch: Any, content_type: str) -> Manifest:
+        return await self._api.request(
+            "PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=patch, content_type=content_type
+        )
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,94 @@
+"""What is kept of the objects that are watched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.conditions import find
+from headrace_operator.core.deployment import METRICS_PORT, WORKER_CONTAINER
+from headrace_operator.core.model import GROUP, POOL_LABEL, ObjectKey, WorkerPod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Manifest = Mapping[str, Any]
+
+_NORMAL_WAITS = ("ContainerCreating", "PodInitializing")
+_MESSAGE_LENGTH = 400
+"""Of a worker's last words; the end is what tells."""
+
+
+def pool_by_label(manifest: Manifest) -> ObjectKey | None:
+    """The pool that an object of ours is labelled with."""
+    metadata = manifest["metadata"]
+    pool = (metadata.get("labels") or {}).get(POOL_LABEL)
+    return ObjectKey(metadata["namespace"], pool) if pool else None
+
+
+def pool_by_scale_target(autoscaler: Manifest) -> ObjectKey | None:
+    """The pool that an autoscaler scales, or whose Deployment it may scale: a Deployment is named like its pool."""
+    target = autoscaler["spec"]["scaleTargetRef"]
+    is_pool = target["kind"] == "JobWorkerPool" and target.get("apiVersion", "").startswith(f"{GROUP}/")
+    if not is_pool and target["kind"] != "Deployment":
+        return None
+    return ObjectKey(autoscaler["metadata"]["namespace"], target["name"])
+
+
+def trim_deployment(manifest: Manifest) -> dict[str, Any]:
+    """Of a Deployment: whose it is, its number, and how it fares."""
+    status = manifest.get("status") or {}
+    return {
+        "metadata": _trim_metadata(manifest),
+        "spec": {"replicas": manifest["spec"].get("replicas")},
+        "status": {name: status[name] for name in ("readyReplicas", "conditions") if name in status},
+    }
+
+
+def trim_autoscaler(manifest: Manifest) -> dict[str, Any]:
+    """Of a HorizontalPodAutoscaler: whose it is, its target, and how it fares."""
+    return {
+        "metadata": _trim_metadata(manifest),
+        "spec": {"scaleTargetRef": manifest["spec"]["scaleTargetRef"]},
+        "status": {"conditions": (manifest.get("status") or {}).get("conditions") or []},
+    }
+
+
+def worker_pod(manifest: Manifest) -> WorkerPod:
+    """Of a pod: where it answers, and what keeps its worker from starting."""
+    status = manifest.get("status") or {}
+    is_leaving = "deletionTimestamp" in manifest["metadata"]
+    ready = find(status.get("conditions") or (), "Ready")
+    trouble = None if is_leaving else _trouble(status)
+    ip = status.get("podIP")
+    return WorkerPod(
+        name=manifest["metadata"]["name"],
+        address=f"http://{f'[{ip}]' if ':' in ip else ip}:{METRICS_PORT}" if ip else None,
+        ready=not is_leaving and ready is not None and ready["status"] == "True",
+        waiting_reason=trouble[0] if trouble else None,
+        waiting_message=trouble[1] if trouble else None,
+    )
+
+
+def _trouble(status: Manifest) -> tuple[str, str] | None:
+    """What keeps a pod from running its worker, with a reason that stays while the worker is tried again."""
+    scheduled = find(status.get("conditions") or (), "PodScheduled")
+    if scheduled is not None and scheduled["status"] == "False":
+        return "Unschedulable", scheduled.get("message", "")
+    containers = status.get("containerStatuses") or ()
+    worker = next((container for container in containers if container["name"] == WORKER_CONTAINER), None)
+    if worker is None or worker.get("ready"):
+        return None
+    waiting = worker.get("state", {}).get("waiting") or {}
+    last = worker.get("state", {}).get("terminated") or worker.get("lastState", {}).get("terminated")
+    if last and (worker.get("restartCount") or "terminated" in worker.get("state", {})):
+        # Between two attempts a crashing worker looks like one that starts.
+        last_words = (last.get("message") or "").strip()[-_MESSAGE_LENGTH:]
+        return "CrashLoopBackOff", f"the worker ended with status {last.get('exitCode')}: {last_words}".rstrip(": ")
+    if waiting and waiting.get("reason") not in _NORMAL_WAITS:
+        return waiting.get("reason") or "Waiting", waiting.get("message") or ""
+    return None
+
+
+def _trim_metadata(manifest: Manifest) -> dict[str, Any]:
+    kept = ("namespace", "name", "uid", "generation", "ownerReferences")
+    return {name: manifest["metadata"][name] for name in kept if name in manifest["metadata"]}

@@ -1,0 +1,108 @@
+"""What the operator remembers between two looks: where queues live, their newest samples, how pools were decided on.
+
+All of it is in memory and comes back by itself after a restart, within a round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from headrace_operator.core.external_metrics import (
+    DESIRED_WORKERS_METRIC,
+    POOL_METRIC_LABEL,
+    QUEUE_DEPTH_METRIC,
+    QUEUE_LOAD_METRIC,
+    QUEUE_METRIC_LABEL,
+    MetricValue,
+)
+from headrace_operator.core.scaling import History
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace_operator.core.model import ObjectKey, QueuePlace, Sample
+    from headrace_operator.reconcile.ports import Clock
+
+FRESH = timedelta(seconds=15)
+"""An older sample (three rounds) is not published: an autoscaler holds without a value, and follows a wrong one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolMemory:
+    """What is remembered of a pool."""
+
+    uid: str
+    queue: ObjectKey
+    history: History
+    wanted_replicas: int | None = None
+    """What the load wanted when it was last known."""
+
+
+class Observations:
+    """The operator's memory. It also tells the metrics API what to serve (`metrics_api.ports.MetricsSource`)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._places: dict[ObjectKey, QueuePlace] = {}
+        self._samples: dict[ObjectKey, Sample] = {}
+        self._pools: dict[ObjectKey, PoolMemory] = {}
+
+    def place(self, queue: ObjectKey) -> QueuePlace | None:
+        """Where the queue was last found to be in order."""
+        return self._places.get(queue)
+
+    def remember_place(self, queue: ObjectKey, place: QueuePlace) -> None:
+        """The queue is in order there."""
+        self._places[queue] = place
+
+    def remember_sample(self, queue: ObjectKey, sample: Sample) -> None:
+        """The newest reading of a queue."""
+        self._samples[queue] = sample
+
+    def forget_queue(self, queue: ObjectKey) -> None:
+        """The queue is gone."""
+        self._places.pop(queue, None)
+        self._samples.pop(queue, None)
+
+    def history(self, pool: ObjectKey, uid: str) -> History:
+        """What the pool's previous decision left; a namesake's is none of it."""
+        memory = self._pools.get(pool)
+        return memory.history if memory is not None and memory.uid == uid else History()
+
+    def remember_pool(self, pool: ObjectKey, memory: PoolMemory) -> None:
+        """How the pool was decided on."""
+        self._pools[pool] = memory
+
+    def forget_pool(self, pool: ObjectKey) -> None:
+        """The pool is gone."""
+        self._pools.pop(pool, None)
+
+    def fresh_samples(self) -> dict[ObjectKey, Sample]:
+        """The samples that are fit for others to act on."""
+        oldest = self._clock.now() - FRESH
+        return {queue: sample for queue, sample in self._samples.items() if sample.sampled_at >= oldest}
+
+    def values(self, metric: str, namespace: str) -> Sequence[MetricValue]:
+        """The fresh values of an external metric in a namespace."""
+        samples = {queue: sample for queue, sample in self.fresh_samples().items() if queue.namespace == namespace}
+        if metric == QUEUE_DEPTH_METRIC:
+            return [_queue_value(queue, sample, sample.depth.ready) for queue, sample in samples.items()]
+        if metric == QUEUE_LOAD_METRIC:
+            return [_queue_value(queue, sample, sample.depth.load) for queue, sample in samples.items()]
+        if metric == DESIRED_WORKERS_METRIC:
+            return [
+                MetricValue(
+                    labels={QUEUE_METRIC_LABEL: memory.queue.name, POOL_METRIC_LABEL: pool.name},
+                    value=memory.wanted_replicas,
+                    sampled_at=samples[memory.queue].sampled_at,
+                )
+                for pool, memory in self._pools.items()
+                if memory.queue in samples and memory.wanted_replicas is not None
+            ]
+        return []
+
+
+def _queue_value(queue: ObjectKey, sample: Sample, value: int) -> MetricValue:
+    return MetricValue(labels={QUEUE_METRIC_LABEL: queue.name}, value=value, sampled_at=sample.sampled_at)

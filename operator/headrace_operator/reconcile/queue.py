@@ -1,0 +1,279 @@
+"""JobQueues: from the connection's Secret to a provisioned queue, its binding Secret and its depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core import conditions
+from headrace_operator.core.binding import binding_secret, read_dsn
+from headrace_operator.core.conditions import Condition
+from headrace_operator.core.model import (
+    QUEUE_FINALIZER,
+    Connection,
+    EventType,
+    ObjectKey,
+    OperatorError,
+    QueuePlace,
+    RefusedError,
+    TransientError,
+)
+from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
+from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
+from headrace_operator.reconcile.reporting import Reporter, conditions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from headrace_operator.core.model import Sample
+    from headrace_operator.reconcile.objects import ObjectStore
+    from headrace_operator.reconcile.observations import Observations
+    from headrace_operator.reconcile.ports import Clock, Cluster, Provisioning, Sampling
+
+    Manifest = Mapping[str, Any]
+
+ROUND_SECONDS = 5.0
+"""How often a queue is looked at: what breaks from outside (its Secret, its database) shows within twice this."""
+
+CLEANUP_PATIENCE = timedelta(seconds=60)
+"""How long the deletion of a JobQueue waits for a backend that doesn't answer, before the jobs are left behind."""
+
+AGE_STEP_SECONDS = 30.0
+"""An age alone grows with every sample: it is worth a write when it has grown by so much."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Findings:
+    """What one look at a queue has found, as far as it got."""
+
+    conditions: list[Condition] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=dict)
+    failure: OperatorError | None = None
+
+
+class QueueReconciler:
+    """Looks at JobQueues.
+
+    Parameters
+    ----------
+    wake_pools
+        Called with a queue whose pools should be looked at, since what they depend on has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        provisioning: Provisioning,
+        sampling: Sampling,
+        objects: ObjectStore,
+        observations: Observations,
+        clock: Clock,
+        wake_pools: Callable[[ObjectKey], None],
+    ) -> None:
+        self._cluster = cluster
+        self._provisioning = provisioning
+        self._sampling = sampling
+        self._objects = objects
+        self._observations = observations
+        self._clock = clock
+        self._wake_pools = wake_pools
+        self._reporter = Reporter(cluster, objects, clock)
+        self._bound: dict[ObjectKey, Manifest] = {}
+        """The binding Secrets as they were last applied, so that a round in which nothing changes writes nothing."""
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Look at one JobQueue; returns after how many seconds to look again.
+
+        Raises
+        ------
+        OperatorError
+            When not all is in order; the conditions say so already.
+        """
+        manifest = self._objects.get(QUEUE_KIND, key)
+        if manifest is None:
+            self._forget(key)
+            return None
+        if parse(manifest, Resource).metadata.deletion_timestamp is not None:
+            await self._clean_up(manifest)
+            return None
+        findings = _Findings()
+        try:
+            queue = parse(manifest, JobQueue)
+            await self._keep_finalizer(queue)
+            await self._provision(queue, manifest, findings)
+        except OperatorError as failure:
+            findings.failure = failure
+            findings.conditions.append(Condition.failed(conditions.PROVISIONED, failure))
+        await self._observe_depth(key, manifest, findings)
+        await self._report(manifest, findings)
+        if findings.failure is not None:
+            raise findings.failure
+        return ROUND_SECONDS
+
+    async def _keep_finalizer(self, queue: JobQueue) -> None:
+        """Only Delete needs one: whatever else happens to Headrace, a retained queue's object can always go."""
+        wanted = queue.spec.deletion_policy is DeletionPolicy.DELETE
+        if wanted != (QUEUE_FINALIZER in queue.metadata.finalizers):
+            await self._cluster.set_finalizer(QUEUE_KIND, queue.key, QUEUE_FINALIZER, present=wanted)
+
+    async def _provision(self, queue: JobQueue, manifest: Manifest, findings: _Findings) -> None:
+        place = await self._find_place(queue)
+        changed, version, details = await self._provisioning.ensure(place, manifest, queue.spec.settings())
+        await self._bind(queue, place.connection)
+        if self._observations.place(queue.key) != place:
+            self._observations.remember_place(queue.key, place)
+            self._wake_pools(queue.key)
+        if changed:
+            await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", details)
+        findings.conditions.append(
+            Condition(
+                type=conditions.PROVISIONED,
+                status=True,
+                reason="Provisioned",
+                message=f"queue {place.queue} is in schema {place.schema}, with the settings of the spec",
+            )
+        )
+        findings.status |= {"binding": {"name": queue.binding_name}, "postgres": {"schemaVersion": version}}
+
+    async def _find_place(self, queue: JobQueue) -> QueuePlace:
+        postgres = queue.spec.postgres
+        reference = postgres.connection.secret_ref
+        dsn = read_dsn(
+            await self._read_secret(queue, reference.name, reference.key),
+            f"key {reference.key} of Secret {reference.name}",
+        )
+        ca_certificates = None
+        if postgres.tls is not None:
+            ca_reference = postgres.tls.ca_secret_ref
+            content = await self._read_secret(queue, ca_reference.name, ca_reference.key)
+            ca_certificates = content.decode(errors="replace")
+        return QueuePlace(
+            connection=Connection(dsn=dsn, ca_certificates=ca_certificates),
+            schema=postgres.schema,
+            queue=queue.metadata.name,
+        )
+
+    async def _read_secret(self, queue: JobQueue, name: str, key: str) -> bytes:
+        namespace = queue.metadata.namespace
+        secret = await self._cluster.secret(ObjectKey(namespace, name))
+        if secret is None:
+            raise TransientError(
+                "SecretNotFound", f"namespace {namespace} has no Secret {name}: create it, or name another one"
+            )
+        if not secret.get(key):
+            raise TransientError(
+                "SecretKeyMissing",
+                f"Secret {name} has no key {key} with a value: add it, or name another key",
+            )
+        return secret[key]
+
+    async def _bind(self, queue: JobQueue, connection: Connection) -> None:
+        wanted = binding_secret(queue, connection)
+        if self._bound.get(queue.key) == wanted:
+            return
+        key = ObjectKey(queue.metadata.namespace, queue.binding_name)
+        existing = await self._cluster.get("v1", "Secret", key)
+        if existing is not None and not queue.owns(existing):
+            raise RefusedError(
+                "NameTaken",
+                f"Secret {key.name} exists and isn't this JobQueue's: delete it, or give the JobQueue another name",
+            )
+        await self._cluster.apply(wanted)
+        self._bound[queue.key] = wanted
+
+    async def _observe_depth(self, key: ObjectKey, manifest: Manifest, findings: _Findings) -> None:
+        """Read the depth wherever the queue was last in order: workers may know it while the backend is away."""
+        place = self._observations.place(key)
+        if place is None:
+            if findings.failure is not None:
+                findings.conditions.append(Condition.failed(conditions.SYNCED, findings.failure))
+            return
+        pods = [pod for pool in self._objects.pools_of(key) for pod in self._cluster.pods(pool)]
+        try:
+            sample = await self._sampling.sample(key, place, pods, max_age_seconds=ROUND_SECONDS / 2)
+        except OperatorError as failure:
+            findings.failure = findings.failure or failure
+            findings.conditions.append(Condition.failed(conditions.SYNCED, failure))
+            return
+        self._observations.remember_sample(key, sample)
+        findings.status |= _depth_status(manifest, sample)
+        findings.conditions.append(
+            Condition(type=conditions.SYNCED, status=True, reason="DepthKnown", message="the depth is read regularly")
+        )
+
+    async def _report(self, manifest: Manifest, findings: _Findings) -> None:
+        if findings.failure is None:
+            ready = Condition(
+                type=conditions.READY, status=True, reason="Ready", message="producers and workers can use the queue"
+            )
+        else:
+            ready = Condition.failed(conditions.READY, findings.failure)
+        was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
+        await self._reporter.write_status(manifest, [ready, *findings.conditions], findings.status)
+        if was_ready != ready.status:
+            self._wake_pools(key_of(manifest))
+
+    async def _clean_up(self, manifest: Manifest) -> None:
+        """The JobQueue is being deleted: remove the queue first, where that is wanted."""
+        metadata = parse(manifest, Resource).metadata
+        if QUEUE_FINALIZER not in metadata.finalizers:
+            return
+        try:
+            queue = parse(manifest, JobQueue)
+            if queue.spec.deletion_policy is DeletionPolicy.DELETE:
+                await self._provisioning.remove(await self._last_place(queue), manifest)
+        except OperatorError as failure:
+            assert metadata.deletion_timestamp is not None
+            if not self._is_abandoned(metadata.deletion_timestamp):
+                await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
+                raise
+            await self._reporter.tell(
+                manifest,
+                EventType.WARNING,
+                "CleanupAbandoned",
+                f"the queue and its jobs stay behind in the backend: {failure.message}",
+            )
+        await self._cluster.set_finalizer(QUEUE_KIND, key_of(manifest), QUEUE_FINALIZER, present=False)
+
+    async def _last_place(self, queue: JobQueue) -> QueuePlace:
+        """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""
+        try:
+            return await self._find_place(queue)
+        except TransientError:
+            if (remembered := self._observations.place(queue.key)) is not None:
+                return remembered
+            raise
+
+    def _is_abandoned(self, deleted_at: datetime) -> bool:
+        return self._clock.now() - deleted_at >= CLEANUP_PATIENCE
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._observations.forget_queue(key)
+        self._bound.pop(key, None)
+        self._wake_pools(key)
+
+
+def _depth_status(manifest: Manifest, sample: Sample) -> dict[str, Any]:
+    """The depth for the status; nothing where it is as it was."""
+    before = manifest.get("status") or {}
+    depth = {
+        "ready": sample.depth.ready,
+        "delayed": sample.depth.delayed,
+        "inFlight": sample.depth.in_flight,
+        "deadLettered": sample.depth.dead_lettered,
+    }
+    age_seconds = round(sample.depth.oldest_ready_age_seconds)
+    grown_seconds = abs(age_seconds - before.get("oldestReadyAgeSeconds", 0))
+    if before.get("depth") == depth and grown_seconds < AGE_STEP_SECONDS:
+        return {}
+    if "sampledAt" in before:
+        written_at = datetime.fromisoformat(before["sampledAt"])
+        if sample.sampled_at - written_at < timedelta(seconds=ROUND_SECONDS):
+            return {}
+    return {
+        "depth": depth,
+        "oldestReadyAgeSeconds": age_seconds,
+        "sampledAt": conditions.timestamp(sample.sampled_at),
+    }

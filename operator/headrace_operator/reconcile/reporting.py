@@ -1,0 +1,75 @@
+"""Writing statuses, and telling transitions in the same words to the status, to an Event and to the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.conditions import READY, find, merge
+from headrace_operator.core.model import EventType
+from headrace_operator.reconcile.objects import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from headrace_operator.core.conditions import Condition
+    from headrace_operator.reconcile.objects import ObjectStore
+    from headrace_operator.reconcile.ports import Clock, Cluster
+
+    Manifest = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Writes statuses, only where they change, and tells what changed."""
+
+    def __init__(self, cluster: Cluster, objects: ObjectStore, clock: Clock) -> None:
+        self._cluster = cluster
+        self._objects = objects
+        self._clock = clock
+
+    async def write_status(
+        self, manifest: Manifest, changes: Iterable[Condition], fields: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Bring these conditions, and other fields of the status, about; returns the object as it then is."""
+        status = manifest.get("status") or {}
+        generation = manifest["metadata"].get("generation", 0)
+        wanted = {
+            "observedGeneration": generation,
+            "conditions": merge(conditions_of(manifest), changes, generation=generation, now=self._clock.now()),
+            **(fields or {}),
+        }
+        changed = {name: value for name, value in wanted.items() if status.get(name) != value}
+        if not changed:
+            return manifest
+        written = await self._cluster.patch_status(manifest["kind"], key_of(manifest), changed)
+        self.remember(written)
+        await self._tell_readiness(manifest, written)
+        return written
+
+    def remember(self, written: Manifest) -> None:
+        """What a write returned is the newest state."""
+        self._objects.written(written, self._clock.now().timestamp())
+
+    async def tell(self, manifest: Manifest, event_type: EventType, reason: str, message: str) -> None:
+        """Record an Event on the object, and log it."""
+        level = logging.WARNING if event_type is EventType.WARNING else logging.INFO
+        logger.log(level, "%s %s: %s: %s", manifest["kind"], key_of(manifest), reason, message)
+        await self._cluster.record_event(manifest, event_type, reason, message)
+
+    async def _tell_readiness(self, before: Manifest, after: Manifest) -> None:
+        old, new = _readiness(before), _readiness(after)
+        if new is None or (old is not None and (old["status"], old["reason"]) == (new["status"], new["reason"])):
+            return
+        event_type = EventType.NORMAL if new["status"] == "True" else EventType.WARNING
+        await self.tell(after, event_type, new["reason"], new["message"])
+
+
+def conditions_of(manifest: Manifest) -> list[Mapping[str, Any]]:
+    """The conditions that an object has."""
+    return (manifest.get("status") or {}).get("conditions") or []
+
+
+def _readiness(manifest: Manifest) -> Mapping[str, Any] | None:
+    return find(conditions_of(manifest), READY)
