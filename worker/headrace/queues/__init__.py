@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -49,12 +50,9 @@ def from_url(
         raise QueueError("the queue's URL is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
     match scheme:
         case "postgresql" | "postgres":
-            try:
-                from headrace.queues.postgres import Place, PostgresQueue  # noqa: PLC0415 - only who uses it pays for it
-            except ModuleNotFoundError as error:
-                raise QueueError(
-                    f"queues in Postgres need the package {error.name}: pip install 'headrace[postgres]'"
-                ) from error
+            require_postgres()
+            from headrace.queues.postgres import Place, PostgresQueue  # noqa: PLC0415 - only who uses it pays for it
+
             place = Place(dsn=url, schema=schema, ca_certificates=ca_certificates)
             return PostgresQueue(place, queue, holder=holder)
         case "memory":
@@ -69,6 +67,20 @@ def from_url(
             raise QueueError(
                 f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://"
             )
+
+
+def require_postgres() -> None:
+    """See that queues in Postgres can be imported.
+
+    Raises
+    ------
+    QueueError
+        When their packages are not installed.
+    """
+    try:
+        importlib.import_module("asyncpg")
+    except ModuleNotFoundError as error:
+        raise QueueError("queues in Postgres need asyncpg: pip install 'headrace[postgres]'") from error
 
 
 @cache

@@ -25,6 +25,19 @@ class PostgresProvisioner:
         self._place = place
         self._queries = queries(place.schema)
 
+    async def migrate(self) -> Provisioned:
+        """Bring the schema to this code's version, with no queue in mind."""
+        async with (
+            connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection,
+            connection.transaction(),
+        ):
+            steps = await migrate(connection, self._place.schema)
+        return Provisioned(
+            changed=bool(steps),
+            schema_version=code_version(),
+            details=", ".join(f"{step.version:04} {step.name}" for step in steps) or "nothing to do",
+        )
+
     async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
         """See `headrace.queues.base.Provisioner`."""
         async with (

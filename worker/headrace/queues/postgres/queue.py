@@ -21,7 +21,7 @@ from headrace.queues.base import (
     Settled,
     refuse_unsupported,
 )
-from headrace.queues.postgres.connection import Database, Place
+from headrace.queues.postgres.connection import CLOSE_TIMEOUT_SECONDS, Database, Place
 from headrace.queues.postgres.rows import delivery_from, depth_from, enqueue_columns, settings_from, storable
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ class PostgresQueue:
         lease, self._heartbeat_lease = self._heartbeat_lease, None
         try:
             if lease is not None:
-                with contextlib.suppress(QueueError):  # Nobody waits longer than the lease lasts.
-                    await self._database.fetch("end_leases", [lease])
+                # Where that fails, others wait as long as the lease lasts.
+                with contextlib.suppress(QueueError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                        await self._database.fetch("end_leases", [lease])
         finally:
             await self._database.close()
 

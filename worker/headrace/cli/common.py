@@ -1,0 +1,105 @@
+"""What the subcommands share: the connection's options, log lines, and errors as exit statuses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.queues.base import QueueError, QueueUnavailableError
+from headrace.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 3
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--dsn``, ``--schema`` and ``--ca``: how to reach the database."""
+    dsn_help = (
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Rather set HEADRACE_DSN: an option shows in the process list."
+    )
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in (
+        click.option("--ca", type=file, help="CA certificate (PEM); the server is verified against it."),
+        click.option("--schema", help="The schema that holds the queues. Defaults to headrace."),
+        click.option("--dsn", help=dsn_help),
+    ):
+        command = option(command)
+    return command
+
+
+def environment(overrides: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment, with options put over it."""
+    return os.environ | {name: value for name, value in overrides.items() if value is not None}
+
+
+def read_ca(path: Path | None) -> str | None:
+    """The CA certificate's text."""
+    return path.read_text("utf-8") if path else None
+
+
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """Turn known errors into one line and an exit status."""
+    try:
+        yield
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"headrace: {problem}", err=True)
+        sys.exit(EXIT_USAGE)
+    except QueueUnavailableError as error:
+        click.echo(f"headrace: {error}", err=True)
+        sys.exit(EXIT_UNAVAILABLE)
+    except QueueError as error:
+        click.echo(f"headrace: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def with_exit_statuses(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`exit_statuses`, as a decorator."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with exit_statuses():
+            return command(*args, **kwargs)
+
+    return wrapped
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value))
+
+
+class OneLine(logging.Formatter):
+    """One line a record, whatever is in it: time, level, message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        """UTC, to the millisecond."""
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return super().format(record).replace("\r", "").replace("\n", "\\n")
+
+
+def log_to_stderr(level: str) -> None:
+    """Log lines go to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

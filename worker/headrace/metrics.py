@@ -1,0 +1,105 @@
+"""What a worker publishes for Prometheus. Names and labels are a contract: alerts and dashboards stand on them.
+
+Every series carries ``namespace`` and ``queue`` and no other label of ours, so that an alert on a rate is judged for
+the whole queue. Every worker publishes the same depth: take ``max by (namespace, queue)``, never a sum.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from headrace.queues.base import Depth
+
+DEPTH_MAX_AGE_SECONDS = 15.0
+"""Older than this, a depth is no longer published: whoever scales on it must ask the backend instead."""
+
+LABELS = ("namespace", "queue")
+
+# From milliseconds past an hour: fine where a worker's own overhead shows, coarse where jobs are long.
+_BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0),
+)
+
+
+class WorkerMetrics:
+    """All of one worker's metrics, in a registry of their own.
+
+    Parameters
+    ----------
+    namespace
+        The label ``namespace``.
+    queue
+        The label ``queue``.
+    clock
+        Monotonic seconds. Defaults to `time.monotonic`.
+    """
+
+    def __init__(self, namespace: str, queue: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._labels = (namespace, queue)
+        self._depth: tuple[float, Depth] | None = None
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+
+        self.enqueued = self._counter("enqueued", "Jobs enqueued by this process.")
+        self.completed = self._counter("completed", "Jobs completed.")
+        self.failed = self._counter("failed", "Jobs that ended failed: given up, out of attempts or expired.")
+        self.retried = self._counter("retried", "Attempts that failed and whose job went back to be tried again.")
+        self.released = self._counter("released", "Jobs handed back uncharged.")
+        self.rescued = self._counter("rescued", "Jobs of lost workers that were put back, uncharged.")
+        self.unknown_name = self._counter("unknown_name", "Jobs handed back because this worker knows no such name.")
+        self.lease_lost = self._counter("lease_lost", "Leases lost, with all jobs held under them.")
+        self.refused_completions = self._counter(
+            "refused_completions", "Outcomes refused because the lease had been lost."
+        )
+        self.duration = self._histogram("duration", "Seconds an attempt ran.")
+        self.queue_wait_time = self._histogram("queue_wait_time", "Seconds a job was due before it started.")
+        self.busy_slots = self._gauge("busy_slots", "Jobs running in this process.")
+        self.slots = self._gauge("slots", "Jobs this process may run at a time.")
+        self._registry.register(self)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter = Counter(f"background_jobs_{name}", text, LABELS, registry=self._registry)
+        return counter.labels(*self._labels)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        gauge = Gauge(f"background_jobs_{name}", text, LABELS, registry=self._registry)
+        return gauge.labels(*self._labels)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        histogram = Histogram(f"background_jobs_{name}", text, LABELS, registry=self._registry, buckets=_BUCKETS)
+        return histogram.labels(*self._labels)
+
+    def observe_depth(self, depth: Depth) -> None:
+        """Publish this depth, until it is too old."""
+        self._depth = (self._clock(), depth)
+
+    def collect(self) -> Iterator[Metric]:
+        """The depth's gauges while it is fresh, for the registry; none otherwise."""
+        if self._depth is None or self._clock() - self._depth[0] > DEPTH_MAX_AGE_SECONDS:
+            return
+        depth = self._depth[1]
+        for name, text, value in (
+            ("queue_depth", "Jobs that could start now.", depth.ready),
+            ("queue_delayed", "Jobs whose time has not come.", depth.delayed),
+            ("queue_in_flight", "Jobs held by workers.", depth.in_flight),
+            ("queue_dead_lettered", "Jobs in the dead-letter queue.", depth.dead_lettered),
+            ("queue_oldest_age_seconds", "How long the oldest ready job is due.", depth.oldest_ready_age_seconds),
+        ):
+            family = GaugeMetricFamily(f"background_jobs_{name}", text, labels=LABELS)
+            family.add_metric(self._labels, value)
+            yield family
+
+    def render(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,34 @@
+"""Handlers: what runs a job. One Protocol, one module per kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from headrace.app import Context
+    from headrace.runtime.outcome import Outcome
+
+
+class HandlerError(Exception):
+    """A handler can't be made as configured; the message says what to mend."""
+
+
+class Handler(Protocol):
+    """Runs jobs."""
+
+    @property
+    def abandoned(self) -> int:
+        """Runs that were cancelled and go on regardless: each holds a slot until it ends."""
+        ...
+
+    def knows(self, name: str) -> bool:
+        """Whether jobs of this name can be run at all."""
+        ...
+
+    async def run(self, context: Context) -> Outcome:
+        """Run one job to its outcome. Cancelled, it stops what it started and lets the cancellation through."""
+        ...
+
+    def close(self) -> None:
+        """No further job will come."""
+        ...

@@ -1,0 +1,41 @@
+"""How long a failed job waits. Pure: chance is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with jitter."""
+
+    initial_delay_seconds: float = 1.0
+    multiplier: float = 2.0
+    max_delay_seconds: float = 600.0
+    jitter: float = 0.2
+    """The part of the delay that chance decides: 0 is none, 1 is anything between none and all of it."""
+
+    def delay_seconds(self, attempt: int, chance: float) -> float:
+        """The delay after this attempt failed.
+
+        Parameters
+        ----------
+        attempt
+            The attempt that failed; 1 is the first.
+        chance
+            Uniform in [0, 1).
+        """
+        try:
+            delay = self.initial_delay_seconds * self.multiplier ** (attempt - 1)
+        except OverflowError:
+            delay = self.max_delay_seconds
+        # Taken off rather than put on, so that the maximum is one.
+        return min(delay, self.max_delay_seconds) * (1 - self.jitter * chance)
+
+
+def unknown_name_delay_seconds(age_seconds: float, chance: float) -> float:
+    """How long a job waits whose name this worker does not know: as long as it has waited, from 1 s to a minute.
+
+    Producers are often deployed before workers: soon is likely at first, and less so the longer it takes.
+    """
+    return min(max(age_seconds, 1.0), 60.0) * (1 - 0.2 * chance)
