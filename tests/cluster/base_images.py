@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +12,25 @@ from cluster import engine
 from cluster.engine import docker
 from cluster.errors import ClusterError
 from cluster.places import cache, fingerprint, locked
-from cluster.processes import run, succeeds
+from cluster.processes import pipe, run, succeeds
 from cluster.progress import say, step
 
 _PYTHON = "python:3.13-slim"
 _DEBIAN = "debian:bookworm-slim"
 _SUITE = "bookworm"
+_UNREAD = ("doc", "info", "locale", "man")
 # Where Debian, and so every image here, keeps the authorities it trusts.
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+# As in Debian's own slim images: what nobody reads inside a container is neither installed nor cached.
+_SLIM = {
+    "etc/dpkg/dpkg.cfg.d/slim": "".join(f"path-exclude /usr/share/{name}/*\n" for name in _UNREAD),
+    "etc/apt/apt.conf.d/slim": (
+        'Acquire::Languages "none";\n'
+        'Dir::Cache::pkgcache "";\n'
+        'Dir::Cache::srcpkgcache "";\n'
+        'DPkg::Post-Invoke {"rm -f /var/cache/apt/archives/*.deb";};\n'
+    ),
+}
 # A registry that can be reached answers in less; one that can't should cost no more.
 _REGISTRY_TIMEOUT_SECONDS = 5.0
 
@@ -95,7 +105,7 @@ def docker_build(image: str, dockerfile: Path, *, context: Path, arguments: Mapp
 
 def _bootstrapped() -> str:
     bundle = CA_BUNDLE if CA_BUNDLE.exists() else ""
-    image = f"headrace/debian:{_SUITE}-{fingerprint(bundle)}"
+    image = f"headrace/debian:{_SUITE}-{fingerprint(bundle, *_SLIM.values())}"
     with locked("debian-image"):
         if not exists(image):
             _require_debootstrap()
@@ -134,12 +144,14 @@ def _bootstrap(root: Path, image: str) -> None:
         ],
         failure="debootstrap can't fetch Debian's packages: see that apt-get works on this machine",
     )
-    for leftover in (root / "var/cache/apt/archives").glob("*.deb"):
-        leftover.unlink()
+    for unread in (*(f"usr/share/{name}" for name in _UNREAD), "var/cache/apt", "var/lib/apt/lists"):
+        shutil.rmtree(root / unread)
+        (root / unread).mkdir()
+    for name, content in _SLIM.items():
+        (root / name).write_text(content)
     if CA_BUNDLE.exists():
         shutil.copy(CA_BUNDLE, root / CA_BUNDLE.relative_to("/"))
-    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
-        subprocess.run(["docker", "import", "-", image], stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True)
+    pipe(["tar", "-C", root, "-c", "."], ["docker", "import", "-", image], failure=f"Docker can't import {image}")
 
 
 def _mirror() -> list[str]:

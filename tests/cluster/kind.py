@@ -11,11 +11,13 @@ from cluster.engine import docker
 from cluster.errors import ClusterError
 from cluster.node_image import NodeImage, node_image
 from cluster.places import BUILD, KUBECONFIG, REPOSITORY, locked
-from cluster.processes import run, succeeds, wait_until
+from cluster.processes import pipe, run, succeeds, wait_until
 from cluster.progress import say, step
 
 NAME = "headrace"
 _NODE = f"{NAME}-control-plane"
+_CTR = ("ctr", "--namespace=k8s.io", "images")
+_LOADED = "headrace.dev/docker-id"
 _CONFIG = REPOSITORY / "kind-config.yaml"
 # A node that is started again has its pods to start again too.
 _RECOVERY_TIMEOUT_SECONDS = 90.0
@@ -52,7 +54,7 @@ def up() -> Cluster:
     with locked("kind"):
         cluster = Cluster(kubeconfig=KUBECONFIG, kubectl=tools.kubectl())
         image = node_image()
-        if not _reuse(image, cluster):
+        if not _reuse(image):
             _delete()
             _create(image, cluster)
     return cluster
@@ -71,13 +73,34 @@ def down() -> None:
 
 def is_up() -> bool:
     """Whether the cluster answers and its node is ready."""
-    return engine.answers() and _node_runs() and _healthy(KUBECONFIG, tools.kubectl())
+    return engine.answers() and _node_runs() and _healthy()
 
 
 def load_images(images: Sequence[str]) -> None:
-    """Copy images from Docker into the cluster."""
-    with step(f"load {', '.join(images)}"):
-        run([tools.kind(), "load", "docker-image", f"--name={NAME}", *images])
+    """Copy images from Docker into the cluster; those that it has already cost nothing."""
+    if not _node_runs():
+        raise ClusterError("there is no cluster to load images into: bring it up first")
+    marks = {image: f"{_LOADED}={docker('image', 'inspect', '--format={{.Id}}', image).strip()}" for image in images}
+    missing = [image for image, mark in marks.items() if not _is_loaded(image, mark)]
+    if not missing:
+        return
+    with step(f"load {', '.join(missing)}"):
+        importing = ["import", "--all-platforms", "--snapshotter=overlayfs", "-"]
+        pipe(
+            ["docker", "save", *missing],
+            ["docker", "exec", "--interactive", _NODE, *_CTR, *importing],
+            failure="the node's containerd refuses the images",
+        )
+        for image in missing:
+            docker("exec", _NODE, *_CTR, "label", reference(image), marks[image])
+
+
+def reference(image: str) -> str:
+    """Return the full name by which containerd knows what Docker calls `image`."""
+    registry, slash, _ = image.partition("/")
+    if slash and ("." in registry or ":" in registry or registry == "localhost"):
+        return image
+    return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
 
 
 def configuration(base: str, *, carries_cni: bool, restrict_oom_score: bool) -> str:
@@ -107,7 +130,7 @@ def configuration(base: str, *, carries_cni: bool, restrict_oom_score: bool) -> 
     return "".join(parts)
 
 
-def _reuse(image: NodeImage, cluster: Cluster) -> bool:
+def _reuse(image: NodeImage) -> bool:
     """Whether there is a cluster of this node image that is healthy, or becomes so when its node is started."""
     if not succeeds(["docker", "container", "inspect", _NODE]):
         return False
@@ -120,11 +143,13 @@ def _reuse(image: NodeImage, cluster: Cluster) -> bool:
         docker("start", _NODE)
         patience = _RECOVERY_TIMEOUT_SECONDS
     try:
-        _write_kubeconfig()
-        wait_until("the cluster", lambda: _healthy(cluster.kubeconfig, cluster.kubectl), timeout_seconds=patience)
+        wait_until("the cluster", _healthy, timeout_seconds=patience)
     except ClusterError:
         say("the cluster is not healthy: it is made anew")
         return False
+    BUILD.mkdir(exist_ok=True)
+    run([tools.kind(), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}"])
+    KUBECONFIG.chmod(0o600)
     return True
 
 
@@ -159,17 +184,17 @@ def _delete() -> None:
             run([tools.kind(), "delete", "cluster", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}"])
 
 
-def _write_kubeconfig() -> None:
-    BUILD.mkdir(exist_ok=True)
-    run([tools.kind(), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}"])
-    KUBECONFIG.chmod(0o600)
+def _is_loaded(image: str, mark: str) -> bool:
+    # kind's own way asks crictl, which Debian has not: the label says which of Docker's images this one was.
+    label, _, identity = mark.partition("=")
+    return bool(docker("exec", _NODE, *_CTR, "ls", "--quiet", f'name=={reference(image)},labels."{label}"=={identity}'))
 
 
 def _node_runs() -> bool:
     return succeeds(["docker", "exec", _NODE, "true"])
 
 
-def _healthy(kubeconfig: Path, kubectl: Path) -> bool:
-    return succeeds(
-        [kubectl, f"--kubeconfig={kubeconfig}", "wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"]
-    )
+def _healthy() -> bool:
+    admin = "--kubeconfig=/etc/kubernetes/admin.conf"
+    ready = ["wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"]
+    return succeeds(["docker", "exec", _NODE, "kubectl", admin, *ready])

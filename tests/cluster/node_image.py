@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,8 @@ from pathlib import Path
 from cluster import base_images, build, versions
 from cluster.base_images import build_image, exists, pulled
 from cluster.engine import docker
-from cluster.errors import ClusterError
 from cluster.places import NODE_SOURCES, fingerprint, locked
-from cluster.processes import run, succeeds, wait_until
+from cluster.processes import pipe, run, succeeds, wait_until
 from cluster.progress import step
 
 # The one that kind was released with.
@@ -139,20 +137,9 @@ def _import(images: Sequence[str]) -> None:
         lambda: succeeds(["docker", "exec", _CONTAINER, "ctr", "version"]),
         timeout_seconds=_CONTAINERD_TIMEOUT_SECONDS,
     )
-    importing = [
-        "docker",
-        "exec",
-        "--interactive",
-        _CONTAINER,
-        "ctr",
-        "--namespace=k8s.io",
-        "images",
-        "import",
-        "--no-unpack",
-        "-",
-    ]
-    with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
-        done = subprocess.run(importing, stdin=saved.stdout, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"the node's containerd refuses the images of Kubernetes: {done.stderr.strip()}")
+    pipe(
+        ["docker", "save", *images],
+        ["docker", "exec", "--interactive", _CONTAINER, "ctr", "-n=k8s.io", "images", "import", "--no-unpack", "-"],
+        failure="the node's containerd refuses the images of Kubernetes",
+    )
     _inside("pkill containerd; while pgrep containerd >/dev/null; do sleep 0.1; done; rm -rf /run/containerd")

@@ -59,6 +59,22 @@ def run(
     return done.stdout
 
 
+def pipe(source: Sequence[str | Path], target: Sequence[str | Path], *, failure: str) -> None:
+    """Run `source` into `target`; should either fail, say `failure` with what they said."""
+    with subprocess.Popen(
+        [str(word) for word in source], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as producer:
+        consumer = subprocess.run(
+            [str(word) for word in target], stdin=producer.stdout, capture_output=True, check=False
+        )
+        assert producer.stdout is not None
+        # Else a source whose target has ended would wait for ever to be read.
+        producer.stdout.close()
+        _, said = producer.communicate()
+    if producer.returncode or consumer.returncode:
+        raise ClusterError(f"{failure}\n{_last_lines((said + consumer.stderr).decode(errors='replace'))}")
+
+
 def succeeds(command: Sequence[str | Path], *, timeout_seconds: float = 10.0) -> bool:
     """Whether `command` is there and exits 0 in time."""
     try:
