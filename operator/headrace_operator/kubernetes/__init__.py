@@ -5,6 +5,6 @@ Requests are plain manifests in and out; what goes wrong comes out as `core.mode
 
 from headrace_operator.kubernetes.api import KubernetesApi
 from headrace_operator.kubernetes.cluster import KubernetesCluster
-from headrace_operator.kubernetes.metrics_api import KubernetesMetricsApiCluster
+from headrace_operator.kubernetes.metrics_api import MetricsApiAccess
 
-__all__ = ["KubernetesApi", "KubernetesCluster", "KubernetesMetricsApiCluster"]
+__all__ = ["KubernetesApi", "KubernetesCluster", "MetricsApiAccess"]

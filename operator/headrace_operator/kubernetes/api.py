@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -37,12 +38,12 @@ _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=10
 
 _RESOURCES = {
     ("v1", "ConfigMap"): "configmaps",
+    ("v1", "Event"): "events",
     ("v1", "Pod"): "pods",
     ("v1", "Secret"): "secrets",
     ("apiregistration.k8s.io/v1", "APIService"): "apiservices",
     ("apps/v1", "Deployment"): "deployments",
     ("autoscaling/v2", "HorizontalPodAutoscaler"): "horizontalpodautoscalers",
-    ("events.k8s.io/v1", "Event"): "events",
     ("headrace.dev/v1alpha1", "JobQueue"): "jobqueues",
     ("headrace.dev/v1alpha1", "JobWorkerPool"): "jobworkerpools",
 }
@@ -57,17 +58,24 @@ def collection_path(api_version: str, kind: str, namespace: str | None = None) -
 
 def object_path(api_version: str, kind: str, key: ObjectKey) -> str:
     """The path of one namespaced object."""
-    return f"{collection_path(api_version, kind, key.namespace)}/{key.name}"
+    return f"{collection_path(api_version, kind, quote(key.namespace, safe=''))}/{quote(key.name, safe='')}"
 
 
 class KubernetesApi:
     """The API server, inside an `async with` block.
 
-    Logs in by `KUBECONFIG`, else as the pod's ServiceAccount, else by ``~/.kube/config``.
+    Parameters
+    ----------
+    kubeconfig
+        How to log in. Defaults to the file that `KUBECONFIG` names, else the pod's ServiceAccount, else
+        ``~/.kube/config``.
     """
 
+    def __init__(self, kubeconfig: str | None = None) -> None:
+        self._kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
+
     async def __aenter__(self) -> Self:
-        self._client = client.ApiClient(await _configuration())
+        self._client = client.ApiClient(await _configuration(self._kubeconfig))
         return self
 
     async def __aexit__(
@@ -142,14 +150,14 @@ class KubernetesApi:
             raise error_from_failure(failure, subject) from failure
 
 
-async def _configuration() -> client.Configuration:
+async def _configuration(kubeconfig: str | None) -> client.Configuration:
     configuration = client.Configuration()
     try:
-        if not os.environ.get("KUBECONFIG") and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration, persist_config=False
+                config_file=kubeconfig, client_configuration=configuration, persist_config=False
             )
     except config.ConfigException as error:
         raise TransientError("NoCluster", f"there is no cluster to log in to: {error}; set KUBECONFIG") from None

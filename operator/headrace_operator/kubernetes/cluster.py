@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import os
 import secrets
-import socket
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from headrace_operator.core.conditions import timestamp
 from headrace_operator.core.model import (
     FIELD_MANAGER,
     GROUP,
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _API_VERSION = f"{GROUP}/{VERSION}"
-_EVENT_NOTE_LENGTH = 1000
-"""The API takes 1024 bytes."""
+_EVENT_MESSAGE_BYTES = 1024
+"""The API takes no longer message."""
 
 
 class KubernetesCluster:
@@ -69,7 +68,6 @@ class KubernetesCluster:
         self._autoscalers: list[Informer[dict[str, Any]]] = []
         self._pods: list[Informer[WorkerPod]] = []
         self._watching = AsyncExitStack()
-        self._instance = os.environ.get("HOSTNAME") or socket.gethostname()
         for namespace in namespaces or (None,):
             self._deployments.append(
                 Informer(
@@ -187,21 +185,17 @@ class KubernetesCluster:
     async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
         """See `reconcile.ports.Cluster`."""
         metadata = owner["metadata"]
+        now = timestamp(datetime.now(UTC))
         event = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {
-                "namespace": metadata["namespace"],
-                "name": f"{metadata['name']}.{secrets.token_hex(8)}",
-            },
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": f"{GROUP}/{FIELD_MANAGER}",
-            "reportingInstance": self._instance,
-            "action": "Reconcile",
+            "metadata": {"namespace": metadata["namespace"], "name": f"{metadata['name']}.{secrets.token_hex(8)}"},
             "type": event_type,
             "reason": reason,
-            "note": message.encode()[:_EVENT_NOTE_LENGTH].decode(errors="ignore"),
-            "regarding": {
+            "message": message.encode()[:_EVENT_MESSAGE_BYTES].decode(errors="ignore"),
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "involvedObject": {
                 "apiVersion": owner["apiVersion"],
                 "kind": owner["kind"],
                 "namespace": metadata["namespace"],
@@ -210,9 +204,7 @@ class KubernetesCluster:
             },
         }
         try:
-            await self._api.request(
-                "POST", collection_path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event
-            )
+            await self._api.request("POST", collection_path("v1", "Event", metadata["namespace"]), body=event)
         except OperatorError as error:
             # The condition and the log say the same; a namespace that is going takes no events.
             logger.debug("An event was lost: %s", error.message)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import FIELD_MANAGER, ObjectKey
-from headrace_operator.kubernetes.api import MERGE_PATCH, collection_path, object_path
+from headrace_operator.kubernetes.api import JSON_PATCH, collection_path, object_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from headrace_operator.kubernetes.api import KubernetesApi
 
     Manifest = Mapping[str, Any]
 
 
-class KubernetesMetricsApiCluster:
+class MetricsApiAccess:
     """What serving the external metrics reads and writes."""
 
     def __init__(self, api: KubernetesApi) -> None:
@@ -45,14 +45,14 @@ class KubernetesMetricsApiCluster:
         """See `metrics_api.ports.MetricsApiCluster`."""
         return await self._api.find(_api_service_path(name))
 
-    async def patch_api_service(self, name: str, patch: Manifest) -> None:
+    async def patch_api_service(self, name: str, patch: Sequence[Mapping[str, Any]]) -> None:
         """See `metrics_api.ports.MetricsApiCluster`."""
         await self._api.request(
             "PATCH",
             _api_service_path(name),
             query={"fieldManager": FIELD_MANAGER},
             body=patch,
-            content_type=MERGE_PATCH,
+            content_type=JSON_PATCH,
         )
 
 

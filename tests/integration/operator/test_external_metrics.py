@@ -14,14 +14,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes.aio import config
 
 from cluster.certificates import Authority, Credential
 from cluster.control_plane import ControlPlane
 from cluster.errors import ClusterError
 from headrace_operator.core.external_metrics import MetricValue
 from headrace_operator.core.model import ObjectKey, TransientError
-from headrace_operator.kubernetes.metrics_api import MetricsApiAccess
+from headrace_operator.kubernetes import KubernetesApi, MetricsApiAccess
 from headrace_operator.metrics_api import ExternalMetricsServer
 from support.kubectl import eventually
 
@@ -104,9 +103,8 @@ def _clean(control_plane: ControlPlane) -> Iterator[None]:
 @pytest.fixture
 async def cluster(control_plane: ControlPlane) -> AsyncIterator[MetricsApiAccess]:
     kubeconfig = control_plane.kubeconfig_for_service_account(SERVICE.namespace, "operator")
-    client = await config.new_client_from_config(config_file=str(kubeconfig))  # type: ignore[no-untyped-call]
-    async with client:
-        yield MetricsApiAccess(client)
+    async with KubernetesApi(str(kubeconfig)) as api:
+        yield MetricsApiAccess(api)
 
 
 @pytest.fixture

@@ -1,0 +1,98 @@
+"""The operator's own metrics, and the depth of queues that no worker publishes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from headrace_operator.core.model import OperatorError, SampleSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headrace_operator.core.model import ObjectKey
+    from headrace_operator.reconcile.observations import Observations
+
+_LABELS = ("namespace", "queue")
+
+
+class OperatorMetrics:
+    """Everything that ``/metrics`` shows."""
+
+    def __init__(self, observations: Observations) -> None:
+        self.registry = CollectorRegistry()
+        self._reconciles = Counter(
+            "headrace_operator_reconciles",
+            "Looks at an object, by how they ended.",
+            ("kind", "outcome"),
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "headrace_operator_reconcile_errors",
+            "Looks at an object that failed, by the reason in its condition.",
+            ("kind", "reason"),
+            registry=self.registry,
+        )
+        self._durations = Histogram(
+            "headrace_operator_reconcile_duration_seconds",
+            "How long a look at an object took.",
+            ("kind",),
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self.registry,
+        )
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.registry.register(_BackendDepths(observations))
+
+    def observe(self, kind: str, seconds: float, error: Exception | None) -> None:
+        """Count one look."""
+        self._durations.labels(kind).observe(seconds)
+        self._reconciles.labels(kind, "failed" if error else "succeeded").inc()
+        if error is not None:
+            reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
+            self._failures.labels(kind, reason).inc()
+
+
+class _BackendDepths(Collector):
+    """The queues whose newest sample no worker told: workers publish the same gauges, and never both at a time."""
+
+    def __init__(self, observations: Observations) -> None:
+        self._observations = observations
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """What the operator has read from backends."""
+        families = {
+            "ready": GaugeMetricFamily(
+                "background_jobs_queue_depth",
+                "Jobs that could start now: due, unexpired, held by nobody.",
+                labels=_LABELS,
+            ),
+            "delayed": GaugeMetricFamily(
+                "background_jobs_queue_delayed",
+                "Jobs whose time has not come, waiting retries among them.",
+                labels=_LABELS,
+            ),
+            "in_flight": GaugeMetricFamily(
+                "background_jobs_queue_in_flight", "Jobs that a worker holds.", labels=_LABELS
+            ),
+            "dead_lettered": GaugeMetricFamily(
+                "background_jobs_queue_dead_lettered", "Jobs in the dead-letter queue.", labels=_LABELS
+            ),
+            "oldest_ready_age_seconds": GaugeMetricFamily(
+                "background_jobs_queue_oldest_age_seconds",
+                "How long the oldest ready job has been due.",
+                labels=_LABELS,
+            ),
+        }
+        for queue, sample in self._observations.fresh_samples().items():
+            if sample.source is SampleSource.BACKEND:
+                for field, family in families.items():
+                    family.add_metric(_values(queue), getattr(sample.depth, field))
+        yield from families.values()
+
+
+def _values(queue: ObjectKey) -> tuple[str, str]:
+    return queue.namespace, queue.name
