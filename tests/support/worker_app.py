@@ -1,0 +1,65 @@
+"""The application that worker tests run. Jobs note what they do in the directory that RECORDS names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from headrace import App, Context, DeadLetterError, new_job
+
+app = App()
+_records = Path(os.environ.get("RECORDS", "."))
+
+
+def note(kind: str, context: Context) -> None:
+    (_records / f"{kind}-{context.job.id}-{context.attempt}-{time.monotonic_ns()}").touch()
+
+
+@app.job("quick")
+async def quick(payload: Any, context: Context) -> None:
+    note("done", context)
+
+
+@app.job("in-thread")
+def in_thread(payload: Any, context: Context) -> None:
+    note("done", context)
+
+
+@app.job("gated")
+async def gated(payload: str, context: Context) -> None:
+    """Runs until the file that the payload names is there."""
+    note("started", context)
+    while not (_records / payload).exists():  # noqa: ASYNC110 - what it waits for is another process's
+        await asyncio.sleep(0.02)
+    note("done", context)
+
+
+@app.job("failing")
+async def failing(payload: Any, context: Context) -> None:
+    note("started", context)
+    raise ValueError(f"no luck with {payload}")
+
+
+@app.job("hopeless")
+async def hopeless(payload: Any) -> None:
+    raise DeadLetterError("there is no such picture")
+
+
+@app.job("exiting")
+async def exiting(payload: Any) -> None:
+    raise SystemExit(3)
+
+
+@app.job("parent")
+async def parent(payload: Any, context: Context) -> None:
+    await context.enqueue([new_job("quick"), new_job("quick")])
+
+
+@app.job("stuck-thread")
+def stuck_thread(payload: str, context: Context) -> None:
+    note("started", context)
+    while not (_records / payload).exists():
+        time.sleep(0.02)
