@@ -275,10 +275,13 @@ class Worker:
             log.debug("job started %s", described(job))
         started = perf_counter()
         try:
+            limit = asyncio.timeout(self._job_timeout_seconds)
             try:
-                async with asyncio.timeout(self._job_timeout_seconds):
+                async with limit:
                     outcome = await self._handler.run(Context(job=job, enqueue=self._enqueue))
             except TimeoutError:
+                if not limit.expired():
+                    raise  # The handler's own.
                 outcome = Failed(f"timed out after {self._job_timeout_seconds:g} s")
         except asyncio.CancelledError:
             task = asyncio.current_task()

@@ -29,7 +29,8 @@ from headrace.queues.postgres.statements import code_version, queries
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-CONNECT_TIMEOUT_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 4.0
+"""So that a server which takes connections and says nothing shows in a condition within 10 s."""
 COMMAND_TIMEOUT_SECONDS = 30.0
 """A query that takes longer hangs: behind a dead server, or a lock that somebody forgot."""
 CLOSE_TIMEOUT_SECONDS = 5.0
@@ -37,7 +38,15 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 # A peer that vanished without a word (node loss, dropped NAT entry) is noticed in about this time, idle or not.
 _PEER_GONE_SECONDS = 20
 
-_EXPECTED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError)
+# InternalClientError is how asyncpg may say that the server ended a pooled connection just before it was used.
+_EXPECTED = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +227,7 @@ async def _watch_peer(connection: Any) -> None:
 
 
 async def _leave_as_is(_connection: Any) -> None:
-    pass
+    """Reset nothing."""
 
 
 @contextmanager
@@ -271,7 +280,7 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return QueueAccessError(f"TLS with the database failed: {error}; mend the CA certificate or the host name")
         case TimeoutError():
             return QueueUnavailableError("the database did not answer in time")
-        case OSError() | asyncpg.InterfaceError():
+        case OSError() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return QueueUnavailableError(f"the database can't be reached: {str(error) or type(error).__name__}")
         case _:
             return _configuration_error(error)
