@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 from cluster.places import NODE_SOURCES, cache, locked
-from cluster.processes import end_those_naming, last_lines, naming, run, start_daemon, succeeds, wait_until
+from cluster.processes import end_those_naming, is_running, last_lines, naming, run, start_daemon, succeeds, wait_until
 from cluster.progress import say, step
 
 _PACKAGES = ("docker.io", "iptables")
@@ -22,6 +22,7 @@ _PACKAGES = ("docker.io", "iptables")
 _RUN = Path("/run/headrace-engine")
 _CONFIGURATION = _RUN / "daemon.json"
 _PID_FILE = _RUN / "dockerd.pid"
+_CONTAINERD_PID_FILE = _RUN / "exec" / "containerd" / "containerd.pid"
 # The words in our engine's command line that no other engine's has.
 _OURS = f"--config-file={_CONFIGURATION}"
 _SOCKET = "unix:///var/run/docker.sock"
@@ -76,6 +77,7 @@ def stop() -> None:
         if is_ours():
             with step("stop our Docker engine"):
                 end_those_naming(_OURS, timeout_seconds=_STOP_TIMEOUT_SECONDS)
+        _unmount_leftovers()
         shutil.rmtree(_RUN, ignore_errors=True)
 
 
@@ -155,17 +157,45 @@ def _start() -> None:
         # A copy: the engine may outlive this working tree.
         runtime = home / "runc-lesscaps"
         shutil.copy(NODE_SOURCES / "runc-lesscaps", runtime)
-    _CONFIGURATION.write_text(json.dumps(daemon_configuration(data=home / "data", runtime=runtime), indent=2))
-    # Left by an engine that was killed, it may name any process by now, and a new engine would refuse to start.
+    _CONFIGURATION.write_text(json.dumps(daemon_configuration(data=_data(), runtime=runtime), indent=2))
+    # One of ours that runs and doesn't answer is past help.
+    end_those_naming(_OURS, timeout_seconds=_STOP_TIMEOUT_SECONDS)
     _PID_FILE.unlink(missing_ok=True)
+    _forget_dead_containerd()
     log = home / "dockerd.log"
     log.unlink(missing_ok=True)
 
-    def answered() -> bool:
-        if not naming(_OURS):
-            raise ClusterError(f"dockerd ended at once; its log is {log}\n{last_lines(log)}")
-        return answers()
-
     with step("start a Docker engine of our own"):
-        start_daemon(["dockerd", _OURS], log=log)
+        pid = start_daemon(["dockerd", _OURS], log=log)
+
+        def answered() -> bool:
+            if not is_running(pid):
+                raise ClusterError(f"dockerd ended at once; its log is {log}\n{last_lines(log)}")
+            return answers()
+
         wait_until("the Docker engine", answered, timeout_seconds=_START_TIMEOUT_SECONDS)
+
+
+def _forget_dead_containerd() -> None:
+    """Remove the pid file of a containerd that ended with its engine: a new engine would wait for it in vain.
+
+    It looks for the process by number alone, and takes a dead one that nobody has noticed yet for a live one.
+    """
+    try:
+        pid = int(_CONTAINERD_PID_FILE.read_text())
+    except (OSError, ValueError):
+        return
+    if pid not in naming(str(_RUN)):
+        _CONTAINERD_PID_FILE.unlink()
+
+
+def _unmount_leftovers() -> None:
+    """Unmount what an engine that was killed had mounted, the innermost first."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in reversed(points):
+        if any(Path(point).is_relative_to(ours) for ours in (_RUN, _data())):
+            run(["umount", point])
+
+
+def _data() -> Path:
+    return cache() / "engine" / "data"

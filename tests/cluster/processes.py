@@ -139,16 +139,29 @@ def wait_until(what: str, ready: Callable[[], bool], *, servers: Sequence[Server
         time.sleep(_POLL_SECONDS)
 
 
-def start_daemon(command: Sequence[str | Path], *, log: Path) -> None:
-    """Start a process that goes on after this one, out of reach of the terminal's Ctrl-C."""
+def start_daemon(command: Sequence[str | Path], *, log: Path) -> int:
+    """Start a process that goes on after this one, out of reach of the terminal's Ctrl-C; return its pid."""
     with log.open("ab") as output:
-        subprocess.run(
-            ["setsid", "--fork", *(str(word) for word in command)],
+        # The shell ends at once, so that the process is nobody's child here.
+        detach = 'setsid "$@" >&3 2>&3 3>&- & echo $!'
+        started = subprocess.run(
+            ["sh", "-c", f"exec 3>&2; {detach}", "sh", *(str(word) for word in command)],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
             check=True,
         )
+    return int(started.stdout)
+
+
+def is_running(pid: int) -> bool:
+    """Whether process `pid` runs; one that has ended and waits for its parent's notice does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def naming(text: str) -> list[int]:
