@@ -413,6 +413,19 @@ class DepthContract:
             assert (depth.ready, depth.delayed, depth.in_flight, depth.dead_lettered) == (2, 1, 1, 1)
             assert 20 <= depth.oldest_ready_age_seconds < 60
 
+    async def test_what_a_dead_worker_holds_counts_as_ready(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as dead, bench.queue() as alive:
+            await dead.enqueue([NewJob(), NewJob()])
+            await dead.keep_alive()
+            await dead.receive(1)
+            await bench.pass_time(LEASE_SECONDS + 1)
+            await alive.keep_alive()
+            await alive.receive(1)
+            depth = await alive.depth()
+            assert (depth.ready, depth.in_flight) == (1, 1)
+            assert depth.oldest_ready_age_seconds >= LEASE_SECONDS
+
     async def test_the_operator_counts_as_the_workers_do(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:

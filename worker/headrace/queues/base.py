@@ -109,7 +109,7 @@ class Depth:
     """How much a queue holds. The one definition that workers publish and the operator scales on."""
 
     ready: int = 0
-    """Jobs that could start now: due, unexpired, held by nobody."""
+    """Jobs that could start now: due, unexpired, held by nobody whose lease still runs."""
     delayed: int = 0
     """Jobs whose time has not come (delays and waiting retries)."""
     in_flight: int = 0

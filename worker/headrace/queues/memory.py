@@ -122,7 +122,8 @@ class MemoryBackend:
 
     def _depth(self, place: _Place) -> Depth:
         now = self.clock()
-        waiting = [entry.job for entry in place.entries.values() if entry.lease is None]
+        alive = {lease for lease, ends_at in place.leases.items() if ends_at > now}
+        waiting = [entry.job for entry in place.entries.values() if entry.lease not in alive]
         ready = [job for job in waiting if job.run_at <= now and not _expired(job, now)]
         return Depth(
             ready=len(ready),

@@ -38,15 +38,17 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 # A peer that vanished without a word (node loss, dropped NAT entry) is noticed in about this time, idle or not.
 _PEER_GONE_SECONDS = 20
 
-# InternalClientError is how asyncpg may say that the server ended a pooled connection just before it was used.
-_EXPECTED = (
-    asyncpg.PostgresError,
+# After these a connection is of no use, though it may not know yet. (InternalClientError is how asyncpg may say that the
+# server ended a pooled connection just before it was used.)
+_BROKEN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
-    ValueError,
 )
+_EXPECTED = (*_BROKEN, asyncpg.PostgresError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,11 @@ class Database:
         try:
             with _errors(self.place):
                 async with self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
-                    yield connection
+                    try:
+                        yield connection
+                    except _BROKEN:
+                        connection.terminate()
+                        raise
         except QueueUnavailableError:
             self._lost = True
             raise

@@ -244,19 +244,22 @@ WITH pruned AS (
 SELECT count(*)::integer FROM pruned
 
 -- name: depths
--- Count queues by name. Ready are jobs that could start now: due, unexpired, held by nobody. Whole partial indexes are
--- counted and the few expired subtracted, so that no row is visited. The oldest is looked for among the first hundred
--- of each priority: exact but for retried jobs, which stand at the head with a later due time.
+-- Count queues by name. Ready are jobs that could start now: due, unexpired, held by nobody who is known to live (what
+-- a dead worker held must wake a pool that is at zero). Whole partial indexes are counted and the few expired
+-- subtracted, so that no ready or delayed row is visited. The oldest is looked for among the first hundred
+-- of each priority: exact but for retried jobs, which stand at the head with a later due time. (BETWEEN, because with =
+-- the planner may walk the primary key for a priority that nobody uses.)
 SELECT queue.name,
     (SELECT count(*) FROM {schema}.jobs AS job WHERE job.queue_id = queue.id AND job.state = 0)
     + (SELECT count(*) FROM {schema}.jobs AS job
         WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at <= now())
     - (SELECT count(*) FROM {schema}.jobs AS job
         WHERE job.queue_id = queue.id AND job.expires_at <= now() AND job.run_at <= now()
-            AND job.expires_at IS NOT NULL AND job.attempt = 0 AND job.state <> 2) AS ready,
+            AND job.expires_at IS NOT NULL AND job.attempt = 0 AND job.state <> 2)
+    + running.stranded AS ready,
     (SELECT count(*) FROM {schema}.jobs AS job
         WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at > now()) AS delayed,
-    (SELECT count(*) FROM {schema}.jobs AS job WHERE job.queue_id = queue.id AND job.state = 2) AS in_flight,
+    running.held AS in_flight,
     (SELECT count(*) FROM {schema}.dead_jobs AS dead WHERE dead.queue_id = queue.id) AS dead_lettered,
     coalesce(extract(epoch FROM now() - least(
         (SELECT min(head.run_at)
@@ -264,17 +267,27 @@ SELECT queue.name,
                 LATERAL (
                     SELECT job.run_at
                     FROM {schema}.jobs AS job
-                    WHERE job.queue_id = queue.id AND job.state = 0 AND job.priority = level.priority
+                    WHERE job.queue_id = queue.id AND job.state = 0
+                        AND job.priority BETWEEN level.priority AND level.priority
                         AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                    ORDER BY job.id
+                    ORDER BY job.priority DESC, job.id
                     LIMIT 100
                 ) AS head),
         (SELECT min(job.run_at)
             FROM {schema}.jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at <= now()
-                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now()))
+                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())),
+        running.stranded_since
     )), 0)::double precision AS oldest_ready_age_seconds
-FROM {schema}.queues AS queue
+FROM {schema}.queues AS queue,
+    LATERAL (
+        SELECT count(*) FILTER (WHERE lease.id IS NOT NULL) AS held,
+            count(*) FILTER (WHERE lease.id IS NULL) AS stranded,
+            min(job.run_at) FILTER (WHERE lease.id IS NULL) AS stranded_since
+        FROM {schema}.jobs AS job
+            LEFT JOIN {schema}.leases AS lease ON lease.id = job.lease_id AND lease.expires_at > now()
+        WHERE job.queue_id = queue.id AND job.state = 2
+    ) AS running
 WHERE queue.name = ANY ($1::text[])
 
 -- name: shared_depth
