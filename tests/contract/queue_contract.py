@@ -409,6 +409,7 @@ class DepthContract:
             expired_in_time_to_come = NewJob(delay_seconds=10, expires_at=datetime.now(UTC) + timedelta(seconds=5))
             await queue.enqueue([NewJob(), due, waiting, expired, expired_in_time_to_come])
             await bench.pass_time(20)
+            await queue.keep_alive()
             depth = await queue.depth()
             assert (depth.ready, depth.delayed, depth.in_flight, depth.dead_lettered) == (2, 1, 1, 1)
             assert 20 <= depth.oldest_ready_age_seconds < 60
