@@ -66,14 +66,15 @@ class PostgresServer:
             **_unprivileged(),
         )
 
-    def start(self) -> None:
-        """Start, and wait until it answers."""
+    def start(self, *settings: str) -> None:
+        """Start with these settings (``name=value``), and wait until it answers."""
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(str(self.binaries / "postgres"), "-D", str(self.directory), "-p", str(self.port)),
                     *("-k", str(self.directory)),
                     *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
+                    *(word for setting in settings for word in ("-c", setting)),
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -87,6 +88,15 @@ class PostgresServer:
                 complaints = (self.directory / "server.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"PostgreSQL did not start:\n{complaints}")
             time.sleep(0.02)
+
+    def give(self, name: str, content: bytes) -> Path:
+        """A file that only the server may read, such as a key."""
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        if os.geteuid() == 0:
+            shutil.chown(path, "postgres", "postgres")
+        return path
 
     def stop(self) -> None:
         """Stop at once, breaking connections off."""

@@ -38,8 +38,8 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 # A peer that vanished without a word (node loss, dropped NAT entry) is noticed in about this time, idle or not.
 _PEER_GONE_SECONDS = 20
 
-# After these a connection is of no use, though it may not know yet. (InternalClientError is how asyncpg may say that the
-# server ended a pooled connection just before it was used.)
+# After these a connection is of no use, though it may not know yet. (InternalClientError is how asyncpg may say that
+# the server ended a pooled connection just before it was used.)
 _BROKEN = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from headrace import QueueError, from_url, new_job
+from headrace.queues.memory import MemoryQueue
+from headrace.queues.postgres import PostgresQueue
+
+
+async def test_memory_is_one_queue_within_the_process() -> None:
+    async with from_url("memory://", "letters") as one, from_url("memory://", "letters") as two:
+        assert isinstance(one, MemoryQueue)
+        (job_id,) = await one.enqueue([new_job("send")])
+        (delivery,) = await two.receive(1)
+        assert delivery.job.id == job_id
+        await two.complete([delivery])
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_postgres_has_two_schemes(scheme: str) -> None:
+    assert isinstance(from_url(f"{scheme}://me@db/jobs", "orders"), PostgresQueue)
+
+
+@pytest.mark.parametrize("url", ["mysql://me:secret@db", "me:secret@db", "", "postgresql://[me:secret"])
+def test_an_unknown_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(QueueError, match="postgresql://") as caught:
+        from_url(url, "orders")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None is how Python itself marks a module that can't be imported.
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(QueueError, match=r"pip install 'headrace\[postgres\]'"):
+        from_url("postgresql://me@db/jobs", "orders")
