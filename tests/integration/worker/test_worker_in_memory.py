@@ -1,0 +1,174 @@
+"""The worker's loop on the reference queue: what is hard to bring about from outside a process."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from headrace import App, new_job
+from headrace.metrics import WorkerMetrics
+from headrace.queues.base import Owner, QueueSettings, QueueUnavailableError, Settled
+from headrace.queues.memory import MemoryBackend, MemoryQueue
+from headrace.runtime.handlers.python import PythonHandler
+from headrace.runtime.worker import Worker
+from support.worker_process import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from headrace.queues.base import Delivery
+
+
+class World:
+    """A backend whose clock the test moves, an app, and the workers on them."""
+
+    def __init__(self) -> None:
+        self.passed = timedelta()
+        self.backend = MemoryBackend(clock=lambda: datetime.now(UTC) + self.passed)
+        self.backend.register("orders", QueueSettings(), Owner(namespace="", name="orders", uid=""))
+        self.app = App()
+        self.metrics = WorkerMetrics("shop", "orders")
+
+    def queue(self) -> MemoryQueue:
+        return MemoryQueue(self.backend, "orders")
+
+    def counted(self, name: str) -> float:
+        lines = self.metrics.render().decode().splitlines()
+        prefix = f'background_jobs_{name}{{namespace="shop",queue="orders"}} '
+        return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
+
+    @asynccontextmanager
+    async def working(self, queue: MemoryQueue | None = None, **settings: Any) -> AsyncIterator[Worker]:
+        worker = Worker(
+            queue or self.queue(),
+            PythonHandler(self.app, threads=1),
+            self.metrics,
+            poll_interval_seconds=0.05,
+            heartbeat_seconds=0.05,
+            **settings,
+        )
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            worker.stop()
+            await task
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_lost_lease_cancels_its_jobs_and_nothing_of_theirs_is_settled(world: World) -> None:
+    started: list[int] = []
+    cancelled: list[int] = []
+    gate = asyncio.Event()
+
+    @world.app.job("gated")
+    async def gated(payload: int) -> None:
+        started.append(payload)
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            cancelled.append(payload)
+            raise
+
+    async with world.queue() as other, world.working():
+        (job_id,) = await other.enqueue([new_job("gated", 1)])
+        await eventually(lambda: started == [1], what="started")
+        # Others find the lease run out before the worker's next heartbeat.
+        world.passed += timedelta(hours=1)
+        await other.maintain()
+        (taken,) = await other.receive(1)
+        assert (taken.job.id, taken.job.attempt) == (job_id, 1)
+        await eventually(lambda: cancelled == [1], what="cancelled")
+        assert (await other.complete([taken])).accepted == 1
+        assert world.counted("lease_lost_total") == 1
+        gate.set()
+        await other.enqueue([new_job("gated", 2)])
+        await eventually(lambda: world.counted("completed_total") == 1, what="work under a new lease")
+    assert world.counted("released_total") == 0
+
+
+class Unreliable(MemoryQueue):
+    """Refuses to take completions until told otherwise."""
+
+    away = True
+
+    async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
+        if self.away:
+            raise QueueUnavailableError("away")
+        return await super().complete(deliveries)
+
+
+async def test_completions_are_reported_again_until_taken_and_no_job_is_received_meanwhile(world: World) -> None:
+    ran: list[int] = []
+
+    @world.app.job("quick")
+    async def quick(payload: int) -> None:
+        ran.append(payload)
+
+    queue = Unreliable(world.backend, "orders")
+    async with world.queue() as producer, world.working(queue):
+        await producer.enqueue([new_job("quick", number) for number in range(5)])
+        await eventually(lambda: len(ran) == 5, what="all run")
+        await eventually(lambda: world.counted("busy_slots") == 0, what="all ended")
+        assert (await producer.depth()).in_flight == 5
+        queue.away = False
+        await eventually(lambda: world.counted("completed_total") == 5, what="all reported")
+    assert sorted(ran) == [0, 1, 2, 3, 4], "none ran twice"
+
+
+async def test_a_job_that_cancels_itself_or_times_out_by_itself_has_failed(world: World) -> None:
+    @world.app.job("cancelling")
+    async def cancelling(payload: None) -> None:
+        raise asyncio.CancelledError
+
+    @world.app.job("impatient")
+    async def impatient(payload: None) -> None:
+        raise TimeoutError("the shop did not answer")
+
+    async with world.queue() as producer, world.working():
+        await producer.enqueue([new_job("cancelling"), new_job("impatient")])
+        await eventually(lambda: world.counted("retried_total") == 2, what="both retried")
+
+
+async def test_a_stopped_worker_hands_back_and_gives_its_lease_back(world: World) -> None:
+    started = asyncio.Event()
+
+    @world.app.job("endless")
+    async def endless(payload: None) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with world.queue() as other:
+        await other.enqueue([new_job("endless")])
+        async with world.working():
+            await started.wait()
+        assert world.backend.places["orders"].leases == {}
+        (delivery,) = await other.receive(1)
+        assert delivery.job.attempt == 1
+
+
+async def test_no_more_jobs_run_at_once_than_there_are_slots(world: World) -> None:
+    running = 0
+    most = 0
+
+    @world.app.job("counted")
+    async def counted(payload: None) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    async with world.queue() as producer, world.working(slots=3):
+        await producer.enqueue([new_job("counted")] * 50)
+        await eventually(lambda: world.counted("completed_total") == 50, what="all completed")
+    assert most == 3
