@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster import engine
 from cluster.engine import docker
-from cluster.errors import ClusterError
+from cluster.packages import provide
 from cluster.places import cache, fingerprint, locked
 from cluster.processes import pipe, run, succeeds
-from cluster.progress import say, step
+from cluster.progress import step
 
 _PYTHON = "python:3.13-slim"
 _DEBIAN = "debian:bookworm-slim"
@@ -36,7 +34,7 @@ _REGISTRY_TIMEOUT_SECONDS = 5.0
 
 
 def debian() -> str:
-    """Return a Debian image with the machine's own certificate authorities."""
+    """Return a Debian image; one made here has the machine's own certificate authorities."""
     return pulled(_DEBIAN) or _bootstrapped()
 
 
@@ -44,9 +42,9 @@ def python() -> str:
     """Return an image with Python and its venv module."""
     return pulled(_PYTHON) or build_image(
         "headrace/python-base",
-        f"FROM {_bootstrapped()}\n"
-        "RUN apt-get update"
-        " && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv"
+        f"FROM {debian()}\n"
+        "RUN apt-get update && DEBIAN_FRONTEND=noninteractive"
+        " apt-get install -y --no-install-recommends ca-certificates python3 python3-venv"
         " && rm -rf /var/lib/apt/lists/*\n",
     )
 
@@ -108,7 +106,7 @@ def _bootstrapped() -> str:
     image = f"headrace/debian:{_SUITE}-{fingerprint(bundle, *_SLIM.values())}"
     with locked("debian-image"):
         if not exists(image):
-            _require_debootstrap()
+            provide(("debootstrap",), packages=("debootstrap",), why=f"{_DEBIAN} can't be pulled, so it is made here")
             with (
                 step(f"make a Debian {_SUITE} image from its packages", hint="about a minute"),
                 tempfile.TemporaryDirectory(prefix=".debian-", dir=cache()) as folder,
@@ -117,31 +115,18 @@ def _bootstrapped() -> str:
     return image
 
 
-def _require_debootstrap() -> None:
-    if shutil.which("debootstrap"):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise ClusterError(
-            f"{_DEBIAN} can't be pulled, and only root on Debian can make one: let Docker reach a registry"
-        )
-    say("no image registry answers: installing Debian's debootstrap to make the base image with")
-    engine.confirm("Install it?")
-    engine.install("debootstrap")
-
-
 def _bootstrap(root: Path, image: str) -> None:
+    debootstrap: list[str | Path] = [
+        "debootstrap",
+        "--variant=minbase",
+        "--include=ca-certificates",
+        _SUITE,
+        root,
+        *_mirror(),
+    ]
     run(
         # In a mount namespace of its own: what it mounts in there is gone with it, however it ends.
-        [
-            "unshare",
-            "--mount",
-            "debootstrap",
-            "--variant=minbase",
-            "--include=ca-certificates",
-            _SUITE,
-            root,
-            *_mirror(),
-        ],
+        ["unshare", "--mount", *debootstrap],
         failure="debootstrap can't fetch Debian's packages: see that apt-get works on this machine",
     )
     for unread in (*(f"usr/share/{name}" for name in _UNREAD), "var/cache/apt", "var/lib/apt/lists"):

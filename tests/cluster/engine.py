@@ -13,18 +13,21 @@ import sys
 from pathlib import Path
 
 from cluster.errors import ClusterError
+from cluster.packages import provide
 from cluster.places import NODE_SOURCES, cache, locked
 from cluster.processes import end_those_naming, is_running, last_lines, naming, run, start_daemon, succeeds, wait_until
-from cluster.progress import say, step
+from cluster.progress import step
 
+_NEEDED = ("docker", "dockerd", "iptables")
 _PACKAGES = ("docker.io", "iptables")
 # Gone after a restart of the machine, as are the processes that its files speak of.
 _RUN = Path("/run/headrace-engine")
 _CONFIGURATION = _RUN / "daemon.json"
 _PID_FILE = _RUN / "dockerd.pid"
 _CONTAINERD_PID_FILE = _RUN / "exec" / "containerd" / "containerd.pid"
-# The words in our engine's command line that no other engine's has.
-_OURS = f"--config-file={_CONFIGURATION}"
+_COMMAND = ("dockerd", f"--config-file={_CONFIGURATION}")
+# The command line that no other engine has.
+_OURS = " ".join(_COMMAND)
 _SOCKET = "unix:///var/run/docker.sock"
 _START_TIMEOUT_SECONDS = 60.0
 # Docker gives its containers 15 s to end.
@@ -40,8 +43,10 @@ def ensure() -> None:
     with locked("engine"):
         if not answers():
             _require_that_we_may_start_one()
-            _install()
-            _start()
+            provide(_NEEDED, packages=_PACKAGES, why="no Docker engine answers, so one of our own is started")
+            # Where a service manager runs, the package has started one by now.
+            if not answers():
+                _start()
 
 
 def answers() -> bool:
@@ -119,33 +124,8 @@ def _require_that_we_may_start_one() -> None:
         )
     if sys.platform != "linux" or os.geteuid() != 0:
         raise ClusterError(
-            "no Docker engine answers, and only root on Linux can be helped to one: start Docker, or run this as root"
+            "no Docker engine answers, and only root on Linux can start one: start Docker, or run this as root"
         )
-
-
-def _install() -> None:
-    if shutil.which("dockerd") and shutil.which("docker") and shutil.which("iptables"):
-        return
-    if not shutil.which("apt-get"):
-        raise ClusterError("no Docker engine is installed, and no apt-get to install one with: install Docker")
-    say(f"no Docker engine on this machine: installing Debian's packages {' '.join(_PACKAGES)}")
-    confirm("Install them?")
-    with step("install Docker from Debian"):
-        install(*_PACKAGES)
-
-
-def confirm(question: str) -> None:
-    """Ask the person at the terminal; where there is none, nobody is asked."""
-    if sys.stdin.isatty() and input(f"{question} [Y/n] ").strip().lower() not in ("", "y", "yes"):
-        raise ClusterError("not without your consent: install it yourself, then run this again")
-
-
-def install(*packages: str) -> None:
-    """Install Debian packages, as root."""
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    failure = f"apt-get can't install {' '.join(packages)}: install them by hand"
-    run(["apt-get", "update", "-qq"], environment=quiet, failure=failure)
-    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment=quiet, failure=failure)
 
 
 def _start() -> None:
@@ -166,7 +146,7 @@ def _start() -> None:
     log.unlink(missing_ok=True)
 
     with step("start a Docker engine of our own"):
-        pid = start_daemon(["dockerd", _OURS], log=log)
+        pid = start_daemon(_COMMAND, log=log)
 
         def answered() -> bool:
             if not is_running(pid):
