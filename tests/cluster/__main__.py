@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import build, engine, kind, tools, versions
+from cluster import build, deploy, engine, kind, tools, versions
 from cluster.errors import ClusterError
 from cluster.images import build_images
 from cluster.places import BUILD, KUBECONFIG, cache
@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     images.add_argument("--load", action="store_true", help="copy them into the cluster, too")
 
+    command("deploy", _deploy, "bring up the cluster, build and load the images, install the chart")
+
     compiled = command("build", _build, "compile the tools without starting anything, and print where they are")
     compiled.add_argument("tools", nargs="*", metavar="TOOL", help=f"some of {', '.join(_BUILDS)}; all by default")
 
@@ -150,6 +152,12 @@ def _images(arguments: argparse.Namespace) -> int:
     if arguments.load:
         kind.load_images(built)
     print("\n".join(built))
+    return 0
+
+
+def _deploy(_: argparse.Namespace) -> int:
+    access = deploy.deploy()
+    print(f"Headrace is ready in {deploy.NAMESPACE}. export KUBECONFIG={access.kubeconfig}; kubectl: {access.kubectl}")
     return 0
 
 
