@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import kopf
 
 from headrace_operator.composition import Operator, SystemClock
-from headrace_operator.core.model import GROUP
+from headrace_operator.core.model import FIELD_MANAGER, GROUP
 from headrace_operator.handlers import jobqueues, jobworkerpools
 
 if TYPE_CHECKING:
     from headrace_operator.settings import Settings
 
 
-async def run(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
-    """Run until SIGTERM or SIGINT, or until `stop` is set.
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT.
 
     Raises
     ------
@@ -31,25 +32,37 @@ async def run(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
     _register_login(registry)
     async with operator.running(settings):
         watching = asyncio.Event()
-        note = asyncio.create_task(_note_watching(operator, watching), name="note-watching")
-        try:
-            await kopf.operator(
+        # Without one kopf asks for the user's name, and a container's bare UID has none.
+        identity: Any = FIELD_MANAGER
+        watch = asyncio.create_task(
+            kopf.operator(
                 registry=registry,
                 settings=_kopf_settings(),
                 # One operator at a time is the Deployment's business (Recreate): peering would pause both.
                 standalone=True,
+                identity=identity,
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
                 ready_flag=watching,
-                stop_flag=stop,
-            )
+            ),
+            name="kopf",
+        )
+        ready = asyncio.create_task(_be_ready(operator, watching, watch), name="be-ready")
+        try:
+            # Also returns where kopf gives up: the process ends, and is started anew.
+            await asyncio.wait([watch])
         finally:
-            note.cancel()
+            ready.cancel()
+        if not watch.cancelled():
+            watch.result()
 
 
-async def _note_watching(operator: Operator, watching: asyncio.Event) -> None:
+async def _be_ready(operator: Operator, watching: asyncio.Event, watch: asyncio.Task[None]) -> None:
     await watching.wait()
     operator.is_watching = True
+    # On a signal kopf would wait five seconds for tasks that are not its own, such as open connections to our servers.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, watch.cancel)
 
 
 def _register_login(registry: kopf.OperatorRegistry) -> None:

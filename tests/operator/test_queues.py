@@ -1,0 +1,187 @@
+"""JobQueues, from the connection's Secret to the tables and the binding, and back."""
+
+from __future__ import annotations
+
+import base64
+
+import asyncpg
+import pytest
+
+from support.in_cluster import job_queue
+from support.operator_world import World
+from support.postgres import PostgresServer
+
+
+def finalizers(world: World, name: str = "work") -> list[str]:
+    found: list[str] = world.kubectl.get("jobqueue", name)["metadata"].get("finalizers", [])
+    return found
+
+
+async def registered_queues(world: World) -> set[str]:
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        return {row["name"] for row in await connection.fetch("SELECT name FROM headrace.queues")}
+    finally:
+        await connection.close()
+
+
+async def test_a_queue_is_provisioned_and_bound_and_tells_its_depth(world: World) -> None:
+    world.apply_ready_queue()
+    queue = world.kubectl.get("jobqueue", "work")
+    assert queue["status"]["binding"] == {"name": "work-binding"}
+    assert queue["status"]["observedGeneration"] == queue["metadata"]["generation"]
+    assert queue["status"]["postgres"]["schemaVersion"] >= 1
+    assert {(each["type"], each["status"]) for each in queue["status"]["conditions"]} == {
+        ("Ready", "True"),
+        ("Provisioned", "True"),
+        ("Synced", "True"),
+    }
+    await world.enqueue(3)
+    world.wait_object("jobqueue", "work", lambda seen: seen["status"].get("depth", {}).get("ready") == 3)
+    assert "Ready" in {event["reason"] for event in world.events("work")}
+
+
+async def test_the_binding_is_owned_and_follows_the_connection(world: World) -> None:
+    world.apply_ready_queue()
+    binding = world.kubectl.get("secret", "work-binding")
+    assert binding["type"] == "servicebinding.io/postgresql"
+    assert binding["metadata"]["ownerReferences"][0]["name"] == "work"
+    content = {name: base64.b64decode(value).decode() for name, value in binding["data"].items()}
+    assert content["uri"] == world.dsn
+    assert (content["type"], content["queue"], content["schema"]) == ("postgresql", "work", "headrace")
+
+    other = f"{world.dsn}?application_name=rotated"
+    world.apply_secret(other)
+    world.wait_object(
+        "secret",
+        "work-binding",
+        lambda seen: base64.b64decode(seen["data"]["uri"]).decode() == other,
+        within_seconds=15,
+    )
+
+
+async def test_a_binding_of_somebody_else_is_not_taken(world: World) -> None:
+    world.kubectl.run("create", "secret", "generic", "work-binding", "--from-literal=mine=yes")
+    world.apply_secret()
+    world.apply_queue()
+    refused = world.wait_condition("jobqueue", "work", "Ready", status="False", reason="NameTaken")
+    assert "Secret work-binding" in refused["message"]
+    assert set(world.kubectl.get("secret", "work-binding")["data"]) == {"mine"}
+    world.kubectl.delete("secret", "work-binding")
+    world.wait_condition("jobqueue", "work", "Ready", status="True")
+
+
+async def test_a_second_claimant_of_one_place_is_refused_until_the_first_is_gone(world: World, rival: World) -> None:
+    world.apply_ready_queue(deletionPolicy="Delete")
+    rival.apply_secret(world.dsn)
+    rival.apply_queue()
+    refused = rival.wait_condition("jobqueue", "work", "Ready", status="False", reason="NameTaken")
+    assert world.kubectl.namespace in refused["message"]
+    world.kubectl.delete("jobqueue", "work")
+    rival.wait_condition("jobqueue", "work", "Ready", status="True")
+
+
+async def test_retain_leaves_the_jobs_and_a_namesake_finds_them_again(world: World) -> None:
+    world.apply_ready_queue()
+    assert finalizers(world) == []
+    await world.enqueue(3)
+    world.kubectl.delete("jobqueue", "work")
+    assert await registered_queues(world) == {"work"}
+    world.apply_ready_queue()
+    world.wait_object("jobqueue", "work", lambda seen: seen["status"].get("depth", {}).get("ready") == 3)
+
+
+async def test_delete_takes_the_jobs_along_and_nothing_else(world: World) -> None:
+    world.apply_ready_queue(deletionPolicy="Delete")
+    world.apply_ready_queue("neighbour")
+    assert finalizers(world) == ["headrace.dev/provisioned"]
+    await world.enqueue(3)
+    world.kubectl.delete("jobqueue", "work")
+    assert await registered_queues(world) == {"neighbour"}
+
+
+async def test_the_deletion_policy_can_be_switched_both_ways(world: World) -> None:
+    world.apply_ready_queue()
+    world.kubectl.apply(job_queue("work", deletionPolicy="Delete"))
+    world.wait_object(
+        "jobqueue", "work", lambda seen: seen["metadata"].get("finalizers") == ["headrace.dev/provisioned"]
+    )
+    world.kubectl.apply(job_queue("work", deletionPolicy="Retain"))
+    world.wait_object("jobqueue", "work", lambda seen: "finalizers" not in seen["metadata"])
+    world.kubectl.delete("jobqueue", "work")
+    assert await registered_queues(world) == {"work"}
+
+
+async def test_delete_works_where_the_secret_went_first(world: World) -> None:
+    world.apply_ready_queue(deletionPolicy="Delete")
+    world.kubectl.delete("secret", "postgres")
+    world.kubectl.delete("jobqueue", "work")
+    assert await registered_queues(world) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "SecretNotFound"),
+        ({"url": "postgresql://there"}, "SecretKeyMissing"),
+        ({"dsn": "not a DSN"}, "InvalidConnection"),
+        ({"dsn": "postgresql://postgres@127.0.0.1:1/nowhere"}, "BackendUnreachable"),
+    ],
+    ids=["no Secret", "no key", "no DSN", "nobody there"],
+)
+async def test_a_wrong_connection_shows_within_10_s_and_heals(
+    world: World, content: dict[str, str] | None, reason: str
+) -> None:
+    if content is not None:
+        world.apply_secret(data=content)
+    world.apply_queue()
+    wrong = world.wait_condition("jobqueue", "work", "Ready", status="False", reason=reason, within_seconds=10)
+    assert wrong["message"]
+    assert world.kubectl.condition("jobqueue", "work", "Provisioned")["status"] == "False"
+    world.apply_secret()
+    world.wait_condition("jobqueue", "work", "Ready", status="True", within_seconds=10)
+    assert reason in {event["reason"] for event in world.events("work") if event["type"] == "Warning"}
+
+
+async def test_a_secret_that_goes_wrong_later_shows_within_10_s_and_heals(world: World) -> None:
+    world.apply_ready_queue()
+    world.kubectl.delete("secret", "postgres")
+    world.wait_condition("jobqueue", "work", "Ready", status="False", reason="SecretNotFound", within_seconds=10)
+    world.apply_secret()
+    world.wait_condition("jobqueue", "work", "Ready", status="True", within_seconds=10)
+
+
+async def test_a_database_that_goes_away_shows_heals_and_stops_nobody_else(
+    world: World, own_postgres: PostgresServer
+) -> None:
+    world.apply_secret(own_postgres.dsn, name="other")
+    world.apply_queue("broken", postgres={"connection": {"secretRef": {"name": "other"}}})
+    world.wait_condition("jobqueue", "broken", "Ready", status="True")
+    own_postgres.stop()
+    world.wait_condition("jobqueue", "broken", "Ready", status="False", reason="BackendUnreachable", within_seconds=10)
+    assert world.kubectl.condition("jobqueue", "broken", "Synced")["status"] == "False"
+    world.apply_ready_queue("sound")
+    own_postgres.start()
+    world.wait_condition("jobqueue", "broken", "Ready", status="True", within_seconds=15)
+
+
+async def test_no_condition_event_or_log_line_tells_the_password(world: World) -> None:
+    password = "hunter2-hunter2"
+    world.apply_secret(f"postgresql://postgres:{password}@127.0.0.1:1/nowhere")
+    world.apply_queue()
+    world.wait_condition("jobqueue", "work", "Ready", status="False", reason="BackendUnreachable")
+    told = str([world.kubectl.get("jobqueue", "work"), world.events("work"), world.operator.read_log()])
+    assert password not in told
+
+
+async def test_changed_settings_reach_the_queue(world: World) -> None:
+    world.apply_ready_queue()
+    world.kubectl.apply(job_queue("work", maxRetries=7))
+    world.wait_object(
+        "jobqueue", "work", lambda seen: seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
+    )
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        assert await connection.fetchval("SELECT max_retries FROM headrace.queues WHERE name = 'work'") == 7
+    finally:
+        await connection.close()
