@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from headrace_operator.core.labels import queue_labels
 from headrace_operator.core.model import TransientError
@@ -46,6 +46,25 @@ def read_dsn(secret: bytes, where: str) -> str:
     if not all(hosts) or not parts.path.strip("/"):
         raise TransientError("InvalidConnection", f"{where} holds a DSN without a host or without a database: {_FORM}")
     return dsn
+
+
+def seen_from_elsewhere(dsn: str, namespace: str) -> str:
+    """The DSN with the short names of Services qualified, which mean what they mean to the pods of `namespace`.
+
+    The operator stands in another namespace, where `postgres` would be another Service, or none.
+    """
+    parts = urlsplit(dsn)
+    credentials, at, places = parts.netloc.rpartition("@")
+    if not places:
+        return dsn
+    qualified = ",".join(_qualified(place, namespace) for place in places.split(","))
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{qualified}"))
+
+
+def _qualified(place: str, namespace: str) -> str:
+    host, colon, port = place.partition(":")
+    is_short_name = host and host != "localhost" and not set(host) & set(".[/%")
+    return f"{host}.{namespace}.svc{colon}{port}" if is_short_name else place
 
 
 def binding_secret(queue: JobQueue, connection: Connection) -> dict[str, Any]:

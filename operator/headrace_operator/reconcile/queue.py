@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
-from headrace_operator.core.binding import binding_secret, read_dsn
+from headrace_operator.core.binding import binding_secret, read_dsn, seen_from_elsewhere
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.model import (
     QUEUE_FINALIZER,
@@ -119,9 +119,10 @@ class QueueReconciler:
             await self._cluster.set_finalizer(QUEUE_KIND, queue.key, QUEUE_FINALIZER, present=wanted)
 
     async def _provision(self, queue: JobQueue, manifest: Manifest, findings: _Findings) -> None:
-        place = await self._find_place(queue)
+        connection = await self._find_connection(queue)
+        place = _place(queue, connection)
         changed, version, details = await self._provisioning.ensure(place, manifest, queue.spec.settings())
-        await self._bind(queue, place.connection)
+        await self._bind(queue, connection)
         if self._observations.place(queue.key) != place:
             self._observations.remember_place(queue.key, place)
             self._wake_pools(queue.key)
@@ -137,7 +138,7 @@ class QueueReconciler:
         )
         findings.status |= {"binding": {"name": queue.binding_name}, "postgres": {"schemaVersion": version}}
 
-    async def _find_place(self, queue: JobQueue) -> QueuePlace:
+    async def _find_connection(self, queue: JobQueue) -> Connection:
         postgres = queue.spec.postgres
         reference = postgres.connection.secret_ref
         dsn = read_dsn(
@@ -149,11 +150,7 @@ class QueueReconciler:
             ca_reference = postgres.tls.ca_secret_ref
             content = await self._read_secret(queue, ca_reference.name, ca_reference.key)
             ca_certificates = content.decode(errors="replace")
-        return QueuePlace(
-            connection=Connection(dsn=dsn, ca_certificates=ca_certificates),
-            schema=postgres.schema,
-            queue=queue.metadata.name,
-        )
+        return Connection(dsn=dsn, ca_certificates=ca_certificates)
 
     async def _read_secret(self, queue: JobQueue, name: str, key: str) -> bytes:
         namespace = queue.metadata.namespace
@@ -240,7 +237,7 @@ class QueueReconciler:
     async def _last_place(self, queue: JobQueue) -> QueuePlace:
         """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""
         try:
-            return await self._find_place(queue)
+            return _place(queue, await self._find_connection(queue))
         except TransientError:
             if (remembered := self._observations.place(queue.key)) is not None:
                 return remembered
@@ -253,6 +250,14 @@ class QueueReconciler:
         self._observations.forget_queue(key)
         self._bound.pop(key, None)
         self._wake_pools(key)
+
+
+def _place(queue: JobQueue, connection: Connection) -> QueuePlace:
+    """Where the queue is, as seen from the operator's own namespace."""
+    dsn = seen_from_elsewhere(connection.dsn, queue.metadata.namespace)
+    return QueuePlace(
+        connection=replace(connection, dsn=dsn), schema=queue.spec.postgres.schema, queue=queue.metadata.name
+    )
 
 
 def _depth_status(manifest: Manifest, sample: Sample) -> dict[str, Any]:
