@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Manifest = Mapping[str, Any]
 
+STARTING = "WorkersStarting"
+"""The reason of a pool whose workers have yet to become ready: nothing is wrong."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolFacts:
@@ -131,7 +134,7 @@ def _ready(facts: PoolFacts) -> Condition:
         return Condition.failed(conditions.READY, trouble)
     if desired and not ready:
         return Condition(
-            type=conditions.READY, status=False, reason="WorkersStarting", message=f"0 of {desired} workers are ready"
+            type=conditions.READY, status=False, reason=STARTING, message=f"0 of {desired} workers are ready"
         )
     if desired:
         return Condition(

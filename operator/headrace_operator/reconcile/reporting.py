@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import READY, find, merge
 from headrace_operator.core.model import EventType
+from headrace_operator.core.pool_status import STARTING
 from headrace_operator.reconcile.objects import key_of
 
 if TYPE_CHECKING:
@@ -60,10 +61,13 @@ class Reporter:
 
     async def _tell_readiness(self, before: Manifest, after: Manifest) -> None:
         old, new = _readiness(before), _readiness(after)
-        if new is None or (old is not None and (old["status"], old["reason"]) == (new["status"], new["reason"])):
+        if new is None or new["reason"] == STARTING:
             return
-        event_type = EventType.NORMAL if new["status"] == "True" else EventType.WARNING
-        await self.tell(after, event_type, new["reason"], new["message"])
+        if new["status"] == "True":
+            if old is None or old["status"] != "True":
+                await self.tell(after, EventType.NORMAL, new["reason"], new["message"])
+        elif old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
+            await self.tell(after, EventType.WARNING, new["reason"], new["message"])
 
 
 def conditions_of(manifest: Manifest) -> list[Mapping[str, Any]]:

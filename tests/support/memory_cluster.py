@@ -1,0 +1,166 @@
+# ruff: noqa: ARG002 - ports have arguments that memory does not need
+"""The operator's ports in memory, with a journal of what is written: for the order of writes and for rare mishaps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.model import ConflictError, ObjectKey, QueueDepth, Sample, SampleSource, TransientError
+from headrace_operator.reconcile.objects import ObjectStore, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headrace_operator.core.model import EventType, OperatorError, QueuePlace, WorkerPod
+
+Manifest = dict[str, Any]
+
+
+class SetClock:
+    """Fills `Clock`; stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def move(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class MemoryCluster:
+    """Fills `Cluster`. Objects are put in by `put`; `journal` tells what was written, in order."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.journal: list[tuple[str, ...]] = []
+        self.events: list[tuple[str, str]] = []
+        self.secrets: dict[ObjectKey, dict[str, bytes]] = {}
+        self.worker_pods: list[WorkerPod] = []
+        self.before_scale: Callable[[], None] = lambda: None
+        self._known = objects
+        self._objects: dict[tuple[str, ObjectKey], Manifest] = {}
+        self._versions = itertools.count(1)
+
+    def put(self, manifest: Mapping[str, Any]) -> Manifest:
+        """Somebody writes an object, and the watch shows it."""
+        stored = self._store(manifest)
+        if stored["kind"] in ("JobQueue", "JobWorkerPool"):
+            self._known.seen(copy.deepcopy(stored))
+        return stored
+
+    def find(self, kind: str, key: ObjectKey) -> Manifest | None:
+        """An object as it stands."""
+        return self._objects.get((kind, key))
+
+    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        return self.secrets.get(key)
+
+    async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
+        return copy.deepcopy(self._objects.get((kind, key)))
+
+    async def apply(self, manifest: Mapping[str, Any]) -> Manifest:
+        self.journal.append(("apply", manifest["kind"], str(manifest.get("spec", {}).get("replicas", ""))))
+        return copy.deepcopy(self._store(manifest))
+
+    async def delete(self, api_version: str, kind: str, key: ObjectKey) -> None:
+        self.journal.append(("delete", kind))
+        self._objects.pop((kind, key), None)
+
+    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
+        stored = self._objects[kind, key]
+        self.journal.append(("status", kind, *sorted(status)))
+        return self._write({**stored, "status": {**stored.get("status", {}), **status}})
+
+    async def scale_pool(self, pool: Mapping[str, Any], replicas: int) -> Manifest:
+        self.before_scale()
+        stored = self._objects["JobWorkerPool", key_of(pool)]
+        if stored["metadata"]["resourceVersion"] != pool["metadata"]["resourceVersion"]:
+            raise ConflictError("Conflict", "somebody else wrote first")
+        self.journal.append(("scale", str(replicas)))
+        return self._write({**stored, "spec": {**stored["spec"], "replicas": replicas}})
+
+    async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
+        self.journal.append(("finalizer", finalizer, str(present)))
+        stored = self._objects[kind, key]
+        self.put({**stored, "metadata": {**stored["metadata"], "finalizers": [finalizer] if present else []}})
+
+    async def record_event(
+        self,
+        owner: Mapping[str, Any],
+        event_type: EventType,
+        reason: str,
+        message: str,
+    ) -> None:
+        self.events.append((event_type, reason))
+
+    def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
+        return self.worker_pods
+
+    def deployment(self, pool: ObjectKey) -> Manifest | None:
+        return self._objects.get(("Deployment", pool))
+
+    def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
+        found = self._objects.get(("HorizontalPodAutoscaler", pool))
+        return [found] if found else []
+
+    def _write(self, manifest: Manifest) -> Manifest:
+        """Our own write: the watch has not shown it yet."""
+        return copy.deepcopy(self._store(manifest))
+
+    def _store(self, manifest: Mapping[str, Any]) -> Manifest:
+        place = manifest["kind"], key_of(manifest)
+        before = self._objects.get(place)
+        stored: Manifest = copy.deepcopy({**manifest, "metadata": {"uid": f"uid-{place[1]}", **manifest["metadata"]}})
+        generation = before["metadata"]["generation"] if before else 0
+        if before is None or before.get("spec") != stored.get("spec"):
+            generation += 1
+        stored["metadata"] |= {"generation": generation, "resourceVersion": str(next(self._versions))}
+        self._objects[place] = stored
+        return stored
+
+
+class MemoryBackend:
+    """Fills `Provisioning` and `Sampling`; `failure` makes both fail."""
+
+    def __init__(self, clock: SetClock) -> None:
+        self.depth = QueueDepth()
+        self.failure: OperatorError | None = None
+        self.removed: list[QueuePlace] = []
+        self._clock = clock
+
+    async def ensure(
+        self,
+        place: QueuePlace,
+        owner: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> tuple[bool, int, str]:
+        self._fail()
+        return False, 1, ""
+
+    async def remove(self, place: QueuePlace, owner: Mapping[str, Any]) -> bool:
+        self._fail()
+        self.removed.append(place)
+        return True
+
+    async def sample(
+        self,
+        queue: ObjectKey,
+        place: QueuePlace,
+        pods: Sequence[WorkerPod],
+        *,
+        max_age_seconds: float,
+    ) -> Sample:
+        self._fail()
+        return Sample(depth=self.depth, sampled_at=self._clock.now(), source=SampleSource.BACKEND)
+
+    def break_off(self) -> None:
+        """From now on nobody answers."""
+        self.failure = TransientError("BackendUnreachable", "the database can't be reached")
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure

@@ -1,0 +1,190 @@
+"""What is made for a pool and for a queue."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from headrace_operator.core.binding import binding_secret, read_dsn
+from headrace_operator.core.deployment import worker_deployment
+from headrace_operator.core.hpa import pool_autoscaler
+from headrace_operator.core.model import Connection, TransientError
+from headrace_operator.core.spec import JobQueue, JobWorkerPool, parse
+
+API_VERSION = "headrace.dev/v1alpha1"
+
+
+def queue(**spec: Any) -> JobQueue:
+    postgres = {"connection": {"secretRef": {"name": "pg"}}, "schema": "jobs"}
+    metadata = {"namespace": "shop", "name": "thumbnails", "uid": "q"}
+    spec = {"provider": "Postgres", "postgres": postgres, **spec}
+    return parse({"apiVersion": API_VERSION, "kind": "JobQueue", "metadata": metadata, "spec": spec}, JobQueue)
+
+
+def pool(**spec: Any) -> JobWorkerPool:
+    metadata = {"namespace": "shop", "name": "workers", "uid": "p"}
+    spec = {"queueRef": {"name": "thumbnails"}, "handler": {"python": {"app": "shop.jobs:app"}}, **spec}
+    return parse(
+        {"apiVersion": API_VERSION, "kind": "JobWorkerPool", "metadata": metadata, "spec": spec}, JobWorkerPool
+    )
+
+
+def deployment(**spec: Any) -> dict[str, Any]:
+    return worker_deployment(pool(**spec), queue(), replicas=3, image="bundled:1", image_pull_policy="Never")
+
+
+def pod(**spec: Any) -> dict[str, Any]:
+    made: dict[str, Any] = deployment(**spec)["spec"]["template"]["spec"]
+    return made
+
+
+def worker(**spec: Any) -> dict[str, Any]:
+    made: dict[str, Any] = pod(**spec)["containers"][0]
+    return made
+
+
+def environment(**spec: Any) -> dict[str, str | None]:
+    return {variable["name"]: variable.get("value") for variable in worker(**spec)["env"]}
+
+
+def test_a_deployment_is_named_labelled_and_owned_by_its_pool() -> None:
+    made = deployment()
+    assert (made["metadata"]["namespace"], made["metadata"]["name"]) == ("shop", "workers")
+    assert made["metadata"]["ownerReferences"][0]["uid"] == "p"
+    assert made["spec"]["replicas"] == 3
+    assert made["spec"]["selector"]["matchLabels"] == {"headrace.dev/pool": "workers"}
+    labels = made["spec"]["template"]["metadata"]["labels"]
+    assert (labels["headrace.dev/pool"], labels["headrace.dev/queue"]) == ("workers", "thumbnails")
+
+
+def test_a_worker_pod_meets_the_restricted_standard_and_gets_no_token() -> None:
+    made = pod()
+    assert made["automountServiceAccountToken"] is False
+    assert made["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert worker()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_pod_has_its_drain_and_half_a_minute_more_to_end() -> None:
+    assert pod(drainTimeoutSeconds=90)["terminationGracePeriodSeconds"] == 120
+
+
+def test_the_connection_is_mounted_and_never_a_variable() -> None:
+    assert {"name": "binding", "secret": {"secretName": "thumbnails-binding"}} in pod()["volumes"]
+    mounts = {mount["mountPath"]: mount for mount in worker()["volumeMounts"]}
+    assert mounts["/bindings/queue"]["readOnly"]
+    assert environment()["SERVICE_BINDING_ROOT"] == "/bindings"
+
+
+def test_settings_are_passed_in_a_spelling_that_stays() -> None:
+    variables = environment(pollIntervalSeconds=5.0, retry={"multiplier": 1.5})
+    prefix = "BACKGROUND_JOBS__"
+    assert {name.removeprefix(prefix): value for name, value in variables.items() if name.startswith(prefix)} == {
+        "PROVIDER": "Postgres",
+        "MODE": "Polling",
+        "QUEUENAME": "thumbnails",
+        "NAMESPACE": "shop",
+        "MAXCONCURRENTJOBS": "10",
+        "POLLINTERVALSECONDS": "5",
+        "JOBTIMEOUTSECONDS": "1800",
+        "DRAINTIMEOUTSECONDS": "300",
+        "RETRY__INITIALDELAYSECONDS": "1",
+        "RETRY__MULTIPLIER": "1.5",
+        "RETRY__MAXDELAYSECONDS": "600",
+        "RETRY__JITTER": "0.2",
+        "POSTGRES__SCHEMA": "jobs",
+        "HANDLER__PYTHON__APP": "shop.jobs:app",
+    }
+
+
+def test_a_command_is_passed_as_a_list() -> None:
+    variables = environment(handler={"exec": {"command": ["/bin/render", "--size", "a b"]}})
+    assert json.loads(variables["BACKGROUND_JOBS__HANDLER__EXEC__COMMAND"] or "") == ["/bin/render", "--size", "a b"]
+    assert "BACKGROUND_JOBS__HANDLER__PYTHON__APP" not in variables
+
+
+def test_the_bundled_image_has_its_pull_policy_and_a_pools_own_image_has_kubernetes_default() -> None:
+    assert (worker()["image"], worker()["imagePullPolicy"]) == ("bundled:1", "Never")
+    own = worker(image="shop:2")
+    assert own["image"] == "shop:2"
+    assert "imagePullPolicy" not in own
+
+
+def test_an_autoscaler_follows_the_load_from_one_up_with_a_behavior_of_its_own() -> None:
+    scaling = {"minReplicas": 0, "maxReplicas": 7, "target": {"queueDepthPerReplica": 4}}
+    spec = pool_autoscaler(pool(autoscaling=scaling))["spec"]
+    assert spec["scaleTargetRef"] == {"apiVersion": API_VERSION, "kind": "JobWorkerPool", "name": "workers"}
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 7)
+    [metric] = spec["metrics"]
+    assert metric["external"]["metric"] == {
+        "name": "background_jobs_queue_load",
+        "selector": {"matchLabels": {"queue": "thumbnails"}},
+    }
+    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "4"}
+    up, down = spec["behavior"]["scaleUp"], spec["behavior"]["scaleDown"]
+    assert (up["stabilizationWindowSeconds"], down["stabilizationWindowSeconds"]) == (0, 60)
+    assert {"type": "Pods", "value": 7, "periodSeconds": 15} in up["policies"]
+
+
+def binding(dsn: str, ca_certificates: str | None = None) -> dict[str, str]:
+    secret = binding_secret(queue(), Connection(dsn=dsn, ca_certificates=ca_certificates))
+    return {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+
+
+def test_a_binding_has_the_connection_in_parts_and_as_a_whole() -> None:
+    dsn = "postgresql://shop:p%40ss@db.example:6432/orders?sslmode=require"
+    assert binding(dsn, "PEM") == {
+        "type": "postgresql",
+        "provider": "headrace",
+        "uri": dsn,
+        "host": "db.example",
+        "port": "6432",
+        "database": "orders",
+        "username": "shop",
+        "password": "p@ss",
+        "schema": "jobs",
+        "queue": "thumbnails",
+        "ca.crt": "PEM",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dsn", "host", "port"),
+    [
+        ("postgres://db/orders", "db", "5432"),
+        ("postgresql://u@[::1]:5433/orders", "::1", "5433"),
+        ("postgresql://u@a:1,b:2/orders", "a,b", "1,2"),
+        ("postgresql:///orders?host=/run/postgresql&port=5434", "/run/postgresql", "5434"),
+    ],
+)
+def test_every_form_of_address_is_read(dsn: str, host: str, port: str) -> None:
+    assert read_dsn(dsn.encode(), "it") == dsn
+    found = binding(dsn)
+    assert (found["host"], found["port"]) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"hunter2",
+        b"mysql://shop:hunter2@db/orders",
+        b"postgresql://shop:hunter2@/orders",
+        b"postgresql://shop:hunter2@db",
+        b"postgresql://shop:hunter2@db:port/orders",
+        b"postgresql://shop:hunter2@[db/orders",
+        b"hunter2\xff",
+    ],
+)
+def test_a_dsn_that_cannot_be_is_refused_without_a_word_of_it(secret: bytes) -> None:
+    with pytest.raises(TransientError) as refused:
+        read_dsn(secret, "key dsn of Secret pg")
+    assert refused.value.reason == "InvalidConnection"
+    assert refused.value.message.startswith("key dsn of Secret pg holds")
+    assert "hunter2" not in refused.value.message
+    assert refused.value.__cause__ is None

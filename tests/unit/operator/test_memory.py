@@ -1,0 +1,123 @@
+"""What the operator remembers: the newest objects, and samples while they are fresh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace_operator.core.model import ObjectKey, QueueDepth, Sample, SampleSource
+from headrace_operator.core.scaling import History
+from headrace_operator.metrics import OperatorMetrics
+from headrace_operator.reconcile.objects import ObjectStore
+from headrace_operator.reconcile.observations import Observations, PoolMemory
+from support.memory_cluster import SetClock
+
+KEY = ObjectKey("shop", "workers")
+QUEUE = ObjectKey("shop", "thumbnails")
+
+
+def pool(version: int, uid: str = "1") -> dict[str, Any]:
+    metadata = {"namespace": "shop", "name": "workers", "uid": uid, "resourceVersion": str(version)}
+    return {"kind": "JobWorkerPool", "metadata": metadata, "spec": {"queueRef": {"name": "thumbnails"}}}
+
+
+def version(store: ObjectStore) -> str | None:
+    found = store.get("JobWorkerPool", KEY)
+    return None if found is None else str(found["metadata"]["resourceVersion"])
+
+
+def test_an_older_state_never_replaces_a_newer_one() -> None:
+    store = ObjectStore()
+    store.seen(pool(9))
+    store.written(pool(10), 0)
+    store.seen(pool(9))
+    assert version(store) == "10"
+
+
+def test_what_is_gone_does_not_come_back_by_a_late_answer() -> None:
+    store = ObjectStore()
+    store.seen(pool(9))
+    store.gone(pool(10))
+    store.written(pool(10), 0)
+    assert version(store) is None
+    store.seen(pool(12, uid="2"))
+    store.written(pool(13, uid="1"), 0)
+    assert version(store) == "12"
+
+
+def test_the_watch_lags_while_it_owes_us_a_write() -> None:
+    store = ObjectStore()
+    store.seen(pool(1))
+    assert store.watch_lag_seconds(100) == 0
+    store.written(pool(2), 100)
+    store.written(pool(3), 150)
+    store.seen(pool(2))
+    assert store.watch_lag_seconds(160) == 60
+    store.seen(pool(3))
+    assert store.watch_lag_seconds(160) == 0
+
+
+def test_pools_are_found_by_their_queue() -> None:
+    store = ObjectStore()
+    store.seen(pool(1))
+    assert store.pools_of(QUEUE) == [KEY]
+    assert store.pools_of(ObjectKey("other", "thumbnails")) == []
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def observations(clock: SetClock) -> Observations:
+    made = Observations(clock)
+    depth = QueueDepth(ready=7, in_flight=5)
+    made.remember_sample(QUEUE, Sample(depth=depth, sampled_at=clock.now(), source=SampleSource.BACKEND))
+    made.remember_pool(KEY, PoolMemory(uid="1", queue=QUEUE, history=History(), wanted_replicas=2))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "labels"),
+    [
+        ("background_jobs_queue_depth", 7, {"queue": "thumbnails"}),
+        ("background_jobs_queue_load", 12, {"queue": "thumbnails"}),
+        ("background_jobs_desired_workers", 2, {"queue": "thumbnails", "pool": "workers"}),
+    ],
+)
+def test_autoscalers_are_given_fresh_values_of_their_namespace_alone(
+    observations: Observations, clock: SetClock, metric: str, value: float, labels: dict[str, str]
+) -> None:
+    [found] = observations.values(metric, "shop")
+    assert (found.value, found.labels, found.sampled_at) == (value, labels, clock.now())
+    assert observations.values(metric, "other") == []
+    clock.move(16)
+    assert observations.values(metric, "shop") == []
+
+
+def test_an_unknown_metric_has_no_values(observations: Observations) -> None:
+    assert observations.values("background_jobs_weather", "shop") == []
+
+
+def test_the_operator_publishes_the_depth_of_queues_that_no_worker_publishes(
+    observations: Observations, clock: SetClock
+) -> None:
+    metrics = OperatorMetrics(observations)
+    labels = {"namespace": "shop", "queue": "thumbnails"}
+    assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) == 7
+    assert metrics.registry.get_sample_value("background_jobs_queue_in_flight", labels) == 5
+    told_by_workers = Sample(depth=QueueDepth(ready=1), sampled_at=clock.now(), source=SampleSource.WORKERS)
+    observations.remember_sample(QUEUE, told_by_workers)
+    assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) is None
+
+
+def test_looks_are_counted_by_how_they_ended(observations: Observations) -> None:
+    metrics = OperatorMetrics(observations)
+    metrics.observe("JobQueue", 0.1, None)
+    metrics.observe("JobQueue", 0.1, RuntimeError())
+    get = metrics.registry.get_sample_value
+    assert get("headrace_operator_reconciles_total", {"kind": "JobQueue", "outcome": "failed"}) == 1
+    assert get("headrace_operator_reconciles_total", {"kind": "JobQueue", "outcome": "succeeded"}) == 1
+    assert get("headrace_operator_reconcile_errors_total", {"kind": "JobQueue", "reason": "RuntimeError"}) == 1

@@ -1,0 +1,236 @@
+"""JobWorkerPools: the order of writes, and what happens between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace_operator.core.conditions import find
+from headrace_operator.core.model import (
+    ConflictError,
+    Connection,
+    ObjectKey,
+    OperatorError,
+    QueueDepth,
+    QueuePlace,
+    RefusedError,
+)
+from headrace_operator.reconcile.objects import ObjectStore
+from headrace_operator.reconcile.observations import Observations
+from headrace_operator.reconcile.pool import PoolReconciler
+from support.memory_cluster import Manifest, MemoryBackend, MemoryCluster, SetClock
+
+KEY = ObjectKey("shop", "workers")
+QUEUE = ObjectKey("shop", "thumbnails")
+SCALING = {"mode": "Direct", "sampleIntervalSeconds": 5, "scaleToZeroAfterSeconds": 10}
+
+
+class Scene:
+    """One pool on a sound queue, in a cluster in memory."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.objects = ObjectStore()
+        self.cluster = MemoryCluster(self.objects)
+        self.backend = MemoryBackend(self.clock)
+        self.metrics_api_failure: OperatorError | None = None
+        observations = Observations(self.clock)
+        observations.remember_place(QUEUE, QueuePlace(connection=Connection(dsn=""), schema="s", queue=QUEUE.name))
+        self.reconciler = PoolReconciler(
+            cluster=self.cluster,
+            sampling=self.backend,
+            objects=self.objects,
+            observations=observations,
+            clock=self.clock,
+            image="headrace/worker:test",
+            image_pull_policy=None,
+            metrics_api_failure=lambda: self.metrics_api_failure,
+        )
+        self.cluster.put(
+            {
+                "apiVersion": "headrace.dev/v1alpha1",
+                "kind": "JobQueue",
+                "metadata": {"namespace": "shop", "name": "thumbnails"},
+                "spec": {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}},
+                "status": {
+                    "binding": {"name": "thumbnails-binding"},
+                    "conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}],
+                },
+            }
+        )
+        self.put(autoscaling=SCALING)
+
+    def put(self, *, annotations: dict[str, str] | None = None, **spec: Any) -> None:
+        stored = self.cluster.find("JobWorkerPool", KEY) or {}
+        metadata = stored.get("metadata", {"namespace": "shop", "name": "workers"})
+        self.cluster.put(
+            {
+                **stored,
+                "apiVersion": "headrace.dev/v1alpha1",
+                "kind": "JobWorkerPool",
+                "metadata": {**metadata, "annotations": annotations or {}},
+                "spec": {
+                    "queueRef": {"name": "thumbnails"},
+                    "handler": {"exec": {"command": ["true"]}},
+                    **stored.get("spec", {}),
+                    **spec,
+                },
+            }
+        )
+
+    async def look(self, ready: int = 0, in_flight: int = 0, *, seconds: float = 5) -> None:
+        self.clock.move(seconds)
+        self.backend.depth = QueueDepth(ready=ready, in_flight=in_flight)
+        await self.reconciler.reconcile(KEY)
+
+    @property
+    def pool(self) -> Manifest:
+        found = self.cluster.find("JobWorkerPool", KEY)
+        assert found is not None
+        return found
+
+    def condition(self, type_: str) -> tuple[str, str]:
+        condition = find(self.pool["status"]["conditions"], type_)
+        assert condition is not None
+        return str(condition["status"]), str(condition["reason"])
+
+    def writes(self) -> list[tuple[str, ...]]:
+        """What was written since the last call; statuses in short."""
+        written = [entry[:1] if entry[0] == "status" else entry for entry in self.cluster.journal]
+        self.cluster.journal.clear()
+        return written
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+async def test_a_zero_of_ours_is_marked_before_it_is_written(scene: Scene) -> None:
+    await scene.look()
+    assert scene.writes() == [("status",), ("scale", "0"), ("apply", "Deployment", "0"), ("status",)]
+    assert scene.condition("ScaledToZero") == ("True", "Idle")
+
+
+async def test_a_wake_writes_the_number_before_the_mark_is_taken_away(scene: Scene) -> None:
+    await scene.look()
+    scene.writes()
+    await scene.look(25)
+    assert scene.writes() == [("scale", "3"), ("apply", "Deployment", "3"), ("status",)]
+    assert scene.condition("ScaledToZero") == ("False", "HasWorkers")
+
+
+async def test_the_status_mirrors_the_deployments_number_in_the_same_look(scene: Scene) -> None:
+    await scene.look(25)
+    status = scene.pool["status"]
+    assert (status["replicas"], status["desiredReplicas"], status["readyReplicas"]) == (3, 3, 0)
+    assert status["lastScaleTime"] == "2026-01-01T00:00:05Z"
+
+
+async def test_a_look_at_which_nothing_has_changed_writes_nothing(scene: Scene) -> None:
+    await scene.look(25)
+    await scene.look(25)
+    scene.writes()
+    for _ in range(10):
+        await scene.look(25)
+    assert scene.writes() == []
+
+
+async def test_changing_signals_are_written_every_five_seconds_at_most(scene: Scene) -> None:
+    await scene.look(25)
+    await scene.look(25)
+    scene.writes()
+    for more in range(1, 11):
+        await scene.look(25 + more % 3, seconds=1)
+    assert len(scene.writes()) == 2
+
+
+async def test_a_users_number_that_comes_in_between_is_not_overwritten(scene: Scene) -> None:
+    await scene.look(25)
+    scene.cluster.before_scale = lambda: scene.put(replicas=0)
+    with pytest.raises(ConflictError):
+        await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 0
+    assert scene.condition("Ready")[1] != "Conflict"
+    scene.cluster.before_scale = lambda: None
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 0
+    assert scene.condition("Paused") == ("True", "PausedAtZero")
+
+
+async def test_a_users_zero_that_comes_while_ours_is_marked_stays_the_users(scene: Scene) -> None:
+    await scene.look(1)
+    await scene.look()
+    mark = scene.cluster.patch_status
+
+    async def mark_late(kind: str, key: ObjectKey, status: dict[str, Any]) -> Manifest:
+        scene.cluster.put({**scene.pool, "spec": {**scene.pool["spec"], "replicas": 4}})
+        return await mark(kind, key, status)
+
+    scene.cluster.patch_status = mark_late  # type: ignore[method-assign, assignment]
+    with pytest.raises(ConflictError):
+        await scene.look(seconds=10)
+    assert scene.pool["spec"]["replicas"] == 4
+
+
+async def test_the_number_is_there_before_the_autoscaler(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "mode": "HPA"})
+    await scene.look(25)
+    assert scene.writes() == [
+        ("scale", "3"),
+        ("apply", "Deployment", "3"),
+        ("apply", "HorizontalPodAutoscaler", ""),
+        ("status",),
+    ]
+    scene.put(autoscaling=SCALING)
+    await scene.look(25)
+    assert ("delete", "HorizontalPodAutoscaler") in scene.writes()
+
+
+async def test_every_rescale_is_one_event_in_the_words_of_the_status(scene: Scene) -> None:
+    await scene.look()
+    await scene.look(25)
+    await scene.look(25)
+    await scene.look(45)
+    assert scene.cluster.events == [("Normal", "AtZero"), ("Normal", "Woken"), ("Normal", "Load")]
+    assert scene.pool["status"]["scaling"]["reason"] == "Load"
+    assert scene.pool["status"]["scaling"]["signals"]["ready"] == 45
+
+
+async def test_what_keeps_an_autoscaler_from_its_work_is_told(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "mode": "HPA"})
+    scene.metrics_api_failure = RefusedError("ApiServiceTaken", "KEDA has it")
+    await scene.look(25)
+    assert scene.condition("ScalingActive") == ("False", "ApiServiceTaken")
+    scene.metrics_api_failure = None
+    hpa = scene.cluster.find("HorizontalPodAutoscaler", KEY)
+    assert hpa is not None
+    active = {"type": "ScalingActive", "status": "False", "reason": "FailedGetExternalMetric", "message": "no metric"}
+    scene.cluster.put({**hpa, "status": {"conditions": [active]}})
+    await scene.look(25)
+    assert scene.condition("ScalingActive") == ("False", "FailedGetExternalMetric")
+
+
+async def test_a_lost_reading_holds_and_shows_and_heals(scene: Scene) -> None:
+    await scene.look(25)
+    scene.backend.break_off()
+    await scene.look(100)
+    assert scene.pool["spec"]["replicas"] == 3
+    assert scene.condition("ScalingActive") == ("False", "BackendUnreachable")
+    scene.backend.failure = None
+    await scene.look(100)
+    assert scene.pool["spec"]["replicas"] == 10
+    assert scene.condition("ScalingActive") == ("True", "Direct")
+
+
+async def test_a_pool_made_anew_under_an_old_name_has_no_history(scene: Scene) -> None:
+    await scene.look(1)
+    await scene.look()
+    await scene.look()
+    scene.cluster.put({**scene.pool, "metadata": {**scene.pool["metadata"], "uid": "another"}})
+    deployment = scene.cluster.find("Deployment", KEY)
+    assert deployment is not None
+    with pytest.raises(RefusedError, match="exists and isn't this pool's"):
+        await scene.look()
+    assert scene.pool["spec"]["replicas"] == 1

@@ -1,0 +1,175 @@
+"""JobQueues: what a real cluster can't show in little time, or not on demand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace_operator.core.conditions import find
+from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth
+from headrace_operator.reconcile.objects import ObjectStore
+from headrace_operator.reconcile.observations import Observations
+from headrace_operator.reconcile.queue import QueueReconciler
+from support.memory_cluster import Manifest, MemoryBackend, MemoryCluster, SetClock
+
+KEY = ObjectKey("shop", "thumbnails")
+FINALIZER = "headrace.dev/provisioned"
+
+
+class Scene:
+    """One queue in a cluster in memory."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.objects = ObjectStore()
+        self.cluster = MemoryCluster(self.objects)
+        self.backend = MemoryBackend(self.clock)
+        self.woken: list[ObjectKey] = []
+        self.reconciler = QueueReconciler(
+            cluster=self.cluster,
+            provisioning=self.backend,
+            sampling=self.backend,
+            objects=self.objects,
+            observations=Observations(self.clock),
+            clock=self.clock,
+            wake_pools=self.woken.append,
+        )
+        self.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:p@db/shop"}
+        self.put()
+
+    def put(self, metadata: dict[str, Any] | None = None, **spec: Any) -> None:
+        stored = self.cluster.find("JobQueue", KEY) or {}
+        self.cluster.put(
+            {
+                **stored,
+                "apiVersion": "headrace.dev/v1alpha1",
+                "kind": "JobQueue",
+                "metadata": {**stored.get("metadata", {"namespace": "shop", "name": "thumbnails"}), **(metadata or {})},
+                "spec": {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}, **spec},
+            }
+        )
+
+    async def look(self, *, seconds: float = 5) -> None:
+        self.clock.move(seconds)
+        await self.reconciler.reconcile(KEY)
+
+    @property
+    def queue(self) -> Manifest:
+        found = self.cluster.find("JobQueue", KEY)
+        assert found is not None
+        return found
+
+    def reason(self, type_: str = "Ready") -> str:
+        condition = find(self.queue["status"]["conditions"], type_)
+        assert condition is not None
+        return str(condition["reason"])
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+async def test_a_look_at_which_nothing_has_changed_writes_nothing(scene: Scene) -> None:
+    await scene.look()
+    scene.cluster.journal.clear()
+    for _ in range(20):
+        await scene.look()
+    assert scene.cluster.journal == []
+
+
+async def test_the_depth_is_written_when_it_changes_and_every_five_seconds_at_most(scene: Scene) -> None:
+    await scene.look()
+    scene.cluster.journal.clear()
+    for ready in range(1, 21):
+        scene.backend.depth = QueueDepth(ready=ready)
+        await scene.look(seconds=1)
+    assert len(scene.cluster.journal) == 4
+    assert scene.queue["status"]["depth"]["ready"] == 20
+
+
+async def test_an_age_alone_is_written_when_it_has_grown_by_half_a_minute(scene: Scene) -> None:
+    await scene.look()
+    scene.cluster.journal.clear()
+    for round_ in range(1, 13):
+        scene.backend.depth = QueueDepth(ready=1, oldest_ready_age_seconds=5.0 * round_)
+        await scene.look()
+    assert len(scene.cluster.journal) == 2
+
+
+async def test_events_tell_transitions_only(scene: Scene) -> None:
+    await scene.look()
+    await scene.look()
+    scene.backend.break_off()
+    for _ in range(3):
+        with pytest.raises(OperatorError):
+            await scene.look()
+    scene.backend.failure = None
+    await scene.look()
+    assert scene.cluster.events == [("Normal", "Ready"), ("Warning", "BackendUnreachable"), ("Normal", "Ready")]
+
+
+async def test_the_pools_are_told_when_the_queue_breaks_and_heals(scene: Scene) -> None:
+    await scene.look()
+    scene.woken.clear()
+    await scene.look()
+    assert scene.woken == []
+    scene.backend.break_off()
+    with pytest.raises(OperatorError):
+        await scene.look()
+    scene.backend.failure = None
+    await scene.look()
+    assert scene.woken == [KEY, KEY]
+
+
+async def test_delete_has_its_finalizer_before_anything_is_made(scene: Scene) -> None:
+    scene.put(deletionPolicy="Delete")
+    await scene.look()
+    assert scene.cluster.journal[0] == ("finalizer", FINALIZER, "True")
+
+
+async def test_delete_waits_a_minute_for_a_backend_that_is_away_and_then_lets_go_with_a_warning(scene: Scene) -> None:
+    scene.put(deletionPolicy="Delete")
+    await scene.look()
+    scene.backend.break_off()
+    scene.put({"deletionTimestamp": scene.clock.now().isoformat()}, deletionPolicy="Delete")
+    for _ in range(11):
+        with pytest.raises(OperatorError):
+            await scene.look()
+    assert scene.queue["metadata"]["finalizers"] == [FINALIZER]
+    assert scene.reason() == "BackendUnreachable"
+    await scene.look()
+    assert scene.queue["metadata"]["finalizers"] == []
+    assert scene.cluster.events[-1] == ("Warning", "CleanupAbandoned")
+
+
+async def test_delete_finishes_when_the_backend_is_back_in_time(scene: Scene) -> None:
+    scene.put(deletionPolicy="Delete")
+    await scene.look()
+    scene.backend.break_off()
+    scene.put({"deletionTimestamp": scene.clock.now().isoformat()}, deletionPolicy="Delete")
+    with pytest.raises(OperatorError):
+        await scene.look()
+    scene.backend.failure = None
+    await scene.look()
+    assert [place.queue for place in scene.backend.removed] == ["thumbnails"]
+    assert scene.queue["metadata"]["finalizers"] == []
+
+
+async def test_a_policy_switched_to_retain_while_the_queue_goes_is_obeyed(scene: Scene) -> None:
+    scene.put(deletionPolicy="Delete")
+    await scene.look()
+    scene.put({"deletionTimestamp": scene.clock.now().isoformat()}, deletionPolicy="Retain")
+    await scene.look()
+    assert scene.backend.removed == []
+    assert scene.queue["metadata"]["finalizers"] == []
+
+
+async def test_a_spec_that_can_no_longer_be_read_does_not_keep_the_object(scene: Scene) -> None:
+    scene.put({"deletionTimestamp": scene.clock.now().isoformat(), "finalizers": [FINALIZER]}, provider="Floppy")
+    with pytest.raises(OperatorError):
+        await scene.look()
+    assert scene.reason() == "InvalidSpec"
+    await scene.look(seconds=60)
+    assert scene.queue["metadata"]["finalizers"] == []

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from headrace_operator.settings import LogFormat, Settings, SettingsError, settings_from_env
+
+
+def test_nothing_set_is_the_defaults() -> None:
+    assert settings_from_env({}) == Settings()
+
+
+def test_everything_can_be_set() -> None:
+    settings = settings_from_env(
+        {
+            "HEADRACE_NAMESPACE": "jobs",
+            "HEADRACE_WATCH_NAMESPACES": "shop, mail,",
+            "HEADRACE_WORKER_IMAGE": "example.com/worker:2",
+            "HEADRACE_WORKER_IMAGE_PULL_POLICY": "ifnotpresent",
+            "HEADRACE_METRICS_API_ADDRESS": "",
+            "HEADRACE_METRICS_API_SERVICE": "metrics",
+            "HEADRACE_LISTEN_ADDRESS": "[::]:9090",
+            "HEADRACE_LOG_FORMAT": "JSON",
+            "HEADRACE_LOG_LEVEL": "debug",
+        }
+    )
+    assert settings == Settings(
+        namespace="jobs",
+        watch_namespaces=("shop", "mail"),
+        worker_image="example.com/worker:2",
+        worker_image_pull_policy="IfNotPresent",
+        metrics_api_address=None,
+        metrics_api_service="metrics",
+        listen_address="[::]:9090",
+        log_format=LogFormat.JSON,
+        log_level="DEBUG",
+    )
+
+
+def test_all_that_is_wrong_is_told_at_once_with_what_would_be_right() -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings_from_env(
+            {
+                "HEADRACE_NAMESPACE": "No Such",
+                "HEADRACE_WATCH_NAMESPACES": "shop,Mail",
+                "HEADRACE_WORKER_IMAGE_PULL_POLICY": "Sometimes",
+                "HEADRACE_METRICS_API_ADDRESS": "8443",
+                "HEADRACE_LISTEN_ADDRESS": "0.0.0.0:99999",
+                "HEADRACE_LOG_FORMAT": "xml",
+                "HEADRACE_LOG_LEVEL": "loud",
+            }
+        )
+    lines = str(refused.value).splitlines()
+    assert {line.partition("=")[0].partition(":")[0] for line in lines} == {
+        "HEADRACE_NAMESPACE",
+        "HEADRACE_WATCH_NAMESPACES",
+        "HEADRACE_WORKER_IMAGE_PULL_POLICY",
+        "HEADRACE_METRICS_API_ADDRESS",
+        "HEADRACE_LISTEN_ADDRESS",
+        "HEADRACE_LOG_FORMAT",
+        "HEADRACE_LOG_LEVEL",
+    }
+    assert all("must be" in line or "is no" in line for line in lines)

@@ -1,0 +1,115 @@
+"""Manifests to values: defaults as in the schema, and mistakes told by their field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from cluster.places import REPOSITORY
+from headrace_operator.core.model import RefusedError
+from headrace_operator.core.spec import (
+    Autoscaling,
+    DeadLetter,
+    JobQueue,
+    JobWorkerPool,
+    Part,
+    PoolSpec,
+    QueueSpec,
+    Retry,
+    ScalingMode,
+    Target,
+    parse,
+)
+
+METADATA = {"namespace": "shop", "name": "thumbnails", "uid": "1", "generation": 2}
+QUEUE = {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}}
+POOL = {"queueRef": {"name": "thumbnails"}, "handler": {"python": {"app": "shop:app"}}}
+
+
+def queue(**changes: Any) -> JobQueue:
+    spec = {**QUEUE, **changes}
+    return parse({"apiVersion": "v", "kind": "JobQueue", "metadata": METADATA, "spec": spec}, JobQueue)
+
+
+def pool(**changes: Any) -> JobWorkerPool:
+    spec = {**POOL, **changes}
+    return parse({"apiVersion": "v", "kind": "JobWorkerPool", "metadata": METADATA, "spec": spec}, JobWorkerPool)
+
+
+def test_a_pool_without_autoscaling_is_off_and_with_an_empty_one_hpa() -> None:
+    assert pool().spec.autoscaling.mode is ScalingMode.OFF
+    assert pool(autoscaling={}).spec.autoscaling.mode is ScalingMode.HPA
+
+
+def test_names_are_camel_case_there_and_snake_case_here() -> None:
+    assert pool(autoscaling={"scaleToZeroAfterSeconds": 7}).spec.autoscaling.scale_to_zero_after_seconds == 7
+
+
+@pytest.mark.parametrize("value", ["true", "True"])
+def test_the_annotation_pauses(value: str) -> None:
+    manifest = {
+        "apiVersion": "v",
+        "kind": "JobWorkerPool",
+        "metadata": {**METADATA, "annotations": {"headrace.dev/paused": value}},
+        "spec": POOL,
+    }
+    assert parse(manifest, JobWorkerPool).paused
+    assert not pool().paused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"maxRetries": "three"}, "spec.maxRetries: Expected int, got str"),
+        ({"provider": "Floppy"}, "spec.provider: Invalid enum value 'Floppy'"),
+        ({"postgres": {}}, "spec.postgres: Object missing required field connection"),
+        ({"deadLetter": {"retentionDays": None}}, "spec.deadLetter.retentionDays: Expected float, got null"),
+    ],
+)
+def test_a_wrong_queue_is_told_by_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        queue(**changes)
+    assert (refused.value.reason, refused.value.message) == ("InvalidSpec", message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"handler": {}}, "spec.handler: give exactly one of python and exec"),
+        ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling: minReplicas (3)"),
+        ({"autoscaling": {"target": {"queueDepthPerReplica": 0}}}, "spec.autoscaling.target: queueDepthPerReplica"),
+        ({"autoscaling": {"mode": "Sometimes"}}, "spec.autoscaling.mode: Invalid enum value 'Sometimes'"),
+    ],
+)
+def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        pool(**changes)
+    assert refused.value.message.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "path"),
+    [
+        (QueueSpec, "jobqueues", ()),
+        (DeadLetter, "jobqueues", ("deadLetter",)),
+        (PoolSpec, "jobworkerpools", ()),
+        (Retry, "jobworkerpools", ("retry",)),
+        (Autoscaling, "jobworkerpools", ("autoscaling",)),
+        (Target, "jobworkerpools", ("autoscaling", "target")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_fields_and_defaults_are_those_of_the_schema(part: type[Part], kind: str, path: tuple[str, ...]) -> None:
+    definition = yaml.safe_load((REPOSITORY / "crds" / f"headrace.dev_{kind}.yaml").read_text())
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for name in path:
+        schema = schema["properties"][name]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(part)}
+    assert fields.keys() == schema["properties"].keys()
+    for name, field in fields.items():
+        declared = schema["properties"][name].get("default")
+        if declared is not None and not isinstance(declared, dict):
+            assert field.default == declared, name

@@ -1,0 +1,270 @@
+"""When an object is looked at. Time is the loop's own, and jumps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from headrace_operator.reconcile.work_queue import Backoff, WorkQueue, WorkQueueOptions
+from support.jumping_loop import run_jumping
+
+Look = Callable[[str], Awaitable[float | None]]
+
+
+class Journal:
+    """Notes what was looked at, when, and how it ended."""
+
+    def __init__(self) -> None:
+        self.looks: list[tuple[str, float]] = []
+        self.errors: list[tuple[str, Exception]] = []
+
+    def times(self, key: str) -> list[float]:
+        return [round(time, 3) for looked, time in self.looks if looked == key]
+
+    def start(self, key: str) -> None:
+        self.looks.append((key, asyncio.get_running_loop().time()))
+
+    def observe(self, key: str, _seconds: float, error: Exception | None) -> None:
+        if error is not None:
+            self.errors.append((key, error))
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+def told(
+    journal: Journal, look: Look, story: Callable[[WorkQueue[str]], Coroutine[Any, Any, None]], **options: Any
+) -> None:
+    """Run a story with a queue whose looks are noted."""
+
+    async def noted(key: str) -> float | None:
+        journal.start(key)
+        return await look(key)
+
+    async def whole() -> None:
+        queue = WorkQueue(noted, journal.observe, WorkQueueOptions(**options))
+        async with queue.running():
+            await story(queue)
+
+    run_jumping(whole())
+
+
+async def quick(_: str) -> float | None:
+    return None
+
+
+def test_a_key_added_twice_is_looked_at_once(journal: Journal) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        queue.add("a")
+        await asyncio.sleep(1)
+
+    told(journal, quick, story)
+    assert journal.times("a") == [0]
+
+
+def test_a_key_added_while_it_is_looked_at_is_looked_at_again_and_never_twice_at_a_time(journal: Journal) -> None:
+    active = Counter[str]()
+
+    async def slow(key: str) -> float | None:
+        active[key] += 1
+        assert active[key] == 1
+        await asyncio.sleep(1)
+        active[key] -= 1
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(0.5)
+        queue.add("a")
+        queue.add("a")
+        await asyncio.sleep(5)
+
+    told(journal, slow, story)
+    assert journal.times("a") == [0, 1]
+    assert not journal.errors
+
+
+def test_a_look_says_when_it_wants_to_be_repeated(journal: Journal) -> None:
+    async def every_five_seconds(_: str) -> float | None:
+        return 5.0
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(16)
+
+    told(journal, every_five_seconds, story)
+    assert journal.times("a") == [0, 5, 10, 15]
+
+
+def test_an_early_look_puts_off_the_scheduled_one(journal: Journal) -> None:
+    async def every_five_seconds(_: str) -> float | None:
+        return 5.0
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(3)
+        queue.add("a")
+        await asyncio.sleep(9)
+
+    told(journal, every_five_seconds, story)
+    assert journal.times("a") == [0, 3, 8]
+
+
+def test_failures_back_off_up_to_five_seconds_and_a_success_forgets_them(journal: Journal) -> None:
+    async def fails_six_times(key: str) -> float | None:
+        if len(journal.times(key)) <= 6:
+            raise RuntimeError("no")
+        return 60.0 if len(journal.times(key)) == 7 else None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(100)
+
+    told(journal, fails_six_times, story)
+    waits = [later - sooner for sooner, later in zip(journal.times("a"), journal.times("a")[1:], strict=False)]
+    assert waits == [0.5, 1, 2, 4, 5, 5, 60]
+    assert len(journal.errors) == 6
+
+
+def test_backoff_does_not_overflow() -> None:
+    assert Backoff().delay_seconds(10_000) == 5.0
+
+
+def test_a_change_brings_a_failing_key_forward_but_no_closer_than_the_shortest_backoff(journal: Journal) -> None:
+    async def fails(_: str) -> float | None:
+        raise RuntimeError("no")
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(8)
+        before = len(journal.times("a"))
+        assert before == 5
+        queue.add("a")
+        queue.add("a")
+        await asyncio.sleep(0.6)
+        assert journal.times("a")[before:] == [8.5]
+
+    told(journal, fails, story)
+
+
+def test_a_key_that_writes_what_wakes_it_does_not_spin_while_it_fails(journal: Journal) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(10)
+
+    queues: list[WorkQueue[str]] = []
+
+    async def fails_and_wakes(_: str) -> float | None:
+        queues[0].add("a")
+        raise RuntimeError("no")
+
+    async def with_queue(queue: WorkQueue[str]) -> None:
+        queues.append(queue)
+        await story(queue)
+
+    told(journal, fails_and_wakes, with_queue)
+    assert len(journal.times("a")) <= 21
+
+
+def test_one_key_that_fails_or_hangs_does_not_stop_the_others(journal: Journal) -> None:
+    async def look(key: str) -> float | None:
+        if key == "fails":
+            raise RuntimeError("no")
+        if key == "hangs":
+            await asyncio.Event().wait()
+        return 1.0
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for key in ("fails", "hangs", "sound"):
+            queue.add(key)
+        await asyncio.sleep(10.5)
+
+    told(journal, look, story, concurrency=2)
+    assert len(journal.times("sound")) == 11
+
+
+def test_a_look_that_hangs_is_given_up_and_tried_again(journal: Journal) -> None:
+    async def hangs(_: str) -> float | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(62)
+
+    told(journal, hangs, story, timeout_seconds=30.0)
+    assert journal.times("a") == [0, 30.5, 61.5]
+    assert {type(error) for _, error in journal.errors} == {TimeoutError}
+
+
+def test_first_come_first_served_by_a_bounded_number(journal: Journal) -> None:
+    async def slow(_: str) -> float | None:
+        await asyncio.sleep(1)
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for key in "abcdef":
+            queue.add(key)
+        await asyncio.sleep(10)
+
+    told(journal, slow, story, concurrency=2)
+    assert journal.looks == [("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2), ("f", 2)]
+
+
+def test_a_busy_key_does_not_starve_the_others(journal: Journal) -> None:
+    async def again_at_once(key: str) -> float | None:
+        await asyncio.sleep(1)
+        return 0.0 if key == "busy" else None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("busy")
+        await asyncio.sleep(2.5)
+        queue.add("other")
+        await asyncio.sleep(5)
+
+    told(journal, again_at_once, story, concurrency=1)
+    assert journal.times("other") == [3]
+
+
+def test_leaving_cancels_what_is_under_way(journal: Journal) -> None:
+    cancelled: list[str] = []
+
+    async def hangs(key: str) -> float | None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(key)
+            raise
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(1)
+
+    told(journal, hangs, story)
+    assert cancelled == ["a"]
+
+
+def test_it_is_stuck_when_keys_wait_and_no_look_ends(journal: Journal) -> None:
+    async def hangs(_: str) -> float | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        await asyncio.sleep(100)
+        assert queue.stuck_seconds() == 0
+        queue.add("a")
+        await asyncio.sleep(10)
+        assert queue.stuck_seconds() == 0
+        queue.add("b")
+        await asyncio.sleep(20)
+        assert queue.stuck_seconds() == pytest.approx(20)
+
+    told(journal, hangs, story, concurrency=1, timeout_seconds=1000.0)
