@@ -16,12 +16,10 @@ HANDLER = {"exec": {"command": ["/bin/true"]}}
 
 def pool_pods(world: World, number: int) -> list[Manifest]:
     """The pool's pods, once the Deployment's controllers have made them."""
-    return list(
-        eventually(
-            lambda: world.kubectl.list("pods", selector=f"headrace.dev/pool={POOL}"),
-            until=lambda pods: len(pods) == number,
-            what=f"{number} pods",
-        )
+    return eventually(
+        lambda: list(world.kubectl.list("pods", selector=f"headrace.dev/pool={POOL}")),
+        until=lambda pods: len(pods) == number,
+        what=f"{number} pods",
     )
 
 

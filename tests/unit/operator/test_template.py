@@ -54,24 +54,18 @@ def test_maps_are_merged_to_the_leaves() -> None:
 
 
 def test_containers_are_merged_by_name_and_new_ones_follow() -> None:
-    containers = merge(containers=[{"name": "sidecar", "image": "s"}, {"name": "worker", "image": "mine"}])[
-        "containers"
-    ]
-    assert [(container["name"], container["image"]) for container in containers] == [
-        ("worker", "mine"),
-        ("sidecar", "s"),
-    ]
-    assert containers[0]["ports"]
+    sidecar = {"name": "sidecar", "image": "s"}
+    worker, second = merge(containers=[sidecar, {"name": "worker", "image": "mine"}])["containers"]
+    assert (worker["name"], worker["image"], second) == ("worker", "mine", sidecar)
+    assert worker["ports"]
 
 
 def test_variables_and_volumes_of_one_name_are_replaced_as_a_whole() -> None:
     reference = {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     assert merge_worker(env=[reference])["env"] == [reference, {"name": "B", "value": "2"}]
     disk = {"name": "tmp", "persistentVolumeClaim": {"claimName": "disk"}}
-    assert merge(volumes=[disk, {"name": "more", "emptyDir": {}}])["volumes"] == [
-        disk,
-        {"name": "more", "emptyDir": {}},
-    ]
+    more = {"name": "more", "emptyDir": {}}
+    assert merge(volumes=[disk, more])["volumes"] == [disk, more]
 
 
 def test_mounts_are_merged_by_path() -> None:
