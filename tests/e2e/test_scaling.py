@@ -40,7 +40,7 @@ def test_a_pool_goes_from_zero_up_and_back_with_every_job_run_once(stage: Stage,
     seen = stage.wait_finished(JOBS)
     assert (seen.finished, seen.finished_more_than_once) == (JOBS, 0)
     stage.wait_replicas(0)
-    eventually(stage.worker_pods, until=lambda pods: pods == [], what="no worker pods")
+    stage.wait_no_workers()
     assert stage.kubectl.condition("jwp", POOL, "ScaledToZero")["status"] == "True"
     assert stage.kubectl.condition("jwp", POOL, "Ready")["status"] == "True"
     hpa = stage.kubectl.find("hpa", POOL)
@@ -54,6 +54,7 @@ def test_a_zero_set_by_hand_stays_until_a_hand_ends_it(stage: Stage) -> None:
 
     stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=0")
     stage.wait_replicas(0)
+    stage.wait_no_workers()
     stage.enqueue(50, seconds=0.01)
     eventually(
         lambda: stage.kubectl.get("jobqueue", "work").get("status", {}).get("depth", {}).get("ready"),

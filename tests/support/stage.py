@@ -127,6 +127,14 @@ class Stage:
         pods = self.kubectl.list("pods", selector=f"headrace.dev/pool={name}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
+    def wait_no_workers(self, name: str = POOL) -> None:
+        """Wait until the last worker has ended; one on its way out may still take a job."""
+        eventually(
+            lambda: self.kubectl.list("pods", selector=f"headrace.dev/pool={name}"),
+            until=lambda pods: not pods,
+            what="no worker pods",
+        )
+
     def wait_finished(self, count: int, *, within_seconds: float = 120) -> Ledger:
         """Wait until so many jobs have finished."""
         return eventually(
