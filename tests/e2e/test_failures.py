@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from support.in_cluster import worker_pool
 from support.kubectl import Kubectl, eventually
-from support.stage import POOL
+from support.stage import POOL, QUEUE
 
 if TYPE_CHECKING:
     from support.stage import Stage
@@ -113,6 +114,29 @@ def test_a_worker_drains_on_scale_down_and_its_job_is_not_run_again(stage: Stage
     [run] = stage.sql("SELECT attempt, finished_at FROM public.runs WHERE job_id = $1", job)
     assert run["attempt"] == 1
     stage.wait_replicas(0)
+
+
+def test_a_worker_told_to_stop_before_it_has_started_stops_at_once(stage: Stage) -> None:
+    stage.apply_queue()
+    # Python reads this file before anything of ours: the worker stays where it has no signal handlers yet.
+    slow_start = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "slow"}}
+    stage.kubectl.apply(slow_start | {"data": {"sitecustomize.py": "import time; time.sleep(600)"}})
+    worker = {"name": "worker", "volumeMounts": [{"name": "slow", "mountPath": "/app"}]}
+    volume = {"name": "slow", "configMap": {"name": "slow"}}
+    stage.kubectl.apply(
+        worker_pool(
+            POOL,
+            QUEUE,
+            handler={"exec": {"command": ["/bin/true"]}},
+            template={"spec": {"volumes": [volume], "containers": [worker]}},
+        )
+    )
+    [pod] = eventually(stage.worker_pods, until=lambda pods: [pod["status"]["phase"] for pod in pods] == ["Running"])
+
+    stage.kubectl.run("scale", f"jwp/{POOL}", "--replicas=0")
+
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 330
+    stage.wait_no_workers()
 
 
 def test_an_image_that_cannot_be_pulled_is_said_within_ten_seconds_and_heals(stage: Stage) -> None:
