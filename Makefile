@@ -23,7 +23,7 @@ lint: $(READY) ## Style, types, import contracts, shell scripts.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck .ci/run tests/setup-machine locks/update
+	$(BIN)/shellcheck .ci/run tests/setup-machine tests/cluster/postgres/entrypoint locks/update
 
 format: $(READY) ## Mend what the linter can mend.
 	$(BIN)/ruff check --fix .
