@@ -39,6 +39,7 @@ class MemoryCluster:
         self.journal: list[tuple[str, ...]] = []
         self.events: list[tuple[str, str]] = []
         self.secrets: dict[ObjectKey, dict[str, bytes]] = {}
+        self.secret_failure: OperatorError | None = None
         self.worker_pods: list[WorkerPod] = []
         self.before_scale: Callable[[], None] = lambda: None
         self._known = objects
@@ -57,6 +58,8 @@ class MemoryCluster:
         return self._objects.get((kind, key))
 
     async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        if self.secret_failure is not None:
+            raise self.secret_failure
         return self.secrets.get(key)
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
@@ -129,6 +132,8 @@ class MemoryBackend:
     def __init__(self, clock: SetClock) -> None:
         self.depth = QueueDepth()
         self.failure: OperatorError | None = None
+        self.source = SampleSource.BACKEND
+        self.ensured = 0
         self.removed: list[QueuePlace] = []
         self._clock = clock
 
@@ -139,6 +144,7 @@ class MemoryBackend:
         settings: Mapping[str, Any],
     ) -> tuple[bool, int, str]:
         self._fail()
+        self.ensured += 1
         return False, 1, ""
 
     async def remove(self, place: QueuePlace, owner: Mapping[str, Any]) -> bool:
@@ -155,7 +161,7 @@ class MemoryBackend:
         max_age_seconds: float,
     ) -> Sample:
         self._fail()
-        return Sample(depth=self.depth, sampled_at=self._clock.now(), source=SampleSource.BACKEND)
+        return Sample(depth=self.depth, sampled_at=self._clock.now(), source=self.source)
 
     def break_off(self) -> None:
         """From now on nobody answers."""

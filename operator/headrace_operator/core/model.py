@@ -121,5 +121,9 @@ class RefusedError(OperatorError):
     """The object itself must change (or its rival go): still retried, more slowly."""
 
 
-class ConflictError(TransientError):
+class PassingError(TransientError):
+    """Says nothing of the object, and so nothing in its conditions: the Kubernetes API is away, or was busy."""
+
+
+class ConflictError(PassingError):
     """Somebody else wrote first; read again."""

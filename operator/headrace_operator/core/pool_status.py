@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     Manifest = Mapping[str, Any]
 
-STARTING = "WorkersStarting"
-"""The reason of a pool whose workers have yet to become ready: nothing is wrong."""
+WORKERS_STARTING = "WorkersStarting"
+QUEUE_PENDING = "QueuePending"
+
+CALM_REASONS = (WORKERS_STARTING, QUEUE_PENDING)
+"""Why a pool is not ready while nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,7 @@ def _ready(facts: PoolFacts) -> Condition:
         return Condition.failed(conditions.READY, trouble)
     if desired and not ready:
         return Condition(
-            type=conditions.READY, status=False, reason=STARTING, message=f"0 of {desired} workers are ready"
+            type=conditions.READY, status=False, reason=WORKERS_STARTING, message=f"0 of {desired} workers are ready"
         )
     if desired:
         return Condition(

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from headrace_operator.core.model import ConflictError, OperatorError, RefusedError, TransientError
+from headrace_operator.core.model import ConflictError, OperatorError, PassingError, RefusedError, TransientError
 
 _WRONG_MANIFEST = re.compile(
     r"^failed to (?:create typed patch object|convert new object) \([^)]*\)[^:]*: "
@@ -14,7 +14,7 @@ _WRONG_MANIFEST = re.compile(
 )
 
 
-class ExpiredError(TransientError):
+class ExpiredError(PassingError):
     """A watch's resourceVersion is too old: list anew."""
 
 
@@ -48,16 +48,16 @@ def error_from_status(status: int, message: str, subject: str) -> OperatorError:
         case 410:
             return ExpiredError("Expired", message)
         case 429:
-            return TransientError("TooManyRequests", f"the API server asks for patience ({subject}): {message}")
+            return PassingError("TooManyRequests", f"the API server asks for patience ({subject}): {message}")
         case _:
-            return TransientError("ApiServerError", f"the API server answered {status} ({subject}): {message}")
+            return PassingError("ApiServerError", f"the API server answered {status} ({subject}): {message}")
 
 
 def error_from_failure(failure: Exception, subject: str) -> OperatorError:
     """The failure of a request that got no answer."""
     if isinstance(failure, TimeoutError):
-        return TransientError("ApiServerTimeout", f"the API server did not answer in time ({subject})")
-    return TransientError("ApiServerUnreachable", f"the API server can't be reached ({subject}): {failure}")
+        return PassingError("ApiServerTimeout", f"the API server did not answer in time ({subject})")
+    return PassingError("ApiServerUnreachable", f"the API server can't be reached ({subject}): {failure}")
 
 
 def _message(body: bytes) -> str:

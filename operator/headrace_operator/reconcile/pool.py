@@ -16,10 +16,12 @@ from headrace_operator.core.model import (
     EventType,
     ObjectKey,
     OperatorError,
+    PassingError,
     RefusedError,
     TransientError,
 )
 from headrace_operator.core.pool_status import (
+    QUEUE_PENDING,
     PoolFacts,
     autoscaler_failure,
     foreign_autoscaler_failure,
@@ -110,8 +112,7 @@ class PoolReconciler:
         try:
             pool = parse(manifest, JobWorkerPool)
             await self._bring_about(pool, manifest)
-        except ConflictError:
-            # Nothing is wrong; the next look sees what has changed.
+        except PassingError:
             raise
         except OperatorError as failure:
             newest = self._objects.get(POOL_KIND, key) or manifest
@@ -126,7 +127,7 @@ class PoolReconciler:
         deployment = self._owned_deployment(pool)
         if deployment is None and not _is_bound(queue_manifest):
             # Its pods would wait for the binding Secret, and longer than needed once it is there.
-            raise _queue_failure(queue_manifest) or TransientError("QueueNotReady", f"JobQueue {queue.key.name} is new")
+            raise _queue_failure(queue_manifest) or _queue_pending(queue.key.name)
         sample, sampling_failure = await self._sample(pool)
         decision = self._decide(pool, manifest, deployment, sample)
         manifest = await self._write_replicas(pool, manifest, decision)
@@ -310,7 +311,11 @@ def _queue_failure(queue_manifest: Manifest) -> OperatorError | None:
     name = key_of(queue_manifest).name
     ready = conditions.find(conditions_of(queue_manifest), conditions.READY)
     if ready is None:
-        return TransientError("QueueNotReady", f"JobQueue {name} has not been looked at yet")
+        return _queue_pending(name)
     if ready["status"] != "True":
         return TransientError("QueueNotReady", f"JobQueue {name}: {ready['reason']}: {ready['message']}")
     return None
+
+
+def _queue_pending(name: str) -> OperatorError:
+    return TransientError(QUEUE_PENDING, f"JobQueue {name} is being provisioned")

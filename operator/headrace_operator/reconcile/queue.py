@@ -15,8 +15,10 @@ from headrace_operator.core.model import (
     EventType,
     ObjectKey,
     OperatorError,
+    PassingError,
     QueuePlace,
     RefusedError,
+    SampleSource,
     TransientError,
 )
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 ROUND_SECONDS = 5.0
 """How often a queue is looked at: what breaks from outside (its Secret, its database) shows within twice this."""
 
+ENSURED_FOR = timedelta(seconds=60)
+"""What others do to a queue's tables, or to its binding, is undone within this."""
+
 CLEANUP_PATIENCE = timedelta(seconds=60)
 """How long the deletion of a JobQueue waits for a backend that doesn't answer, before the jobs are left behind."""
 
@@ -50,6 +55,22 @@ class _Findings:
     conditions: list[Condition] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     failure: OperatorError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ensured:
+    """What a queue was made sure of, and when."""
+
+    place: QueuePlace
+    settings: Mapping[str, Any]
+    uid: str
+    at: datetime
+    schema_version: int
+
+    def is_good_for(self, place: QueuePlace, settings: Mapping[str, Any], uid: str, now: datetime) -> bool:
+        """Whether the same is wanted still, and it was not long ago."""
+        same = (self.place, self.settings, self.uid) == (place, settings, uid)
+        return same and now - self.at < ENSURED_FOR
 
 
 class QueueReconciler:
@@ -80,8 +101,7 @@ class QueueReconciler:
         self._clock = clock
         self._wake_pools = wake_pools
         self._reporter = Reporter(cluster, objects, clock)
-        self._bound: dict[ObjectKey, Manifest] = {}
-        """The binding Secrets as they were last applied, so that a round in which nothing changes writes nothing."""
+        self._ensured: dict[ObjectKey, _Ensured] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Look at one JobQueue; returns after how many seconds to look again.
@@ -103,6 +123,8 @@ class QueueReconciler:
             queue = parse(manifest, JobQueue)
             await self._keep_finalizer(queue)
             await self._provision(queue, manifest, findings)
+        except PassingError:
+            raise
         except OperatorError as failure:
             findings.failure = failure
             findings.conditions.append(Condition.failed(conditions.PROVISIONED, failure))
@@ -121,13 +143,10 @@ class QueueReconciler:
     async def _provision(self, queue: JobQueue, manifest: Manifest, findings: _Findings) -> None:
         connection = await self._find_connection(queue)
         place = _place(queue, connection)
-        changed, version, details = await self._provisioning.ensure(place, manifest, queue.spec.settings())
-        await self._bind(queue, connection)
+        ensured = await self._ensure(queue, manifest, place, connection)
         if self._observations.place(queue.key) != place:
             self._observations.remember_place(queue.key, place)
             self._wake_pools(queue.key)
-        if changed:
-            await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", details)
         findings.conditions.append(
             Condition(
                 type=conditions.PROVISIONED,
@@ -136,7 +155,25 @@ class QueueReconciler:
                 message=f"queue {place.queue} is in schema {place.schema}, with the settings of the spec",
             )
         )
-        findings.status |= {"binding": {"name": queue.binding_name}, "postgres": {"schemaVersion": version}}
+        findings.status |= {
+            "binding": {"name": queue.binding_name},
+            "postgres": {"schemaVersion": ensured.schema_version},
+        }
+
+    async def _ensure(self, queue: JobQueue, manifest: Manifest, place: QueuePlace, connection: Connection) -> _Ensured:
+        """Make sure of the queue and its binding, unless our own reading has vouched for it since we last did."""
+        settings = queue.spec.settings()
+        now = self._clock.now()
+        ensured = self._ensured.get(queue.key)
+        if ensured is not None and ensured.is_good_for(place, settings, queue.metadata.uid, now):
+            return ensured
+        changed, version, details = await self._provisioning.ensure(place, manifest, settings)
+        await self._bind(queue, connection)
+        if changed:
+            await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", details)
+        ensured = _Ensured(place=place, settings=settings, uid=queue.metadata.uid, at=now, schema_version=version)
+        self._ensured[queue.key] = ensured
+        return ensured
 
     async def _find_connection(self, queue: JobQueue) -> Connection:
         postgres = queue.spec.postgres
@@ -168,8 +205,6 @@ class QueueReconciler:
 
     async def _bind(self, queue: JobQueue, connection: Connection) -> None:
         wanted = binding_secret(queue, connection)
-        if self._bound.get(queue.key) == wanted:
-            return
         key = ObjectKey(queue.metadata.namespace, queue.binding_name)
         existing = await self._cluster.get("v1", "Secret", key)
         if existing is not None and not queue.owns(existing):
@@ -177,8 +212,8 @@ class QueueReconciler:
                 "NameTaken",
                 f"Secret {key.name} exists and isn't this JobQueue's: delete it, or give the JobQueue another name",
             )
-        await self._cluster.apply(wanted)
-        self._bound[queue.key] = wanted
+        if existing is None or existing.get("data") != wanted["data"]:
+            await self._cluster.apply(wanted)
 
     async def _observe_depth(self, key: ObjectKey, manifest: Manifest, findings: _Findings) -> None:
         """Read the depth wherever the queue was last in order: workers may know it while the backend is away."""
@@ -191,9 +226,13 @@ class QueueReconciler:
         try:
             sample = await self._sampling.sample(key, place, pods, max_age_seconds=ROUND_SECONDS / 2)
         except OperatorError as failure:
+            self._ensured.pop(key, None)
             findings.failure = findings.failure or failure
             findings.conditions.append(Condition.failed(conditions.SYNCED, failure))
             return
+        if sample.source is SampleSource.WORKERS:
+            # That they reach the backend does not say that we, and others with the binding, do.
+            self._ensured.pop(key, None)
         self._observations.remember_sample(key, sample)
         findings.status |= _depth_status(manifest, sample)
         findings.conditions.append(
@@ -248,7 +287,7 @@ class QueueReconciler:
 
     def _forget(self, key: ObjectKey) -> None:
         self._observations.forget_queue(key)
-        self._bound.pop(key, None)
+        self._ensured.pop(key, None)
         self._wake_pools(key)
 
 

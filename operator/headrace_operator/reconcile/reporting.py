@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import READY, find, merge
 from headrace_operator.core.model import EventType
-from headrace_operator.core.pool_status import STARTING
+from headrace_operator.core.pool_status import CALM_REASONS
 from headrace_operator.reconcile.objects import key_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Reporter:
 
     async def _tell_readiness(self, before: Manifest, after: Manifest) -> None:
         old, new = _readiness(before), _readiness(after)
-        if new is None or new["reason"] == STARTING:
+        if new is None or new["reason"] in CALM_REASONS:
             return
         if new["status"] == "True":
             if old is None or old["status"] != "True":

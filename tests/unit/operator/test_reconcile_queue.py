@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace_operator.core.conditions import find
-from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth
+from headrace_operator.core.model import ObjectKey, OperatorError, PassingError, QueueDepth, SampleSource
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.queue import QueueReconciler
@@ -173,3 +173,39 @@ async def test_a_spec_that_can_no_longer_be_read_does_not_keep_the_object(scene:
     assert scene.reason() == "InvalidSpec"
     await scene.look(seconds=60)
     assert scene.queue["metadata"]["finalizers"] == []
+
+
+async def test_a_sound_queue_is_made_sure_of_every_minute(scene: Scene) -> None:
+    for _ in range(25):
+        await scene.look()
+    assert scene.backend.ensured == 3
+
+
+async def test_changed_settings_are_brought_about_at_once(scene: Scene) -> None:
+    await scene.look()
+    scene.put(maxRetries=7)
+    await scene.look()
+    assert scene.backend.ensured == 2
+
+
+async def test_where_workers_tell_the_depth_the_backend_is_asked_in_every_look(scene: Scene) -> None:
+    scene.backend.source = SampleSource.WORKERS
+    for _ in range(5):
+        await scene.look()
+    assert scene.backend.ensured == 5
+
+
+async def test_a_binding_that_somebody_deletes_is_back_within_a_minute(scene: Scene) -> None:
+    await scene.look()
+    await scene.cluster.delete("v1", "Secret", ObjectKey("shop", "thumbnails-binding"))
+    await scene.look()
+    await scene.look(seconds=60)
+    assert scene.cluster.find("Secret", ObjectKey("shop", "thumbnails-binding")) is not None
+
+
+async def test_an_api_server_that_is_away_says_nothing_of_the_queue(scene: Scene) -> None:
+    await scene.look()
+    scene.cluster.secret_failure = PassingError("ApiServerTimeout", "the API server did not answer in time")
+    with pytest.raises(PassingError):
+        await scene.look()
+    assert scene.reason() == "Ready"

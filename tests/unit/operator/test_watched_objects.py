@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.model import ConflictError, ObjectKey, OperatorError, RefusedError, TransientError
+from headrace_operator.core.model import (
+    ConflictError,
+    ObjectKey,
+    OperatorError,
+    PassingError,
+    RefusedError,
+    TransientError,
+)
 from headrace_operator.kubernetes.errors import ExpiredError, error_from_answer
 from headrace_operator.kubernetes.objects import pool_by_scale_target, worker_pod
 
@@ -121,7 +128,7 @@ def test_an_autoscaler_concerns_the_pool_that_it_may_scale(target: dict[str, str
             "Invalid",
             "quantities must match the regular expression",
         ),
-        (500, "etcd is away", TransientError, "ApiServerError", "the API server answered 500 (it): etcd is away"),
+        (500, "etcd is away", PassingError, "ApiServerError", "the API server answered 500 (it): etcd is away"),
         (403, "no rights", TransientError, "Forbidden", "no rights"),
         (404, "nothing", TransientError, "NotFound", "nothing"),
         (409, "modified", ConflictError, "Conflict", "modified"),
