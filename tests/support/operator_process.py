@@ -41,6 +41,8 @@ class OperatorProcess:
 
     control_plane: ControlPlane
     log: Path
+    watch_namespaces: tuple[str, ...] = ()
+    """Where it has rights and works; empty: everywhere."""
     listen_port: int = field(default_factory=free_port)
     metrics_api_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -54,7 +56,7 @@ class OperatorProcess:
             "metadata": {"namespace": NAMESPACE, "name": SERVICE},
             "spec": {"type": "ExternalName", "externalName": "localhost"},
         }
-        manifests = [*_chart_rights(), service, self._api_service()]
+        manifests = [*self._chart_rights(), service, self._api_service()]
         listed = {"apiVersion": "v1", "kind": "List", "items": manifests}
         self.control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(listed))
 
@@ -65,6 +67,7 @@ class OperatorProcess:
             "PATH": os.environ["PATH"],
             "KUBECONFIG": str(kubeconfig),
             "HEADRACE_NAMESPACE": NAMESPACE,
+            "HEADRACE_WATCH_NAMESPACES": ",".join(self.watch_namespaces),
             "HEADRACE_WORKER_IMAGE": "headrace/worker:test",
             "HEADRACE_LISTEN_ADDRESS": f"127.0.0.1:{self.listen_port}",
             "HEADRACE_METRICS_API_ADDRESS": f"127.0.0.1:{self.metrics_api_port}",
@@ -126,8 +129,8 @@ class OperatorProcess:
             },
         }
 
-
-def _chart_rights() -> list[dict[str, Any]]:
-    chart = REPOSITORY / "charts" / "headrace"
-    rendered = run([tools.helm(), "template", "headrace", str(chart), f"--namespace={NAMESPACE}"])
-    return [manifest for manifest in yaml.safe_load_all(rendered) if manifest and manifest["kind"] in _RIGHTS]
+    def _chart_rights(self) -> list[dict[str, Any]]:
+        chart = str(REPOSITORY / "charts" / "headrace")
+        watched = f"--set=watchNamespaces={{{','.join(self.watch_namespaces)}}}"
+        rendered = run([tools.helm(), "template", "headrace", chart, f"--namespace={NAMESPACE}", watched])
+        return [manifest for manifest in yaml.safe_load_all(rendered) if manifest and manifest["kind"] in _RIGHTS]

@@ -50,10 +50,12 @@ class ObjectStore:
             del self._unconfirmed[place]
 
     def gone(self, manifest: Manifest) -> None:
-        """The watch shows that an object is deleted."""
+        """The object is deleted; one of the same name that came since is another."""
         place = _place(manifest)
-        self._objects.pop(place, None)
-        self._unconfirmed.pop(place, None)
+        known = self._objects.get(place)
+        if known is not None and known["metadata"]["uid"] == manifest["metadata"]["uid"]:
+            del self._objects[place]
+            self._unconfirmed.pop(place, None)
 
     def written(self, manifest: Manifest, now_seconds: float) -> None:
         """A write of ours returned this state. An object that is gone meanwhile stays gone."""

@@ -125,6 +125,8 @@ class PoolReconciler:
         queue_manifest = await self._find_queue(pool)
         queue = parse(queue_manifest, JobQueue)
         deployment = self._owned_deployment(pool)
+        if deployment is None:
+            await self._reporter.require_existence(manifest)
         if deployment is None and not _is_bound(queue_manifest):
             # Its pods would wait for the binding Secret, and longer than needed once it is there.
             raise _queue_failure(queue_manifest) or _queue_pending(queue.key.name)

@@ -167,6 +167,7 @@ class QueueReconciler:
         ensured = self._ensured.get(queue.key)
         if ensured is not None and ensured.is_good_for(place, settings, queue.metadata.uid, now):
             return ensured
+        await self._reporter.require_existence(manifest)
         changed, version, details = await self._provisioning.ensure(place, manifest, settings)
         await self._bind(queue, connection)
         if changed:

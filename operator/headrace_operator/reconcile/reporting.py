@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import READY, find, merge
-from headrace_operator.core.model import EventType
+from headrace_operator.core.model import EventType, PassingError
 from headrace_operator.core.pool_status import CALM_REASONS
 from headrace_operator.reconcile.objects import key_of
 
@@ -48,6 +48,20 @@ class Reporter:
         self.remember(written)
         await self._tell_readiness(manifest, written)
         return written
+
+    async def require_existence(self, manifest: Manifest) -> None:
+        """See that the object is still there, before anything is made for it: the watch may have missed its end.
+
+        Raises
+        ------
+        PassingError
+            ``Gone``; the object is forgotten.
+        """
+        key = key_of(manifest)
+        live = await self._cluster.get(manifest["apiVersion"], manifest["kind"], key)
+        if live is None or live["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            self._objects.gone(manifest)
+            raise PassingError("Gone", f"{manifest['kind']} {key} is gone")
 
     def remember(self, written: Manifest) -> None:
         """What a write returned is the newest state."""

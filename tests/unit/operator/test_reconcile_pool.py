@@ -12,6 +12,7 @@ from headrace_operator.core.model import (
     Connection,
     ObjectKey,
     OperatorError,
+    PassingError,
     QueueDepth,
     QueuePlace,
     RefusedError,
@@ -234,3 +235,11 @@ async def test_a_pool_made_anew_under_an_old_name_has_no_history(scene: Scene) -
     with pytest.raises(RefusedError, match="exists and isn't this pool's"):
         await scene.look()
     assert scene.pool["spec"]["replicas"] == 1
+
+
+async def test_a_pool_whose_end_the_watch_has_missed_is_given_nothing(scene: Scene) -> None:
+    await scene.cluster.delete("headrace.dev/v1alpha1", "JobWorkerPool", KEY)
+    with pytest.raises(PassingError, match="is gone"):
+        await scene.look(25)
+    await scene.look(25)
+    assert scene.writes() == [("delete", "JobWorkerPool")]

@@ -209,3 +209,11 @@ async def test_an_api_server_that_is_away_says_nothing_of_the_queue(scene: Scene
     with pytest.raises(PassingError):
         await scene.look()
     assert scene.reason() == "Ready"
+
+
+async def test_a_queue_whose_end_the_watch_has_missed_is_not_made_again(scene: Scene) -> None:
+    await scene.cluster.delete("headrace.dev/v1alpha1", "JobQueue", KEY)
+    with pytest.raises(PassingError, match="is gone"):
+        await scene.look()
+    await scene.look()
+    assert scene.backend.ensured == 0
