@@ -131,6 +131,6 @@ class OperatorProcess:
 
     def _chart_rights(self) -> list[dict[str, Any]]:
         chart = str(REPOSITORY / "charts" / "headrace")
-        watched = f"--set=watchNamespaces={{{','.join(self.watch_namespaces)}}}"
+        watched = f"--set-json=watchNamespaces={json.dumps(self.watch_namespaces)}"
         rendered = run([tools.helm(), "template", "headrace", chart, f"--namespace={NAMESPACE}", watched])
         return [manifest for manifest in yaml.safe_load_all(rendered) if manifest and manifest["kind"] in _RIGHTS]
