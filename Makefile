@@ -13,9 +13,17 @@ demo: $(READY) ## The story on a real Kubernetes: 3,000 jobs, a pool that goes 0
 
 test: $(READY) ## All tests but the end-to-end ones.
 	./tests/setup-machine
+	$(CLUSTER) build kubernetes helm
 	$(BIN)/pytest -m 'not e2e' --durations=10
 
+# Outside of pytest, which would hide the progress of minutes; the tests then use what is there.
 e2e: $(READY) ## The end-to-end tests, on the kind cluster.
+ifneq ($(HEADRACE_E2E_USE_KUBECONFIG),1)
+e2e: export KUBECONFIG := build/kubeconfig
+e2e: export HEADRACE_E2E_USE_KUBECONFIG := 1
+e2e: deploy
+endif
+e2e:
 	$(BIN)/pytest -m e2e --durations=10 tests/e2e
 
 lint: $(READY) ## Style, types, import contracts, shell scripts.

@@ -7,6 +7,7 @@ import base64
 import asyncpg
 import pytest
 
+from headrace.queues import from_url
 from support.in_cluster import job_queue
 from support.operator_world import World
 from support.postgres import PostgresServer
@@ -185,3 +186,17 @@ async def test_changed_settings_reach_the_queue(world: World) -> None:
         assert await connection.fetchval("SELECT max_retries FROM headrace.queues WHERE name = 'work'") == 7
     finally:
         await connection.close()
+
+
+async def test_a_paused_queue_takes_jobs_in_and_gives_none_out(world: World) -> None:
+    world.apply_ready_queue()
+    world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused=true")
+    world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Paused")
+    await world.enqueue(2)
+    async with from_url(world.dsn, "work") as queue:
+        assert await queue.receive(1) == []
+
+        world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused-")
+        world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Ready")
+
+        assert len(await queue.receive(5)) == 2

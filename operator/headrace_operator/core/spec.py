@@ -135,7 +135,7 @@ class QueueSpec(Part, frozen=True, kw_only=True):
     dead_letter: DeadLetter = DeadLetter()
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments of ``headrace.queues.base.QueueSettings``."""
+        """What the spec says of ``headrace.queues.base.QueueSettings``."""
         return {
             "visibility_timeout_seconds": float(self.visibility_timeout_seconds),
             "max_retries": self.max_retries,
@@ -149,6 +149,10 @@ class JobQueue(Resource, frozen=True, kw_only=True):
     """A queue of background jobs."""
 
     spec: QueueSpec
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of ``headrace.queues.base.QueueSettings``."""
+        return self.spec.settings() | {"paused": self.paused}
 
     @property
     def binding_name(self) -> str:

@@ -10,6 +10,7 @@ from headrace_operator.core import conditions
 from headrace_operator.core.binding import binding_secret, read_dsn, seen_from_elsewhere
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.model import (
+    PAUSED_ANNOTATION,
     QUEUE_FINALIZER,
     Connection,
     EventType,
@@ -162,7 +163,7 @@ class QueueReconciler:
 
     async def _ensure(self, queue: JobQueue, manifest: Manifest, place: QueuePlace, connection: Connection) -> _Ensured:
         """Make sure of the queue and its binding, unless our own reading has vouched for it since we last did."""
-        settings = queue.spec.settings()
+        settings = queue.settings()
         now = self._clock.now()
         ensured = self._ensured.get(queue.key)
         if ensured is not None and ensured.is_good_for(place, settings, queue.metadata.uid, now):
@@ -242,9 +243,7 @@ class QueueReconciler:
 
     async def _report(self, manifest: Manifest, findings: _Findings) -> None:
         if findings.failure is None:
-            ready = Condition(
-                type=conditions.READY, status=True, reason="Ready", message="producers and workers can use the queue"
-            )
+            ready = _in_order(manifest)
         else:
             ready = Condition.failed(conditions.READY, findings.failure)
         was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
@@ -290,6 +289,15 @@ class QueueReconciler:
         self._observations.forget_queue(key)
         self._ensured.pop(key, None)
         self._wake_pools(key)
+
+
+def _in_order(manifest: Manifest) -> Condition:
+    if parse(manifest, Resource).paused:
+        message = f"jobs are taken in and none is given out: the annotation {PAUSED_ANNOTATION} holds the queue"
+        return Condition(type=conditions.READY, status=True, reason="Paused", message=message)
+    return Condition(
+        type=conditions.READY, status=True, reason="Ready", message="producers and workers can use the queue"
+    )
 
 
 def _place(queue: JobQueue, connection: Connection) -> QueuePlace:
