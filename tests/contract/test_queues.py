@@ -69,8 +69,12 @@ class PostgresBench:
     async def pass_time(self, seconds: float) -> None:
         for table, columns in {
             "jobs": ("enqueued_at", "run_at", "expires_at"),
+            "parked_jobs": ("enqueued_at", "run_at", "expires_at"),
             "leases": ("expires_at",),
+            "claims": ("claimed_at",),
             "dead_jobs": ("dead_at",),
+            "finished_jobs": ("finished_at",),
+            "deduplication_keys": ("kept_until",),
             "queue_stats": ("counted_at",),
         }.items():
             aged = ", ".join(f"{column} = {column} - interval '{seconds} seconds'" for column in columns)

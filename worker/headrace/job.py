@@ -20,6 +20,8 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 """The largest payload every backend takes (SQS: 1 MiB a message). Store larger data elsewhere, enqueue its address."""
 
 MAX_NAME_LENGTH = 255
+MAX_KEY_LENGTH = 128
+"""Of a group or a deduplication key (SQS: 128)."""
 
 JSON_CONTENT_TYPE = "application/json"
 BYTES_CONTENT_TYPE = "application/octet-stream"
@@ -57,8 +59,13 @@ class NewJob:
     expires_at: datetime | None = None
     """A job not started by then is dead-lettered as expired. Defaults to the queue's own retention."""
     group: str | None = None
-    """Jobs of one group run in order, one at a time, where the backend has the capability."""
+    """Jobs of one group run in the order in which they were enqueued, one at a time; a retry or a delay of the first
+    holds the others. Where the backend has the capability."""
     deduplication_key: str | None = None
+    """While a job with this key is unfinished, another is not enqueued. Where the backend has the capability."""
+    deduplication_window_seconds: float | None = None
+    """How long the key is taken at least, counted from now, also when the job is finished before. Defaults to no longer
+    than the job is unfinished."""
 
     def __post_init__(self) -> None:
         if len(self.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
@@ -74,6 +81,18 @@ class NewJob:
             raise InvalidJobError(f"priority {self.priority}: must be from {MIN_PRIORITY} to {MAX_PRIORITY}")
         if not 0 <= self.delay_seconds < float("inf"):
             raise InvalidJobError(f"delay_seconds {self.delay_seconds}: must be 0 or more")
+        if self.deduplication_window_seconds is not None and not (
+            self.deduplication_key is not None and 0 < self.deduplication_window_seconds < float("inf")
+        ):
+            raise InvalidJobError(
+                f"deduplication_window_seconds {self.deduplication_window_seconds}: must be more than 0, "
+                "beside a deduplication_key"
+            )
+        for name, key in (("group", self.group), ("deduplication_key", self.deduplication_key)):
+            if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _NAME.fullmatch(key)):
+                raise InvalidJobError(
+                    f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character"
+                )
         if self.delay_seconds and self.run_at is not None:
             raise InvalidJobError("delay_seconds and run_at: give one of them")
         for name, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):

@@ -1,7 +1,8 @@
-"""The queue port: what every backend promises, in three small Protocols.
+"""The queue port: what every backend promises, in small Protocols.
 
-`Queue` is for producers and workers, `Backlog` is the operator's read-only view, `Provisioner` makes and removes
-what a queue lives in. One contract suite (``tests/contract``) runs over every backend.
+`Queue` is for producers and workers, `Inspector` for people (the command line), `Backlog` is the operator's read-only
+view, `Provisioner` makes and removes what a queue lives in. One contract suite (``tests/contract``) runs over every
+backend.
 
 Delivery is at least once. A delivered job is held under a lease; whoever lets its lease run out loses the job, and its
 late completion is refused (`LeaseLostError` / a count of refused completions), fenced by (id, lease, attempt).
@@ -21,10 +22,11 @@ Exceptions::
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -72,6 +74,8 @@ class Capabilities:
     groups: bool
     deduplication: bool
     uncharged_abandon: bool
+    transactions: bool
+    """Whether jobs can be enqueued and completed within a transaction of the caller's own."""
 
 
 def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities) -> None:
@@ -97,6 +101,8 @@ class QueueSettings:
     """3 retries are 4 attempts; then the dead-letter queue."""
     message_retention_seconds: float | None = None
     """A job never started within this time expires. None: never."""
+    completed_retention_seconds: float = 0.0
+    """How long finished jobs can be looked up. 0: a finished job is gone."""
     dead_letter_enabled: bool = True
     """False: a job out of attempts is dropped."""
     dead_letter_retention_days: float = 14.0
@@ -109,9 +115,9 @@ class Depth:
     """How much a queue holds. The one definition that workers publish and the operator scales on."""
 
     ready: int = 0
-    """Jobs that could start now: due, unexpired, held by nobody whose lease still runs."""
+    """Jobs that could start now: due, unexpired, held by nobody whose lease still runs, first in their group."""
     delayed: int = 0
-    """Jobs whose time has not come (delays and waiting retries)."""
+    """Jobs whose time has not come: delays, waiting retries, and what stands behind the head of its group."""
     in_flight: int = 0
     """Jobs held under a lease."""
     dead_lettered: int = 0
@@ -125,7 +131,9 @@ class Delivery:
 
     job: Job
     lease: str
-    """Opaque; with the job's id and attempt it fences late completions."""
+    """Opaque; with the job's id it fences late completions."""
+    is_suspect: bool = False
+    """A worker died while it held this job: it is held alone, and while it is, `Queue.receive` gives nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +153,16 @@ class Maintained:
 
     rescued: int = 0
     """Jobs of dead workers that went back, uncharged."""
+    poisoned: int = 0
+    """Jobs dead-lettered because three workers died while they held that job and no other."""
     promoted: int = 0
-    """Delayed jobs that became ready."""
+    """Delayed jobs, and heads of groups, that became ready."""
     expired: int = 0
     """Jobs not started in time, dead-lettered."""
+    cancelled: int = 0
+    """Jobs cancelled while they ran, and since handed back: gone now."""
     pruned: int = 0
-    """Dead letters older than the queue keeps them."""
+    """Dead letters and finished jobs older than the queue keeps them."""
 
 
 class Queue(Protocol):
@@ -188,6 +200,9 @@ class Queue(Protocol):
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
         """Enqueue all of them or none; returns their ids, in order, once they are durable.
 
+        A job whose deduplication key is taken is not enqueued; in its place stands the id of the job that has the key.
+        Calls that are made at once may travel together; each still succeeds or fails alone.
+
         Raises
         ------
         UnsupportedCapabilityError
@@ -195,10 +210,34 @@ class Queue(Protocol):
         """
         ...
 
+    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[str]:
+        """As `enqueue`, within the transaction that is open on the caller's own connection: both happen, or neither.
+
+        Parameters
+        ----------
+        connection
+            What the backend's documentation names; Postgres takes those of asyncpg, psycopg and SQLAlchemy (async).
+
+        Raises
+        ------
+        UnsupportedCapabilityError
+            When the backend has no transactions, or does not know such a connection.
+        """
+        ...
+
     async def receive(self, limit: int, *, wait_seconds: float = 0.0) -> list[Delivery]:
         """Lease up to `limit` jobs, highest priority first, then oldest; waits up to `wait_seconds` for the first.
 
-        A cancelled call loses nothing: what it had leased goes back when the lease ends, uncharged.
+        Of each group only the head can be leased. A suspect is leased alone, by who holds nothing else.
+
+        A cancelled call loses nothing: what it had leased can be claimed again within seconds, uncharged.
+        """
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be something to receive, and after `seconds` in any case. Can be cancelled freely.
+
+        A hint, that may come for nothing: where the backend can, it wakes who waits within milliseconds of an enqueue.
         """
         ...
 
@@ -206,7 +245,24 @@ class Queue(Protocol):
         """The jobs are done and gone."""
         ...
 
-    async def retry(self, delivery: Delivery, *, delay_seconds: float, error: str) -> Settled:
+    async def complete_in(self, connection: Any, delivery: Delivery) -> None:
+        """Complete a job within the transaction that is open on the caller's own connection: both happen, or neither.
+
+        The delivery must be passed to `complete` all the same, once the transaction has ended either way: after a
+        commit that frees what is kept for the delivery, after a rollback it completes the job.
+
+        Raises
+        ------
+        LeaseLostError
+            When somebody else has the job: roll back.
+        UnsupportedCapabilityError
+            When the backend has no transactions, or does not know such a connection.
+        """
+        ...
+
+    async def retry(
+        self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
+    ) -> Settled:
         """The attempt failed: try again after the delay, or dead-letter where no attempt is left.
 
         Whether attempts are left is the queue's to say (`QueueSettings.max_retries`).
@@ -217,12 +273,23 @@ class Queue(Protocol):
         """Hand jobs back with no attempt charged (a drain, an unknown name)."""
         ...
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> Settled:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, error: str | None = None, traceback: str | None = None
+    ) -> Settled:
         """Give the job up, keeping it in the dead-letter queue with the reason (dropped where that is disabled)."""
         ...
 
-    async def keep_alive(self) -> None:
+    async def discard(self, delivery: Delivery) -> Settled:
+        """The job was cancelled and has stopped: it is gone."""
+        ...
+
+    async def keep_alive(self) -> frozenset[str]:
         """Extend the lease on all that this object holds; call it every `HEARTBEAT_SECONDS`.
+
+        Returns
+        -------
+        frozenset[str]
+            The ids of held jobs that somebody has cancelled: stop them, and `discard` their deliveries.
 
         Raises
         ------
@@ -243,14 +310,6 @@ class Queue(Protocol):
         ...
 
 
-class Backlog(Protocol):
-    """The operator's read-only view: needs no right beyond reading."""
-
-    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
-        """The depths of these queues, in one round trip; a queue that does not exist is left out."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """Whom a provisioned place belongs to: one JobQueue object."""
@@ -258,6 +317,123 @@ class Owner:
     namespace: str
     name: str
     uid: str
+
+
+JobState = Literal["ready", "delayed", "blocked", "suspect", "running", "dead", "completed", "cancelled"]
+"""Where a job stands: blocked is behind the head of its group, suspect is ready to be claimed alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One failed attempt."""
+
+    attempt: int
+    at: datetime
+    error: str
+    traceback: str | None = None
+    """Of the newest failure only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as people look at it; `Job.attempt` counts the attempt under way, else the failed ones."""
+
+    job: Job
+    state: JobState
+    holder: str | None = None
+    """Who runs it."""
+    failures: tuple[Failure, ...] = ()
+    """Oldest first, the last twenty."""
+    ended_at: datetime | None = None
+    """When it died, was completed or cancelled."""
+    reason: str | None = None
+    """Why it is dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs are meant: all conditions must hold; without any, all jobs."""
+
+    ids: tuple[str, ...] | None = None
+    state: JobState | None = None
+    name: str | None = None
+    """The job's name, exactly."""
+    reason: str | None = None
+    """Why it is dead, exactly."""
+    older_than_seconds: float | None = None
+    """By when it ended, else by when it was enqueued."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRecord:
+    """A queue as people look at it."""
+
+    name: str
+    settings: QueueSettings
+    depth: Depth
+    paused_by_hand: bool = False
+    owner: Owner | None = None
+
+
+class Inspector(Protocol):
+    """What people ask of a queue and do to it by hand. Use it as an async context manager."""
+
+    async def __aenter__(self) -> Self:
+        """Connect; raises `QueueError` where that fails."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the connections."""
+        ...
+
+    async def queues(self) -> list[QueueRecord]:
+        """All queues of the place, by name."""
+        ...
+
+    async def pause(self, queue: str, *, paused: bool) -> None:
+        """Let nothing be received any more, or let it again; beside the pause of the queue's JobQueue."""
+        ...
+
+    async def job(self, queue: str, job_id: str) -> JobRecord | None:
+        """One job, wherever it stands; None where there is none of this id (any more)."""
+        ...
+
+    async def jobs(self, queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
+        """Jobs in the order in which they would be claimed, then those waiting, then those that ended, newest first.
+
+        Dead jobs only where `which` asks for the state ``dead``.
+        """
+        ...
+
+    async def cancel(self, queue: str, job_id: str) -> Literal["cancelled", "requested"] | None:
+        """Cancel a job: at once, or, where it runs, by its worker within seconds; None where there is none."""
+        ...
+
+    async def retry_now(self, queue: str, job_id: str) -> bool:
+        """Make a delayed job due, or put a dead one back; False where it is neither."""
+        ...
+
+    async def redrive(self, queue: str, which: JobFilter) -> int:
+        """Put dead jobs back into the queue under their ids, with all attempts before them; returns how many."""
+        ...
+
+    async def purge(self, queue: str, which: JobFilter) -> int:
+        """Remove dead jobs for good; returns how many."""
+        ...
+
+    async def recover_stuck(self, queue: str, *, older_than_seconds: float) -> list[str]:
+        """Put back what is held since then under leases that nobody keeps alive; returns the ids."""
+        ...
+
+
+class Backlog(Protocol):
+    """The operator's read-only view: needs no right beyond reading."""
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """The depths of these queues, in one round trip; a queue that does not exist is left out."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from headrace.job import NewJob
 
-CAPABILITIES = Capabilities(priorities=True, delays=True, groups=False, deduplication=False, uncharged_abandon=True)
+CAPABILITIES = Capabilities(
+    priorities=True, delays=True, groups=False, deduplication=False, uncharged_abandon=True, transactions=False
+)
 
 _LOOK_SECONDS = 0.01
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -59,6 +59,12 @@ class Place:
     ca_certificates: str | None = field(default=None, repr=False)
     """PEM; given, the server's certificate and host name are verified against it, whatever the DSN says."""
     schema: str = "headrace"
+    direct_dsn: str | None = field(default=None, repr=False)
+    """Past a connection pooler, for LISTEN. None: the DSN itself is direct."""
+
+    def direct(self) -> Place:
+        """The same place, reached directly."""
+        return self if self.direct_dsn is None else replace(self, dsn=self.direct_dsn, direct_dsn=None)
 
 
 class Database:
@@ -175,15 +181,17 @@ class Transaction:
 
 
 @asynccontextmanager
-async def connect(place: Place, *, command_timeout_seconds: float) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """One connection for administration; its errors are `QueueError` too."""
+async def connect(
+    place: Place, *, command_timeout_seconds: float, application_name: str = "headrace-migrate"
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """One connection with a session of its own, not of a pool; its errors are `QueueError` too."""
     with _errors(place):
         connection = await asyncpg.connect(
             place.dsn,
             ssl=tls(place),
             timeout=CONNECT_TIMEOUT_SECONDS,
             command_timeout=command_timeout_seconds,
-            server_settings={"application_name": "headrace-migrate"},
+            server_settings={"application_name": application_name},
         )
         try:
             await _watch_peer(connection)

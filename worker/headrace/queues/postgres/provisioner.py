@@ -71,8 +71,8 @@ class PostgresProvisioner:
             queue_id = await self._pause_own(connection, queue, owner)
             if queue_id is None:
                 return False
-            for state in (0, 1, 2):
-                while await connection.fetchval(self._queries["remove_jobs"], queue_id, state, _REMOVE_BATCH):
+            for batch in ("remove_jobs", "remove_parked_jobs"):
+                while await connection.fetchval(self._queries[batch], queue_id, _REMOVE_BATCH):
                     pass
             async with connection.transaction():
                 await connection.execute(self._queries["lock_jobs"])
@@ -111,6 +111,7 @@ def _columns(settings: QueueSettings) -> tuple[object, ...]:
         settings.visibility_timeout_seconds,
         settings.max_retries,
         settings.message_retention_seconds,
+        settings.completed_retention_seconds,
         settings.dead_letter_enabled,
         settings.dead_letter_retention_days,
         settings.paused,

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections import defaultdict
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from headrace.queues.base import (
     LEASE_SECONDS,
     Capabilities,
+    Delivery,
     LeaseLostError,
     Maintained,
     QueueError,
@@ -21,8 +22,18 @@ from headrace.queues.base import (
     Settled,
     refuse_unsupported,
 )
+from headrace.queues.postgres.coalescer import Coalescer
 from headrace.queues.postgres.connection import CLOSE_TIMEOUT_SECONDS, Database, Place
-from headrace.queues.postgres.rows import delivery_from, depth_from, enqueue_columns, settings_from, storable
+from headrace.queues.postgres.listener import Listener
+from headrace.queues.postgres.rows import (
+    all_columns,
+    deliveries_from,
+    depth_from,
+    is_plain,
+    plain_columns,
+    settings_from,
+    storable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,21 +43,41 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from headrace.job import NewJob
-    from headrace.queues.base import Delivery, Depth
+    from headrace.queues.base import Depth
 
-CAPABILITIES = Capabilities(priorities=True, delays=True, groups=False, deduplication=False, uncharged_abandon=True)
+CAPABILITIES = Capabilities(
+    priorities=True, delays=True, groups=True, deduplication=True, uncharged_abandon=True, transactions=True
+)
 
 # Receiving, settling, keeping alive and counting each may want one at the same time.
 _MAX_CONNECTIONS = 4
+
+CONNECTIONS_PER_WORKER = _MAX_CONNECTIONS + 1
+"""At most so many does one worker hold: its pool, and the session that listens."""
 
 # A round of housekeeping touches at most so many rows of each kind at a time, so that no lock is held for long …
 _HOUSEKEEPING_BATCH = 1000
 # … and at most so many times: the next round comes in seconds, from any worker.
 _HOUSEKEEPING_BATCHES = 10
 
-# How often `receive` looks again while it waits; doubles up to the second.
+_SWEEP_SECONDS = 60.0
+
+# How soon a waiting receiver looks again; doubles up to what the caller allows.
 _FIRST_LOOK_SECONDS = 0.05
 _LAST_LOOK_SECONDS = 1.0
+
+# Producers tell idle workers at most so often.
+_WAKE_SECONDS = 0.01
+
+_LEVELS = 11
+_NO_FLOORS = [0] * _LEVELS
+
+# Where to look for jobs is remembered between claims, for at most so long …
+_FLOORS_SECONDS = 0.5
+# … or, where a look from the start is expensive (an old transaction keeps the dead rows there), for so many times as long
+# as that look took.
+_FLOORS_FACTOR = 20
+_EXPENSIVE_SECONDS = 0.005
 
 
 class PostgresQueue:
@@ -62,10 +93,18 @@ class PostgresQueue:
         What stands beside our leases, for people to read. Defaults to host name and process id.
     lease_seconds
         How long a heartbeat lease lasts. Defaults to `LEASE_SECONDS`; every worker of a queue must agree.
+    listens
+        Whether `wait` is cut short by new jobs (LISTEN, on a connection of its own). Defaults to polling alone.
     """
 
     def __init__(
-        self, place: Place, name: str, *, holder: str | None = None, lease_seconds: float = LEASE_SECONDS
+        self,
+        place: Place,
+        name: str,
+        *,
+        holder: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        listens: bool = False,
     ) -> None:
         self._database = Database(place, max_connections=_MAX_CONNECTIONS)
         self._name = name
@@ -73,10 +112,27 @@ class PostgresQueue:
         self._lease_seconds = lease_seconds
         self._queue_id = 0
         self._settings = QueueSettings()
+        self._coalescer = Coalescer(self._send)
+        self._waking: asyncio.Task[None] | None = None
+        self._has_news = False
         self._heartbeat_lease: int | None = None
         self._heartbeats = False
-        # Jobs still held of each lease that a receive without heartbeats made; at zero the lease goes.
-        self._held: dict[int, int] = {}
+        # What this object holds: of each claim, its lease and the jobs not settled yet.
+        self._held: dict[int, tuple[int, set[str]]] = {}
+        self._holds_suspect = False
+        self._suspects_wait = False
+        self._makes_room = False
+        self._floors = list(_NO_FLOORS)
+        self._floors_end_at = 0.0
+        self._full_look_allowed_at = 0.0
+        self._was_short = True
+        # What this object itself put back stands below the floors.
+        self._came_back = False
+        self._swept_at = 0.0
+        self._may_have_jobs = asyncio.Event()
+        self._listener = Listener(place, self._may_have_jobs.set) if listens else None
+        self._listening: asyncio.Task[None] | None = None
+        self._pause_seconds = _FIRST_LOOK_SECONDS
 
     @property
     def name(self) -> str:
@@ -93,6 +149,11 @@ class PostgresQueue:
         """See `headrace.queues.base.Queue`."""
         return self._settings
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether new jobs cut `wait` short just now."""
+        return self._listener is not None and self._listener.is_up
+
     async def __aenter__(self) -> Self:
         try:
             await self._database.open()
@@ -100,120 +161,250 @@ class PostgresQueue:
         except BaseException:
             await self._database.close()
             raise
+        if self._listener is not None:
+            self._listening = asyncio.create_task(self._listener.run())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease, self._heartbeat_lease = self._heartbeat_lease, None
+        leases = {lease for lease, _ in self._held.values()}
+        if self._heartbeat_lease is not None:
+            leases.add(self._heartbeat_lease)
+        self._heartbeat_lease = None
+        self._held.clear()
         try:
-            if lease is not None:
-                # Where that fails, others wait as long as the lease lasts.
-                with contextlib.suppress(QueueError, TimeoutError):
-                    async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                        await self._database.fetch("end_leases", [lease])
+            # Where that fails, others wait as long as the lease lasts.
+            with contextlib.suppress(QueueError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    await self._coalescer.flushed()
+                    if self._waking is not None:
+                        await asyncio.wait([self._waking])
+                    if leases:
+                        await self._database.fetch("end_leases", list(leases))
         finally:
+            if self._listening is not None:
+                self._listening.cancel()
+                await asyncio.wait([self._listening])
             await self._database.close()
+
+    # Enqueue
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
         """See `headrace.queues.base.Queue`."""
         if not jobs:
             return []
         refuse_unsupported(jobs, CAPABILITIES)
-        columns = enqueue_columns(jobs)
-        rows = await self._database.fetch("enqueue", self._queue_id, *columns)
+        return await self._coalescer.enqueue(jobs)
+
+    async def _send(self, jobs: Sequence[NewJob]) -> list[str]:
+        if all(map(is_plain, jobs)):
+            query, columns = "enqueue", plain_columns(jobs)
+        else:
+            query, columns = "put", all_columns(jobs)
+        rows = await self._database.fetch(query, self._queue_id, *columns)
         if not rows:
             # The queue may have been removed and made again, under another id.
             await self._look_up()
-            rows = await self._database.fetch("enqueue", self._queue_id, *columns)
+            rows = await self._database.fetch(query, self._queue_id, *columns)
+        if not rows:
+            raise self._not_found()
+        self._has_news = True
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wake())
         return [str(row[0]) for row in rows]
+
+    async def _wake(self) -> None:
+        """Tell idle workers, as long as there is news. After the commit: who sets its flag later looks later, too."""
+        try:
+            while self._has_news:
+                self._has_news = False
+                with contextlib.suppress(QueueError):
+                    await self._database.fetch("wake", self._queue_id)
+                await asyncio.sleep(_WAKE_SECONDS)
+        finally:
+            self._waking = None
+
+    # Receive
 
     async def receive(self, limit: int, *, wait_seconds: float = 0.0) -> list[Delivery]:
         """See `headrace.queues.base.Queue`."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
-        pause = _FIRST_LOOK_SECONDS
         while True:
-            deliveries = await self._claim(limit)
-            # A short batch says that the backlog is small: a moment to look at the delayed, too.
-            if len(deliveries) < limit and await self._database.fetch_value(
-                "promote", self._queue_id, _HOUSEKEEPING_BATCH
-            ):
-                deliveries += await self._claim(limit - len(deliveries))
+            deliveries = await self._receive_now(limit)
             remaining = deadline - clock()
             if deliveries or remaining <= 0:
                 return deliveries
-            await asyncio.sleep(min(pause, remaining))
-            pause = min(pause * 2, _LAST_LOOK_SECONDS)
+            await self.wait(min(remaining, _LAST_LOOK_SECONDS))
 
-    async def _claim(self, limit: int) -> list[Delivery]:
-        if not self._heartbeats:
-            rows = await self._database.fetch("claim_with_new_lease", self._queue_id, limit, self._holder)
-            if rows:
-                self._held[rows[0]["lease_id"]] = len(rows)
-        elif self._heartbeat_lease is None:
-            return []  # Lost: the next heartbeat starts another.
-        else:
-            rows = await self._database.fetch("claim", self._queue_id, limit, self._heartbeat_lease)
-        # UPDATE returns rows as it meets them.
-        rows.sort(key=lambda row: (-row["priority"], row["id"]))
-        return [delivery_from(self._name, row) for row in rows]
+    async def _receive_now(self, limit: int) -> list[Delivery]:
+        if self._holds_suspect or (self._heartbeats and self._heartbeat_lease is None):
+            return []  # A lease that is lost: the next heartbeat starts another.
+        lease = self._heartbeat_lease
+        if lease is None:
+            lease = await self._database.fetch_value("start_lease", self._queue_id, None, self._holder)
+            if lease is None:
+                raise self._not_found()
+        deliveries: list[Delivery] = []
+        if not self._held and self._suspects_wait:
+            deliveries = await self._claim_suspect(lease)
+        if not deliveries and not (self._makes_room and self._held):
+            deliveries = await self._claim(lease, limit)
+        if not deliveries and not self._held:
+            deliveries = await self._claim_suspect(lease)
+        if deliveries:
+            self._pause_seconds = _FIRST_LOOK_SECONDS
+        elif lease != self._heartbeat_lease:
+            await self._database.fetch("end_leases", [lease])
+        return deliveries
+
+    async def _claim(self, lease: int, limit: int) -> list[Delivery]:
+        started = time.monotonic()
+        from_start = self._came_back or started >= (
+            self._full_look_allowed_at if self._was_short else self._floors_end_at
+        )
+        self._came_back = False
+        floors = _NO_FLOORS if from_start else self._floors
+        rows = await self._database.fetch("claim", self._queue_id, lease, limit, floors)
+        if from_start:
+            ended = time.monotonic()
+            expense = _FLOORS_FACTOR * (ended - started) if ended - started > _EXPENSIVE_SECONDS else 0.0
+            self._full_look_allowed_at = ended + expense
+            self._floors_end_at = ended + max(expense, _FLOORS_SECONDS)
+        # What others handed back, or what came late, may stand below; a short batch says that there is time to look.
+        self._was_short = len(rows) < limit
+        for row in rows:
+            self._floors[row[3]] = row[1] + 1
+        return self._take(lease, rows)
+
+    async def _claim_suspect(self, lease: int) -> list[Delivery]:
+        rows = await self._database.fetch("claim_suspect", self._queue_id, lease)
+        self._suspects_wait = bool(rows)
+        self._holds_suspect = bool(rows)
+        return self._take(lease, rows)
+
+    def _take(self, lease: int, rows: Sequence[Record]) -> list[Delivery]:
+        deliveries = deliveries_from(self._name, rows)
+        for delivery in deliveries:
+            claim = int(delivery.lease)
+            if claim not in self._held:
+                self._held[claim] = (lease, set())
+            self._held[claim][1].add(delivery.job.id)
+        return deliveries
+
+    async def wait(self, seconds: float) -> None:
+        """See `headrace.queues.base.Queue`."""
+        if self._listener is not None and not self._held and not self._may_have_jobs.is_set():
+            with contextlib.suppress(QueueError):
+                if await self._listener.want(self._queue_id):
+                    return  # Newly announced: what came before that is found by looking once more.
+        pause = min(seconds, self._pause_seconds)
+        self._pause_seconds = min(self._pause_seconds * 2, max(seconds, _FIRST_LOOK_SECONDS))
+        if pause > _LAST_LOOK_SECONDS:
+            with contextlib.suppress(QueueError):
+                due_seconds = await self._database.fetch_value("next_due", self._queue_id)
+                if due_seconds is not None:
+                    pause = min(pause, due_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._may_have_jobs.wait()
+        self._may_have_jobs.clear()
+
+    # Settle
 
     async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        return await self._settle_all("complete", deliveries)
+        return await self._settle("complete", deliveries)
 
     async def release(self, deliveries: Sequence[Delivery], *, delay_seconds: float = 0.0) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        return await self._settle_all("release", deliveries, delay_seconds)
+        self._came_back = True
+        return await self._settle("release", deliveries, delay_seconds)
 
-    async def _settle_all(self, query: str, deliveries: Sequence[Delivery], *arguments: object) -> Settled:
-        """Settle by (lease, attempt): nearly always the same for a whole batch, which is then one lookup by key."""
-        groups: defaultdict[tuple[str, int], list[Delivery]] = defaultdict(list)
-        for delivery in deliveries:
-            groups[delivery.lease, delivery.job.attempt].append(delivery)
-        accepted = 0
+    async def _settle(self, query: str, deliveries: Sequence[Delivery], *arguments: object) -> Settled:
+        """Settle all that is held under one lease in one statement; workers have one."""
+        by_lease: dict[int, list[Delivery]] = {}
         refused: list[Delivery] = []
-        for (lease, attempt), group in groups.items():
+        for delivery in deliveries:
+            held = self._held.get(int(delivery.lease))
+            if held is None or delivery.job.id not in held[1]:
+                refused.append(delivery)
+            else:
+                by_lease.setdefault(held[0], []).append(delivery)
+            if delivery.job.group is not None:
+                self._came_back = True  # The next of its group has an old id.
+        accepted = 0
+        for lease, group in by_lease.items():
+            claims = list({int(delivery.lease) for delivery in group})
             ids = [int(delivery.job.id) for delivery in group]
-            rows = await self._database.fetch(query, ids, int(lease), attempt, *arguments)
+            rows = await self._database.fetch(query, lease, claims, ids, *arguments)
             accepted += len(rows)
-            if len(rows) < len(group):
+            if len(rows) < len(ids):
                 settled = {str(row[0]) for row in rows}
                 refused += [delivery for delivery in group if delivery.job.id not in settled]
-        await self._let_go(deliveries)
+            await self._let_go(group)
         return Settled(accepted=accepted, refused=tuple(refused))
 
-    async def retry(self, delivery: Delivery, *, delay_seconds: float, error: str) -> Settled:
+    async def retry(
+        self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
+    ) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        (row,) = await self._database.fetch("retry", self._queue_id, *_fence(delivery), delay_seconds, storable(error))
-        await self._let_go([delivery])
-        if row["again"] or row["dead"]:
-            return Settled(accepted=1, dead_lettered=row["dead"])
+        trace = None if traceback is None else storable(traceback)
+        ended = await self._settle_one("retry", delivery, delay_seconds, storable(error), trace)
+        if not ended:
+            return Settled(accepted=0, refused=(delivery,))
+        return Settled(accepted=1, dead_lettered=int(ended == "dead"))
+
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, error: str | None = None, traceback: str | None = None
+    ) -> Settled:
+        """See `headrace.queues.base.Queue`."""
+        texts = [None if text is None else storable(text) for text in (reason, error, traceback)]
+        if await self._settle_one("dead_letter", delivery, *texts):
+            return Settled(accepted=1, dead_lettered=1)
         return Settled(accepted=0, refused=(delivery,))
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> Settled:
+    async def discard(self, delivery: Delivery) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        dead = await self._database.fetch_value("dead_letter", self._queue_id, *_fence(delivery), storable(reason))
+        if await self._settle_one("discard", delivery):
+            return Settled(accepted=1)
+        return Settled(accepted=0, refused=(delivery,))
+
+    async def _settle_one(self, query: str, delivery: Delivery, *arguments: object) -> Any:
+        claim = int(delivery.lease)
+        held = self._held.get(claim)
+        if held is None or delivery.job.id not in held[1]:
+            return None
+        answer = await self._database.fetch_value(query, held[0], claim, int(delivery.job.id), *arguments)
+        self._came_back = True
         await self._let_go([delivery])
-        return Settled(accepted=1, dead_lettered=1) if dead else Settled(accepted=0, refused=(delivery,))
+        return answer
 
     async def _let_go(self, deliveries: Sequence[Delivery]) -> None:
-        """Drop the leases that a receive without heartbeats made, once nothing is held under them."""
-        if not self._held:
-            return
+        """Forget what is settled; drop the leases that a receive without heartbeats made, once nothing is held."""
+        done = set()
         for delivery in deliveries:
-            lease = int(delivery.lease)
-            if lease in self._held:
-                self._held[lease] -= 1
-        done = [lease for lease, held in self._held.items() if held <= 0]
-        for lease in done:
-            del self._held[lease]
+            claim = int(delivery.lease)
+            held = self._held.get(claim)
+            if held is None:
+                continue
+            lease, ids = held
+            ids.discard(delivery.job.id)
+            if not ids:
+                del self._held[claim]
+                if lease != self._heartbeat_lease:
+                    done.add(lease)
+        if not self._held:
+            self._holds_suspect = False
+        done -= {lease for lease, _ in self._held.values()}
         if done:
             with contextlib.suppress(QueueError):  # The jobs are settled, and the lease runs out by itself.
-                await self._database.fetch("end_leases", done)
+                await self._database.fetch("end_leases", list(done))
 
-    async def keep_alive(self) -> None:
+    # Keep house
+
+    async def keep_alive(self) -> frozenset[str]:
         """See `headrace.queues.base.Queue`."""
         self._heartbeats = True
         if self._heartbeat_lease is None:
@@ -221,31 +412,61 @@ class PostgresQueue:
             self._heartbeat_lease = await self._database.fetch_value(
                 "start_lease", self._queue_id, self._lease_seconds, self._holder
             )
-        elif not await self._database.fetch("extend_lease", self._heartbeat_lease, self._lease_seconds):
+            return frozenset()
+        lease = self._heartbeat_lease
+        ids = [int(job_id) for _, held in self._held.values() for job_id in held]
+        rows = await self._database.fetch("heartbeat", lease, self._lease_seconds, ids, list(self._held))
+        if not rows:
             self._heartbeat_lease = None
+            self._held = {claim: held for claim, held in self._held.items() if held[0] != lease}
+            self._holds_suspect = False
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")
+        self._settings = settings_from(rows[0])
+        if rows[0]["strays"]:
+            await self._database.fetch("drop_strays", lease, rows[0]["strays"])
+            self._came_back = True
+        return frozenset(map(str, rows[0]["cancelled"]))
 
     async def maintain(self) -> Maintained:
         """See `headrace.queues.base.Queue`."""
-        await self._look_up()
-        return Maintained(
-            rescued=await self._rescue(),
-            promoted=await self._in_batches("promote"),
-            expired=await self._in_batches("expire"),
-            pruned=await self._in_batches("prune"),
+        rows = await self._database.fetch("housekeeping", self._name)
+        if not rows:
+            raise self._not_found()
+        todo = rows[0]
+        self._queue_id = todo["id"]
+        self._settings = settings_from(todo)
+        rescued = poisoned = 0
+        # Nobody is judged in the moments after the database came back: let everybody report first.
+        if todo["rescue"] and self._database.seconds_since_reconnect() >= self._lease_seconds:
+            (row,) = await self._database.fetch("rescue", self._queue_id, self._lease_seconds, _HOUSEKEEPING_BATCH)
+            rescued, poisoned = row["rescued"], row["poisoned"]
+        self._suspects_wait = bool(todo["suspects"] or rescued)
+        # One worker at a time makes room for a suspect; others take one when they happen to hold nothing.
+        self._makes_room = bool(
+            self._suspects_wait
+            and self._heartbeat_lease is not None
+            and await self._database.fetch_value("oldest_lease", self._queue_id, self._heartbeat_lease)
         )
-
-    async def _rescue(self) -> int:
-        # After an outage the others must get their word in before anybody is judged: a full lease's time.
-        may_judge = self._database.seconds_since_reconnect() >= self._lease_seconds
-        async with self._database.transaction() as transaction:
-            key = f"headrace.dev/rescue/{self._database.place.schema}"
-            if not await transaction.fetch_value("lock_rescue", self._queue_id, key):
-                return 0
-            if may_judge:
-                await transaction.fetch("judge_leases", self._queue_id, self._lease_seconds, _HOUSEKEEPING_BATCH)
-            rescued: int = await transaction.fetch_value("rescue", self._queue_id, _HOUSEKEEPING_BATCH)
-            return rescued
+        if todo["groups"] and time.monotonic() >= self._swept_at + _SWEEP_SECONDS:
+            self._swept_at = time.monotonic()
+            if await self._database.fetch_value("sweep_groups", self._queue_id):
+                self._came_back = True
+        if todo["prune_keys"]:
+            await self._in_batches("prune_keys")
+        promoted = await self._in_batches("promote") if todo["promote"] else 0
+        if promoted:
+            self._came_back = True
+        return Maintained(
+            rescued=rescued,
+            poisoned=poisoned,
+            promoted=promoted,
+            expired=await self._in_batches("expire") if todo["expire"] else 0,
+            cancelled=await self._database.fetch_value("catch_up_cancellations", self._queue_id)
+            if todo["cancellations"]
+            else 0,
+            pruned=(await self._in_batches("prune_dead") if todo["prune_dead"] else 0)
+            + (await self._in_batches("prune_finished") if todo["prune_finished"] else 0),
+        )
 
     async def _in_batches(self, query: str) -> int:
         total = 0
@@ -260,27 +481,10 @@ class PostgresQueue:
         """See `headrace.queues.base.Queue`."""
         if max_age_seconds <= 0:
             return self._one(await self._database.fetch("depths", [self._name]))
-        shared = await self._database.fetch("shared_depth", self._queue_id, max_age_seconds)
-        if shared:
-            return depth_from(shared[0])
-        async with self._database.transaction() as transaction:
-            if await transaction.fetch("take_turn_to_count", self._queue_id, max_age_seconds):
-                depth = self._one(await transaction.fetch("depths", [self._name]))
-                await transaction.fetch(
-                    "share_depth",
-                    self._queue_id,
-                    depth.ready,
-                    depth.delayed,
-                    depth.in_flight,
-                    depth.dead_lettered,
-                    depth.oldest_ready_age_seconds,
-                )
-                return depth
-        # Another worker counted while this one waited for its turn.
-        shared = await self._database.fetch("shared_depth", self._queue_id, max_age_seconds)
-        if not shared:
-            raise QueueUnavailableError(f"no worker could count queue {self._name!r} in time")
-        return depth_from(shared[0])
+        for query in ("shared_depth", "count_and_share", "shared_depth"):
+            if rows := await self._database.fetch(query, self._queue_id, max_age_seconds):
+                return depth_from(rows[0])
+        raise QueueUnavailableError(f"no worker could count queue {self._name!r} in time")
 
     def _one(self, rows: Sequence[Record]) -> Depth:
         if not rows:
@@ -300,7 +504,3 @@ class PostgresQueue:
             f"queue {self._name!r} does not exist in schema {self._database.place.schema!r}: "
             f"apply its JobQueue, or run `headrace migrate --queue {self._name}`"
         )
-
-
-def _fence(delivery: Delivery) -> tuple[int, int, int]:
-    return int(delivery.job.id), int(delivery.lease), delivery.job.attempt

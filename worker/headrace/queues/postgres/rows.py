@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from headrace.job import Job
+from headrace.job import JSON_CONTENT_TYPE, Job
 from headrace.queues.base import Delivery, Depth, QueueSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import asyncpg
 
     from headrace.job import NewJob
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 _SETTINGS = (
     "visibility_timeout_seconds",
     "max_retries",
     "message_retention_seconds",
+    "completed_retention_seconds",
     "dead_letter_enabled",
     "dead_letter_retention_days",
     "paused",
@@ -41,13 +45,15 @@ def depth_from(row: asyncpg.Record) -> Depth:
     )
 
 
-def delivery_from(queue: str, row: asyncpg.Record) -> Delivery:
-    """A leased job; the hot path, so by position (the order of `claim`'s RETURNING)."""
-    (
+def deliveries_from(queue: str, rows: Sequence[asyncpg.Record]) -> list[Delivery]:
+    """Leased jobs; the hot path, so by position (the order of the function ``claim``)."""
+    deliveries = []
+    for (
+        claim_id,
         job_id,
-        lease_id,
         attempt,
         priority,
+        is_suspect,
         name,
         payload,
         content_type,
@@ -57,39 +63,57 @@ def delivery_from(queue: str, row: asyncpg.Record) -> Delivery:
         expires_at,
         group,
         deduplication_key,
-    ) = row
-    return Delivery(
-        job=Job(
+    ) in rows:
+        job = Job(
             id=str(job_id),
             queue=queue,
             name=name,
             payload=payload,
-            content_type=content_type,
-            headers=json.loads(headers) if headers else {},
+            content_type=content_type or JSON_CONTENT_TYPE,
+            headers=json.loads(headers) if headers else NO_HEADERS,
             priority=priority,
             group=group,
             deduplication_key=deduplication_key,
             attempt=attempt,
             enqueued_at=enqueued_at,
-            run_at=run_at,
+            run_at=run_at or enqueued_at,
             expires_at=expires_at,
-        ),
-        lease=str(lease_id),
+        )
+        deliveries.append(Delivery(job=job, lease=str(claim_id), is_suspect=is_suspect))
+    return deliveries
+
+
+def plain_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
+    """One array a column, as `enqueue` takes them; empty where every job has the default."""
+    return (
+        [job.payload for job in jobs],
+        [job.name for job in jobs],
+        [job.priority for job in jobs] if any(job.priority for job in jobs) else [],
+        [None if job.content_type == JSON_CONTENT_TYPE else job.content_type for job in jobs]
+        if any(job.content_type != JSON_CONTENT_TYPE for job in jobs)
+        else [],
+        [json.dumps(dict(job.headers)) if job.headers else None for job in jobs]
+        if any(job.headers for job in jobs)
+        else [],
+        [job.expires_at for job in jobs] if any(job.expires_at for job in jobs) else [],
     )
 
 
-def enqueue_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
-    """One array a column, as `enqueue` takes them."""
+def all_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
+    """One array a column, as `put` takes them."""
     return (
+        *plain_columns(jobs),
         [job.run_at for job in jobs],
         [job.delay_seconds for job in jobs],
-        [job.expires_at for job in jobs],
-        [job.priority for job in jobs],
-        [job.name for job in jobs],
-        [job.payload for job in jobs],
-        [job.content_type for job in jobs],
-        [json.dumps(dict(job.headers)) if job.headers else None for job in jobs],
+        [job.group for job in jobs],
+        [job.deduplication_key for job in jobs],
+        [job.deduplication_window_seconds for job in jobs],
     )
+
+
+def is_plain(job: NewJob) -> bool:
+    """Whether the job can start at once, whatever else there is."""
+    return job.group is None and job.deduplication_key is None and not job.delay_seconds and job.run_at is None
 
 
 def storable(text: str) -> str:

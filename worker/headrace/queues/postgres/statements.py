@@ -40,8 +40,9 @@ def quoted(identifier: str) -> str:
 
 
 def render(sql: str, schema: str) -> str:
-    """Fill the schema's name into a statement."""
-    return sql.replace("{schema}", quoted(schema))
+    """Fill the schema's name into a statement: as an identifier, and as text."""
+    literal = "'" + schema.replace("'", "''") + "'"
+    return sql.replace("{schema}", quoted(schema)).replace("{schema_literal}", literal)
 
 
 @cache
