@@ -7,10 +7,13 @@ the whole queue. Every worker publishes the same depth: take ``max by (namespace
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +32,26 @@ _BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0),
 )
+
+
+class Distribution:
+    """What a histogram publishes, counted in a fraction of the time that the client library's takes for each job."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_BUCKETS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One more value."""
+        self._counts[bisect_left(_BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def family(self, name: str, text: str, labels: tuple[str, ...]) -> HistogramMetricFamily:
+        """As it is published."""
+        family = HistogramMetricFamily(name, text, labels=LABELS)
+        bounds = [*(floatToGoString(bound) for bound in _BUCKETS), "+Inf"]
+        family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        return family
 
 
 class WorkerMetrics:
@@ -62,9 +85,12 @@ class WorkerMetrics:
         self.refused_completions = self._counter(
             "refused_completions", "Outcomes refused because the lease had been lost."
         )
-        self.duration = self._histogram("duration", "Seconds an attempt ran.")
-        self.queue_wait_time = self._histogram("queue_wait_time", "Seconds a job was due before it started.")
+        self.cancelled = self._counter("cancelled", "Jobs that were cancelled while they ran here.")
+        self.duration = Distribution()
+        self.queue_wait_time = Distribution()
         self.busy_slots = self._gauge("busy_slots", "Jobs running in this process.")
+        self.prefetched = self._gauge("prefetched", "Jobs taken by this process and waiting in it for a slot.")
+        self.listener_up = self._gauge("listener_up", "Whether new jobs wake this worker (1), or it polls alone (0).")
         self.slots = self._gauge("slots", "Jobs this process may run at a time.")
         self._registry.register(self)
 
@@ -76,16 +102,16 @@ class WorkerMetrics:
         gauge = Gauge(f"background_jobs_{name}", text, LABELS, registry=self._registry)
         return gauge.labels(*self._labels)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        histogram = Histogram(f"background_jobs_{name}", text, LABELS, registry=self._registry, buckets=_BUCKETS)
-        return histogram.labels(*self._labels)
-
     def observe_depth(self, depth: Depth) -> None:
         """Publish this depth, until it is too old."""
         self._depth = (self._clock(), depth)
 
     def collect(self) -> Iterator[Metric]:
-        """The depth's gauges while it is fresh, for the registry; none otherwise."""
+        """The distributions, and the depth's gauges while it is fresh, for the registry."""
+        yield self.duration.family("background_jobs_duration", "Seconds an attempt ran.", self._labels)
+        yield self.queue_wait_time.family(
+            "background_jobs_queue_wait_time", "Seconds a job was due before it started.", self._labels
+        )
         if self._depth is None or self._clock() - self._depth[0] > DEPTH_MAX_AGE_SECONDS:
             return
         depth = self._depth[1]

@@ -80,6 +80,8 @@ class Capabilities:
 
 def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities) -> None:
     """Raise `UnsupportedCapabilityError` where a job asks for what a backend lacks."""
+    if capabilities.priorities and capabilities.delays and capabilities.groups and capabilities.deduplication:
+        return
     for job in jobs:
         for field, wanted, present in (
             ("priority", job.priority != 0, capabilities.priorities),

@@ -33,6 +33,8 @@ class LeaseKeeper:
         Called when the lease is gone: what was held belongs to others.
     on_out_of_reach
         Called when the lease can't be relied on any more, but may still be there: stop, and hand back.
+    on_cancelled
+        Called with the ids of held jobs that somebody has cancelled.
     heartbeat_seconds
         How often. Defaults to `HEARTBEAT_SECONDS`.
     lease_seconds
@@ -45,12 +47,14 @@ class LeaseKeeper:
         *,
         on_lost: Callable[[], None],
         on_out_of_reach: Callable[[], None],
+        on_cancelled: Callable[[frozenset[str]], None],
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._queue = queue
         self._on_lost = on_lost
         self._on_out_of_reach = on_out_of_reach
+        self._on_cancelled = on_cancelled
         self._heartbeat_seconds = heartbeat_seconds
         # Stopping jobs takes a moment, and two clocks never agree entirely.
         self._trust_seconds = lease_seconds * 0.9
@@ -74,7 +78,7 @@ class LeaseKeeper:
                 patience = min(patience, max(0.0, self._trusted_until - started))
             try:
                 async with asyncio.timeout(patience):
-                    await self._queue.keep_alive()
+                    cancelled = await self._queue.keep_alive()
             except LeaseLostError as error:
                 log.warning("lease lost queue=%s: %s", self._queue.name, error)
                 self.held.clear()
@@ -91,6 +95,8 @@ class LeaseKeeper:
                 self._trusted_until = started + self._trust_seconds
                 self.held.set()
                 pause = self._heartbeat_seconds
+                if cancelled:
+                    self._on_cancelled(cancelled)
             if self.held.is_set():
                 pause = min(pause, self._trusted_until - clock())
             await asyncio.sleep(max(0.0, pause))

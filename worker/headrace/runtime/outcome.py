@@ -18,6 +18,7 @@ class Failed:
     """The attempt failed; another may succeed."""
 
     error: str
+    traceback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class GivenUp:
     """The job can never succeed."""
 
     reason: str
+    error: str | None = None
+    """What led to it, where the reason is a word."""
+    traceback: str | None = None
 
 
 Outcome = Completed | Failed | GivenUp

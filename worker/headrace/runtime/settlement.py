@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FULL_BATCH = 200
+FULL_BATCH = 500
 LINGER_SECONDS = 0.01
 """How long the first completion of a batch waits for company while the worker is busy."""
 
@@ -33,6 +33,7 @@ class Retry:
     delivery: Delivery
     delay_seconds: float
     error: str
+    traceback: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,18 @@ class DeadLetter:
 
     delivery: Delivery
     reason: str
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard:
+    """The job was cancelled, and has stopped."""
+
+    delivery: Delivery
+
+
+Outcome = Retry | Release | DeadLetter | Discard
 
 
 class Settler:
@@ -69,7 +82,7 @@ class Settler:
         self._metrics = metrics
         self._is_idle = is_idle
         self._completed: list[Delivery] = []
-        self._others: list[Retry | Release | DeadLetter] = []
+        self._others: list[Outcome] = []
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
         self._settled = asyncio.Event()
@@ -81,9 +94,11 @@ class Settler:
     def complete(self, delivery: Delivery) -> None:
         """The job is done."""
         self._completed.append(delivery)
-        self._wake(full=len(self._completed) >= FULL_BATCH or self._is_idle())
+        count = len(self._completed)
+        if count == 1 or count == FULL_BATCH or self._is_idle():
+            self._wake(full=count >= FULL_BATCH or self._is_idle())
 
-    def settle(self, outcome: Retry | Release | DeadLetter) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Any other end."""
         self._others.append(outcome)
         self._wake(full=True)
@@ -158,19 +173,25 @@ class Settler:
             self._metrics.released.inc(settled.accepted)
             self._refused(settled)
 
-    async def _settle(self, outcome: Retry | DeadLetter) -> None:
+    async def _settle(self, outcome: Retry | DeadLetter | Discard) -> None:
         delivery = outcome.delivery
-        settled = await self._try(
-            self._queue.retry(delivery, delay_seconds=outcome.delay_seconds, error=outcome.error)
-            if isinstance(outcome, Retry)
-            else self._queue.dead_letter(delivery, reason=outcome.reason)
-        )
+        match outcome:
+            case Retry(delay_seconds=delay_seconds, error=error, traceback=traceback):
+                call = self._queue.retry(delivery, delay_seconds=delay_seconds, error=error, traceback=traceback)
+            case DeadLetter(reason=reason, error=given_error, traceback=traceback):
+                call = self._queue.dead_letter(delivery, reason=reason, error=given_error, traceback=traceback)
+            case Discard():
+                call = self._queue.discard(delivery)
+        settled = await self._try(call)
         if settled is None:
             self._others.append(outcome)
             return
+        self._refused(settled)
+        if isinstance(outcome, Discard):
+            self._metrics.cancelled.inc(settled.accepted)
+            return
         self._metrics.failed.inc(settled.dead_lettered)
         self._metrics.retried.inc(settled.accepted - settled.dead_lettered)
-        self._refused(settled)
         if settled.dead_lettered:
             log.error("job dead-lettered %s", described(delivery.job))
 

@@ -1,5 +1,8 @@
 """The worker: takes jobs into free slots, runs them, and stops in an order that loses nothing.
 
+Jobs that have been taken wait in a buffer until a slot is free; how many, `Prefetch` says. While some run, the next are
+taken and the last are reported, so that neither the backend nor this process waits for the other.
+
 Stopping: no more jobs are taken, what was not started goes back, what runs may finish; then the outcomes are
 reported, the lease is given back, and the connections are closed. Heartbeats go on until the last outcome is in.
 """
@@ -10,19 +13,22 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import deque
 from datetime import UTC, datetime
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from headrace.app import Context
 from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, QueueError
 from headrace.runtime.lease import LeaseKeeper
-from headrace.runtime.outcome import Completed, Failed, GivenUp
+from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp
+from headrace.runtime.prefetch import Prefetch
 from headrace.runtime.retry import RetryPolicy, unknown_name_delay_seconds
-from headrace.runtime.settlement import DeadLetter, Release, Retry, Settler, described
+from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry, Settler, described
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
+    from typing import Any
 
     from headrace.job import NewJob
     from headrace.metrics import WorkerMetrics
@@ -32,10 +38,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATS_SECONDS = 2.0
+"""How old a published depth may be while there is something to do …"""
+_IDLE_STATS_SECONDS = 5.0
+# … and while there is not, or where counting is slow, how seldom it is done.
 _STATS_LAST_SECONDS = 10.0
 
-FIRST_POLL_SECONDS = 0.05
-"""How soon an idle worker looks again; doubles up to its poll interval."""
+_MOMENT_SECONDS = 0.05
+
+MAX_BATCH = 500
+"""So many jobs are taken at a time: more would gain little, and be more suspects where this worker is killed."""
+
+_BUFFER_SECONDS = 2.0
+# Jobs that wait longer than that in the buffer are handed back: others may have a free slot.
+
+# How often to look at how long jobs take: after so many, or so much work.
+_PREFETCH_JOBS = 50
+_PREFETCH_SECONDS = 0.1
 
 _FIRST_OPEN_SECONDS = 0.5
 _LAST_OPEN_SECONDS = 10.0
@@ -94,10 +112,19 @@ class Worker:
         self._drain_timeout_seconds = drain_timeout_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._retry = retry or RetryPolicy()
-        self._running: dict[asyncio.Task[None], Delivery] = {}
+        # Taken and not started, each with when it was taken.
+        self._buffer: deque[tuple[float, Delivery]] = deque()
+        # Started and not ended, in the order of their starts, each with when it must end.
+        self._running: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._lost: set[asyncio.Task[None]] = set()
+        self._timed_out: set[asyncio.Task[None]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
+        self._prefetch = Prefetch(slots)
+        self._ended_jobs = 0
+        self._ended_seconds = 0.0
         self._lease_number = 0
-        self._slot_freed = asyncio.Event()
+        self._wants_more = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._settler = Settler(queue, metrics, is_idle=lambda: len(self._running) <= 1)
@@ -105,10 +132,13 @@ class Worker:
             queue,
             on_lost=self._lease_lost,
             on_out_of_reach=self._hand_back_all,
+            on_cancelled=self._cancel,
             heartbeat_seconds=heartbeat_seconds,
             lease_seconds=lease_seconds,
         )
         metrics.slots.set(slots)
+        metrics.busy_slots.set_function(lambda: len(self._running))
+        metrics.prefetched.set_function(lambda: len(self._buffer))
 
     @property
     def is_ready(self) -> bool:
@@ -172,6 +202,7 @@ class Worker:
                 task.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> None:
+        self._hand_back_buffer()
         await asyncio.wait([receiving], timeout=_RECEIVE_GRACE_SECONDS)
         receiving.cancel()
         await self._await_jobs(self._drain_timeout_seconds)
@@ -179,7 +210,7 @@ class Worker:
             log.warning("drain timed out queue=%s: handing %d jobs back", self._queue.name, len(self._running))
             self._hand_back_all()
             await asyncio.wait(self._running, timeout=_CANCEL_GRACE_SECONDS)
-            for delivery in self._running.values():  # Deaf to cancellation: they end with the process.
+            for delivery, _ in self._running.values():  # Deaf to cancellation: they end with the process.
                 self._settler.settle(Release(delivery=delivery))
         try:
             async with asyncio.timeout(_FLUSH_GRACE_SECONDS):
@@ -199,16 +230,15 @@ class Worker:
             hastened.cancel()
 
     async def _receive(self) -> None:
-        pause = FIRST_POLL_SECONDS
         complained = False
         while not self._stopping.is_set():
-            free = self._slots - len(self._running) - self._handler.abandoned
-            if free <= 0 or self._settler.is_stuck or not self._keeper.held.is_set():
-                await self._slot_or_moment()
+            wanted = self._wanted()
+            if not wanted:
+                await self._until_more_is_wanted()
                 continue
             lease_number = self._lease_number
             try:
-                deliveries = await self._queue.receive(free)
+                deliveries = await self._queue.receive(wanted)
             except QueueError as error:
                 if not complained:
                     log.warning("can't receive queue=%s, trying again: %s", self._queue.name, error)
@@ -218,24 +248,49 @@ class Worker:
             complained = False
             if lease_number != self._lease_number:
                 continue  # Leased under what was lost meanwhile: others have them.
+            now = perf_counter()
+            self._buffer.extend((now, delivery) for delivery in deliveries)
             if self._stopping.is_set() or not self._keeper.held.is_set():
-                for delivery in deliveries:
-                    self._settler.settle(Release(delivery=delivery))
+                self._hand_back_buffer()
                 continue
-            for delivery in deliveries:
-                self._start(delivery)
-            if len(deliveries) == free:
-                continue
-            pause = FIRST_POLL_SECONDS if deliveries else min(pause * 2, self._poll_interval_seconds)
-            # Many idle workers should not look at the same moment.
-            await self._rest(pause * random.uniform(0.8, 1.2))  # noqa: S311
+            self._fill_slots()
+            if not deliveries:
+                # Many idle workers should not look at the same moment.
+                spread = random.uniform(0.8, 1.2)  # noqa: S311
+                await self._unless_stopped(self._queue.wait(self._poll_interval_seconds * spread))
 
-    async def _slot_or_moment(self) -> None:
-        """Wait for a slot; looks up now and then, for what frees slots without saying so."""
-        self._slot_freed.clear()
+    def _wanted(self) -> int:
+        """How many jobs to take now."""
+        if self._settler.is_stuck or not self._keeper.held.is_set():
+            return 0
+        prefetch = self._prefetch.jobs
+        if len(self._buffer) > prefetch // 2:
+            return 0
+        free = self._slots - len(self._running) - self._handler.abandoned
+        return max(0, min(free + prefetch - len(self._buffer), MAX_BATCH))
+
+    async def _until_more_is_wanted(self) -> None:
+        """Wait for a slot; looks up now and then, for what frees slots without saying so, and for jobs that wait long."""
+        self._wants_more.clear()
+        awaited = self._wants_more if self._keeper.held.is_set() else self._keeper.held
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_POLL_SECONDS):
-                await self._slot_freed.wait()
+            async with asyncio.timeout(_MOMENT_SECONDS):
+                await awaited.wait()
+        if self._buffer and self._buffer[0][0] < perf_counter() - _BUFFER_SECONDS:
+            log.debug("slots stay taken queue=%s: handing %d jobs back", self._queue.name, len(self._buffer))
+            self._hand_back_buffer()
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Await it, unless stopped."""
+        tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if tasks[0].done() and not tasks[0].cancelled() and (error := tasks[0].exception()):
+            raise error
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless stopped."""
@@ -243,26 +298,60 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
+    def _fill_slots(self) -> None:
+        free = self._slots - len(self._running) - self._handler.abandoned
+        while free > 0 and self._buffer:
+            self._start(self._buffer.popleft()[1])
+            free -= 1
+
     def _start(self, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._run_job(delivery))
-        self._running[task] = delivery
-        self._metrics.busy_slots.inc()
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run_job(delivery))
+        ends_at = loop.time() + self._job_timeout_seconds
+        self._running[task] = (delivery, ends_at)
         task.add_done_callback(self._ended)
+        if self._timer is None:
+            self._timer = loop.call_at(ends_at, self._stop_overdue)
+
+    def _stop_overdue(self) -> None:
+        """Stop the jobs whose time is over. They have one time limit, so the oldest are the first."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for task, (_, ends_at) in self._running.items():
+            if ends_at > loop.time():
+                self._timer = loop.call_at(ends_at, self._stop_overdue)
+                break
+            if task not in self._timed_out:
+                self._timed_out.add(task)
+                task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        delivery = self._running.pop(task)
-        # Here and not in the job's coroutine, which a cancellation may reach before it has begun.
-        if task.cancelled() and task not in self._lost:
-            self._settler.settle(Release(delivery=delivery))
-        self._lost.discard(task)
-        self._metrics.busy_slots.dec()
-        self._slot_freed.set()
-        if not task.cancelled() and (error := task.exception()):
+        delivery, _ = self._running.pop(task)
+        if task.cancelled():
+            # Here and not in the job's coroutine, which a cancellation may reach before it has begun.
+            if task in self._cancelled:
+                log.info("job cancelled %s", described(delivery.job))
+                self._settler.settle(Discard(delivery=delivery))
+            elif task in self._timed_out:
+                self._settle(delivery, self._timeout(), self._job_timeout_seconds)
+            elif task not in self._lost:
+                self._settler.settle(Release(delivery=delivery))
+        elif error := task.exception():
             log.error("a job ended outside of its handler queue=%s", self._queue.name, exc_info=error)
+        for tasks in (self._lost, self._timed_out, self._cancelled):
+            if tasks:
+                tasks.discard(task)
+        if self._buffer:
+            self._fill_slots()
+            if len(self._buffer) > self._prefetch.jobs // 2:
+                return
+        self._wants_more.set()
+
+    def _timeout(self) -> Failed:
+        return Failed(f"timed out after {self._job_timeout_seconds:g} s")
 
     async def _run_job(self, delivery: Delivery) -> None:
         job = delivery.job
-        waited_seconds = (datetime.now(UTC) - job.run_at).total_seconds()
         if not self._handler.knows(job.name):
             self._metrics.unknown_name.inc()
             age_seconds = (datetime.now(UTC) - job.enqueued_at).total_seconds()
@@ -270,19 +359,13 @@ class Worker:
             log.warning("unknown name, handed back uncharged, again in %.1f s %s", delay_seconds, described(job))
             self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
             return
-        self._metrics.queue_wait_time.observe(max(0.0, waited_seconds))
+        self._metrics.queue_wait_time.observe(max(0.0, time() - job.run_at.timestamp()))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("job started %s", described(job))
+        outcome: Completed | Failed | GivenUp
         started = perf_counter()
         try:
-            limit = asyncio.timeout(self._job_timeout_seconds)
-            try:
-                async with limit:
-                    outcome = await self._handler.run(Context(job=job, enqueue=self._enqueue))
-            except TimeoutError:
-                if not limit.expired():
-                    raise  # The handler's own.
-                outcome = Failed(f"timed out after {self._job_timeout_seconds:g} s")
+            outcome = await self._handler.run(Context(job=job, enqueue=self._enqueue))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -290,24 +373,35 @@ class Worker:
             outcome = Failed("the handler cancelled itself")
         except Exception as error:  # noqa: BLE001 - a handler's own fault is one failed attempt
             outcome = Failed(f"{type(error).__name__}: {error}")
-        duration_seconds = perf_counter() - started
-        self._metrics.duration.observe(duration_seconds)
-        self._settle(delivery, outcome, duration_seconds)
+        self._settle(delivery, outcome, perf_counter() - started)
 
     def _settle(self, delivery: Delivery, outcome: Completed | Failed | GivenUp, duration_seconds: float) -> None:
+        self._metrics.duration.observe(duration_seconds)
+        self._ended_jobs += 1
+        self._ended_seconds += duration_seconds
+        if self._ended_jobs >= _PREFETCH_JOBS or self._ended_seconds >= _PREFETCH_SECONDS:
+            self._prefetch.observe(self._ended_jobs, self._ended_seconds)
+            self._ended_jobs, self._ended_seconds = 0, 0.0
         job = delivery.job
-        match outcome:
-            case Completed():
-                if log.isEnabledFor(logging.DEBUG):
-                    log.debug("job completed %s seconds=%.3f", described(job), duration_seconds)
-                self._settler.complete(delivery)
-            case Failed(error):
-                log.warning("job failed %s seconds=%.3f: %s", described(job), duration_seconds, error)
-                delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
-                self._settler.settle(Retry(delivery=delivery, delay_seconds=delay_seconds, error=error))
-            case GivenUp(reason):
-                log.warning("job given up %s seconds=%.3f: %s", described(job), duration_seconds, reason)
-                self._settler.settle(DeadLetter(delivery=delivery, reason=reason))
+        if outcome is COMPLETED:
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("job completed %s seconds=%.3f", described(job), duration_seconds)
+            self._settler.complete(delivery)
+        elif isinstance(outcome, Failed):
+            log.warning("job failed %s seconds=%.3f: %s", described(job), duration_seconds, outcome.error)
+            delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
+            self._settler.settle(
+                Retry(
+                    delivery=delivery, delay_seconds=delay_seconds, error=outcome.error, traceback=outcome.traceback
+                )
+            )
+        elif isinstance(outcome, GivenUp):
+            log.warning("job given up %s seconds=%.3f: %s", described(job), duration_seconds, outcome.reason)
+            self._settler.settle(
+                DeadLetter(
+                    delivery=delivery, reason=outcome.reason, error=outcome.error, traceback=outcome.traceback
+                )
+            )
 
     async def _enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
         ids = await self._queue.enqueue(jobs)
@@ -318,6 +412,7 @@ class Worker:
         """Others have what was held: stop it all and say nothing of it."""
         self._metrics.lease_lost.inc()
         self._lease_number += 1
+        self._buffer.clear()
         self._lost.update(self._running)
         for task in self._running:
             task.cancel()
@@ -325,8 +420,23 @@ class Worker:
 
     def _hand_back_all(self) -> None:
         """Stop everything; each job hands itself back uncharged."""
+        self._hand_back_buffer()
         for task in self._running:
             task.cancel()
+
+    def _hand_back_buffer(self) -> None:
+        while self._buffer:
+            self._settler.settle(Release(delivery=self._buffer.popleft()[1]))
+
+    def _cancel(self, job_ids: frozenset[str]) -> None:
+        """Stop jobs that somebody has cancelled; they are gone once they have stopped."""
+        for task, (delivery, _) in self._running.items():
+            if delivery.job.id in job_ids and task not in self._cancelled:
+                self._cancelled.add(task)
+                task.cancel()
+        for waiting in [waiting for waiting in self._buffer if waiting[1].job.id in job_ids]:
+            self._buffer.remove(waiting)
+            self._settler.settle(Discard(delivery=waiting[1]))
 
     async def _keep_house(self) -> None:
         while True:
@@ -336,20 +446,27 @@ class Worker:
                 log.debug("no housekeeping queue=%s: %s", self._queue.name, error)
             else:
                 self._metrics.rescued.inc(done.rescued)
-                self._metrics.failed.inc(done.expired)
-                if done.rescued or done.expired:
+                self._metrics.cancelled.inc(done.cancelled)
+                self._metrics.failed.inc(done.expired + done.poisoned)
+                if done.rescued or done.expired or done.poisoned:
                     log.warning(
-                        "housekeeping queue=%s rescued=%d expired=%d", self._queue.name, done.rescued, done.expired
+                        "housekeeping queue=%s rescued=%d expired=%d poisoned=%d",
+                        *(self._queue.name, done.rescued, done.expired, done.poisoned),
                     )
             await asyncio.sleep(self._heartbeat_seconds * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _publish_depth(self) -> None:
         while True:
             started = perf_counter()
+            interval_seconds = STATS_SECONDS
             try:
-                self._metrics.observe_depth(await self._queue.depth(max_age_seconds=STATS_SECONDS))
+                depth = await self._queue.depth(max_age_seconds=STATS_SECONDS)
             except QueueError as error:
                 log.debug("no depth queue=%s: %s", self._queue.name, error)
+            else:
+                self._metrics.observe_depth(depth)
+                if not depth.ready and not depth.in_flight:
+                    interval_seconds = _IDLE_STATS_SECONDS
             # Where counting is slow, it is done less often.
             took_seconds = perf_counter() - started
-            await asyncio.sleep(min(max(STATS_SECONDS, 10 * took_seconds), _STATS_LAST_SECONDS))
+            await asyncio.sleep(min(max(interval_seconds, 10 * took_seconds), _STATS_LAST_SECONDS))

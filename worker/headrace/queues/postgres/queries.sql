@@ -14,8 +14,9 @@ SELECT version, compatible_with FROM {schema}.migrations ORDER BY version DESC L
 
 -- name: enqueue
 -- Insert plain jobs, which can start at once, in the order given. Arrays may be empty: then the column has its default.
+-- One name alone is the name of all.
 INSERT INTO {schema}.jobs (queue_id, payload, name, priority, content_type, headers, expires_at)
-SELECT queue.id, raw.payload, coalesce(raw.name, ''), coalesce(raw.priority, 0), raw.content_type, raw.headers,
+SELECT queue.id, raw.payload, coalesce(raw.name, ($3::text[])[1], ''), coalesce(raw.priority, 0), raw.content_type, raw.headers,
     coalesce(raw.expires_at, now() + queue.message_retention_seconds * interval '1 second')
 FROM {schema}.queues AS queue,
     unnest($2::bytea[], $3::text[], $4::smallint[], $5::text[], $6::jsonb[], $7::timestamptz[])

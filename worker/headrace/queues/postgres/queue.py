@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from headrace.queues.base import (
@@ -274,6 +275,11 @@ class PostgresQueue:
             self._floors_end_at = ended + max(expense, _FLOORS_SECONDS)
         # What others handed back, or what came late, may stand below; a short batch says that there is time to look.
         self._was_short = len(rows) < limit
+        if not self._was_short and self._listener is not None:
+            await self._listener.want_no_more()
+        rows.sort(key=itemgetter(1))
+        if len({row[3] for row in rows}) > 1:
+            rows.sort(key=itemgetter(3), reverse=True)  # Stable: within a priority the order by id stays.
         for row in rows:
             self._floors[row[3]] = row[1] + 1
         return self._take(lease, rows)
@@ -295,7 +301,7 @@ class PostgresQueue:
 
     async def wait(self, seconds: float) -> None:
         """See `headrace.queues.base.Queue`."""
-        if self._listener is not None and not self._held and not self._may_have_jobs.is_set():
+        if self._listener is not None and not self._may_have_jobs.is_set():
             with contextlib.suppress(QueueError):
                 if await self._listener.want(self._queue_id):
                     return  # Newly announced: what came before that is found by looking once more.

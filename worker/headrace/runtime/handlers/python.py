@@ -20,9 +20,9 @@ from headrace.runtime.handlers import HandlerError
 from headrace.runtime.outcome import COMPLETED, Failed, GivenUp, Outcome, clipped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from headrace.app import Context, Declaration
+    from headrace.app import Context
     from headrace.job import Job
 
 
@@ -63,21 +63,18 @@ class PythonHandler:
             return GivenUp(clipped(f"the payload is no {context.job.content_type}: {error}"))
         arguments = (payload, context) if declaration.takes_context else (payload,)
         try:
-            result = await self._call(declaration, arguments)
+            if declaration.is_async:
+                await declaration.function(*arguments)
+                return COMPLETED
+            result = await self._in_thread(partial(contextvars.copy_context().run, declaration.function, *arguments))
             if inspect.isawaitable(result):
                 await result
         except DeadLetterError as error:
             return GivenUp(clipped(str(error) or "the handler gave it up"))
         # sys.exit() in a job ends the job, not the worker.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job does is its own failure
-            return Failed(clipped(_describe(error)))
+            return Failed(clipped(_describe(error)), clipped("".join(traceback.format_exception(error))))
         return COMPLETED
-
-    def _call(self, declaration: Declaration, arguments: tuple[Any, ...]) -> Awaitable[Any]:
-        if declaration.is_async:
-            coroutine: Awaitable[Any] = declaration.function(*arguments)
-            return coroutine
-        return self._in_thread(partial(contextvars.copy_context().run, declaration.function, *arguments))
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -125,8 +122,10 @@ def load_app(reference: str) -> App:
 
 
 def _decode(job: Job) -> Any:
-    if job.content_type.partition(";")[0].strip() == JSON_CONTENT_TYPE:
-        return json.loads(job.payload)
+    content_type = job.content_type
+    if content_type == JSON_CONTENT_TYPE or content_type.partition(";")[0].strip() == JSON_CONTENT_TYPE:
+        # As text: to guess the encoding would take longer than to parse most payloads.
+        return json.loads(job.payload.decode())
     return job.payload
 
 

@@ -277,7 +277,7 @@ BEGIN
 END
 $body$;
 
--- Lease jobs: the highest priority first, then the oldest. p_floors has, for each priority from 0, the id from which on
+-- Lease jobs: the highest priority first, then the oldest (the rows come in no order). p_floors has, for each priority from 0, the id from which on
 -- to look; what may stand below is found by a call with zeros. Gives nothing while the queue is paused, or where the
 -- lease is gone.
 --
@@ -346,8 +346,7 @@ BEGIN
             SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type, headers,
                 enqueued_at, run_at, expires_at, group_key, deduplication_key
             FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id = ANY (picked)
-            ORDER BY id;
+            WHERE queue_id = p_queue AND priority = level AND id = ANY (picked);
         wanted := wanted - cardinality(picked);
         EXIT WHEN wanted <= 0;
     END LOOP;
@@ -853,7 +852,8 @@ END
 $body$;
 
 -- Enqueue whatever a job may ask for; gives the ids in order: that of the job already there where a deduplication key is
--- taken. An array may be empty: then every job has the default. Gives nothing where there is no such queue.
+-- taken. An array may be empty: then every job has the default; one name alone is the name of all. Gives nothing where
+-- there is no such queue.
 CREATE FUNCTION {schema}.put(p_queue integer, p_payload bytea[], p_name text[], p_priority smallint[],
     p_content_type text[], p_headers jsonb[], p_expires_at timestamptz[], p_run_at timestamptz[],
     p_delay_seconds double precision[], p_group text[], p_key text[], p_window_seconds double precision[])
@@ -903,7 +903,7 @@ BEGIN
         INSERT INTO {schema}.parked_jobs (id, run_at, expires_at, queue_id, priority, name, payload, content_type,
             headers, group_key, deduplication_key, state)
         SELECT id, starts_at, coalesce(expires_at, coalesce(starts_at, now()) + retention), p_queue,
-            coalesce(priority, 0), coalesce(name, ''), payload, content_type, headers, group_key, deduplication_key,
+            coalesce(priority, 0), coalesce(name, p_name[1], ''), payload, content_type, headers, group_key, deduplication_key,
             CASE WHEN group_key IS NULL THEN 1 ELSE 2 END
         FROM raw
         WHERE is_new AND (group_key IS NOT NULL OR starts_at > now())
@@ -911,7 +911,7 @@ BEGIN
     INSERT INTO {schema}.jobs (id, run_at, expires_at, queue_id, priority, name, payload, content_type, headers,
         deduplication_key)
     SELECT id, starts_at, coalesce(expires_at, coalesce(starts_at, now()) + retention), p_queue, coalesce(priority, 0),
-        coalesce(name, ''), payload, content_type, headers, deduplication_key
+        coalesce(name, p_name[1], ''), payload, content_type, headers, deduplication_key
     FROM raw
     WHERE is_new AND group_key IS NULL AND (starts_at IS NULL OR starts_at <= now());
     RETURN QUERY SELECT unnest(ids);

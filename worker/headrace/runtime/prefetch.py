@@ -1,0 +1,49 @@
+"""How many jobs to take beyond those that run: enough that slots never wait for the backend, no more than that.
+
+Short jobs are taken in big batches, since a batch costs the backend little more than a single job. Long ones are left in
+the queue, where any worker may take them.
+"""
+
+from __future__ import annotations
+
+PREFETCH_SECONDS = 0.2
+"""So much work may wait in a worker."""
+
+MAX_PREFETCH = 1000
+"""So many jobs may wait in a worker, however short they are: that is what a killed one leaves as suspects."""
+
+_WEIGHT = 0.1
+
+
+class Prefetch:
+    """Follows how long jobs take. Pure: no clock, no queue.
+
+    Parameters
+    ----------
+    slots
+        How many jobs run at a time.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._mean_seconds: float | None = None
+
+    def observe(self, jobs: int, seconds: float) -> None:
+        """So many jobs took so long in all."""
+        if jobs <= 0:
+            return
+        mean_seconds = seconds / jobs
+        if self._mean_seconds is None or mean_seconds > self._mean_seconds:
+            # Longer than thought: believed at once, since what was taken too much can't be run elsewhere.
+            self._mean_seconds = mean_seconds
+        else:
+            self._mean_seconds += _WEIGHT * (mean_seconds - self._mean_seconds)
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs may wait; 0 as long as nothing is known."""
+        if self._mean_seconds is None:
+            return 0
+        if self._mean_seconds * MAX_PREFETCH <= PREFETCH_SECONDS * self._slots:
+            return MAX_PREFETCH
+        return int(PREFETCH_SECONDS * self._slots / self._mean_seconds)
