@@ -31,7 +31,7 @@ SELECT {schema}.put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
 -- name: wake
 -- Tell idle workers of new jobs, where there are any.
-SELECT pg_notify('headrace', {schema_literal} || '/' || $1::text)
+SELECT pg_notify('headrace', {schema_literal} || '/' || $1::integer)
 WHERE EXISTS (SELECT FROM {schema}.waiters WHERE queue_id = $1)
 
 -- name: wait
@@ -55,8 +55,8 @@ SELECT * FROM {schema}.claim($1, $2, $3, $4)
 SELECT * FROM {schema}.claim_suspect($1, $2)
 
 -- name: next_due
--- In how many seconds the next delayed job is due.
-SELECT greatest(0, extract(epoch FROM min(run_at) - now()))::double precision
+-- In how many seconds the next delayed job is due; null without one.
+SELECT extract(epoch FROM min(run_at) - now())::double precision
 FROM {schema}.parked_jobs
 WHERE queue_id = $1 AND state = 1
 

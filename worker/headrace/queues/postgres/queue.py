@@ -220,7 +220,7 @@ class PostgresQueue:
         try:
             while self._has_news:
                 self._has_news = False
-                with contextlib.suppress(QueueError):
+                with contextlib.suppress(QueueUnavailableError):  # Whoever waits looks by itself, too.
                     await self._database.fetch("wake", self._queue_id)
                 await asyncio.sleep(_WAKE_SECONDS)
         finally:
@@ -252,8 +252,8 @@ class PostgresQueue:
             deliveries = await self._claim_suspect(lease)
         if not deliveries and not (self._makes_room and self._held):
             deliveries = await self._claim(lease, limit)
-        if not deliveries and not self._held:
-            deliveries = await self._claim_suspect(lease)
+        if not deliveries and not self._held and not self._heartbeats:
+            deliveries = await self._claim_suspect(lease)  # Who does not keep house does not know.
         if deliveries:
             self._pause_seconds = _FIRST_LOOK_SECONDS
         elif lease != self._heartbeat_lease:
@@ -311,7 +311,7 @@ class PostgresQueue:
             with contextlib.suppress(QueueError):
                 due_seconds = await self._database.fetch_value("next_due", self._queue_id)
                 if due_seconds is not None:
-                    pause = min(pause, due_seconds)
+                    pause = min(pause, max(0.0, due_seconds))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._may_have_jobs.wait()
@@ -487,7 +487,7 @@ class PostgresQueue:
         """See `headrace.queues.base.Queue`."""
         if max_age_seconds <= 0:
             return self._one(await self._database.fetch("depths", [self._name]))
-        for query in ("shared_depth", "count_and_share", "shared_depth"):
+        for query in ("count_and_share", "shared_depth"):
             if rows := await self._database.fetch(query, self._queue_id, max_age_seconds):
                 return depth_from(rows[0])
         raise QueueUnavailableError(f"no worker could count queue {self._name!r} in time")
