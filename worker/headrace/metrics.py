@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ class Distribution:
     def family(self, name: str, text: str, labels: tuple[str, ...]) -> HistogramMetricFamily:
         """As it is published."""
         family = HistogramMetricFamily(name, text, labels=LABELS)
-        bounds = [*(floatToGoString(bound) for bound in _BUCKETS), "+Inf"]
+        bounds = [*(str(bound) for bound in _BUCKETS), "+Inf"]
         family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
         return family
 

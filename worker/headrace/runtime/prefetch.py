@@ -1,7 +1,7 @@
 """How many jobs to take beyond those that run: enough that slots never wait for the backend, no more than that.
 
-Short jobs are taken in big batches, since a batch costs the backend little more than a single job. Long ones are left in
-the queue, where any worker may take them.
+Short jobs are taken in big batches, since a batch costs the backend little more than a single job. Long ones are left
+in the queue, where any worker may take them.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Settler:
         """The job is done."""
         self._completed.append(delivery)
         count = len(self._completed)
-        if count == 1 or count == FULL_BATCH or self._is_idle():
+        if count in {1, FULL_BATCH} or self._is_idle():
             self._wake(full=count >= FULL_BATCH or self._is_idle())
 
     def settle(self, outcome: Outcome) -> None:
@@ -180,7 +180,7 @@ class Settler:
                 call = self._queue.retry(delivery, delay_seconds=delay_seconds, error=error, traceback=traceback)
             case DeadLetter(reason=reason, error=given_error, traceback=traceback):
                 call = self._queue.dead_letter(delivery, reason=reason, error=given_error, traceback=traceback)
-            case Discard():
+            case _:
                 call = self._queue.discard(delivery)
         settled = await self._try(call)
         if settled is None:

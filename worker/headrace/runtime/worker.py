@@ -270,7 +270,7 @@ class Worker:
         return max(0, min(free + prefetch - len(self._buffer), MAX_BATCH))
 
     async def _until_more_is_wanted(self) -> None:
-        """Wait for a slot; looks up now and then, for what frees slots without saying so, and for jobs that wait long."""
+        """Wait for a slot; looks up now and then, for what frees slots without saying so, and for jobs that wait."""
         self._wants_more.clear()
         awaited = self._wants_more if self._keeper.held.is_set() else self._keeper.held
         with contextlib.suppress(TimeoutError):
@@ -391,16 +391,12 @@ class Worker:
             log.warning("job failed %s seconds=%.3f: %s", described(job), duration_seconds, outcome.error)
             delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
             self._settler.settle(
-                Retry(
-                    delivery=delivery, delay_seconds=delay_seconds, error=outcome.error, traceback=outcome.traceback
-                )
+                Retry(delivery=delivery, delay_seconds=delay_seconds, error=outcome.error, traceback=outcome.traceback)
             )
         elif isinstance(outcome, GivenUp):
             log.warning("job given up %s seconds=%.3f: %s", described(job), duration_seconds, outcome.reason)
             self._settler.settle(
-                DeadLetter(
-                    delivery=delivery, reason=outcome.reason, error=outcome.error, traceback=outcome.traceback
-                )
+                DeadLetter(delivery=delivery, reason=outcome.reason, error=outcome.error, traceback=outcome.traceback)
             )
 
     async def _enqueue(self, jobs: Sequence[NewJob]) -> list[str]:

@@ -40,7 +40,7 @@ class Coalescer:
 
         Cancelled before its turn, a call enqueues nothing; cancelled later, it may have.
         """
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._calls.append((jobs, future))
         if self._sender is None:
             self._sender = asyncio.create_task(self._run())

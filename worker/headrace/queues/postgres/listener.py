@@ -1,10 +1,10 @@
 """Being told of new jobs: LISTEN on a session of its own, and a flag by which producers know that somebody listens.
 
-A producer notifies only where a flag stands, so that nobody pays for notifications that nobody needs. The flag belongs to
-the session: it goes when the session goes (`wait` in ``queries.sql`` clears what is left over), and is set again by the
-next. A wake-up is never more than a hint. What makes it reliable is the order: the flag is set, then the queue is looked
-at once more; a producer commits, then looks for flags. Whatever slips through (a transaction that was open all the
-while) is found by polling.
+A producer notifies only where a flag stands, so that nobody pays for notifications that nobody needs. The flag belongs
+to the session: it goes when the session goes (`wait` in ``queries.sql`` clears what is left over), and is set again by
+the next. A wake-up is never more than a hint. What makes it reliable is the order: the flag is set, then the queue is
+looked at once more; a producer commits, then looks for flags. Whatever slips through (a transaction that was open all
+the while) is found by polling.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ _NO_FLOORS = [0] * _LEVELS
 
 # Where to look for jobs is remembered between claims, for at most so long …
 _FLOORS_SECONDS = 0.5
-# … or, where a look from the start is expensive (an old transaction keeps the dead rows there), for so many times as long
-# as that look took.
+# … or, where a look from the start is expensive (an old transaction keeps the dead rows there), for so many times as
+# long as that look took.
 _FLOORS_FACTOR = 20
 _EXPENSIVE_SECONDS = 0.005
 

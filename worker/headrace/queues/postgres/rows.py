@@ -89,17 +89,21 @@ def plain_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
     What need not be sent need not be encoded, parsed and stored, which is most of what enqueuing costs here.
     """
     names = {job.name for job in jobs}
-    is_plain = len({job.content_type for job in jobs} | {JSON_CONTENT_TYPE}) == 1
+    content_types = {job.content_type for job in jobs}
     return (
         [job.payload for job in jobs],
         list(names) if len(names) == 1 else [job.name for job in jobs],
-        [job.priority for job in jobs] if any([job.priority for job in jobs]) else [],
-        [] if is_plain else [None if job.content_type == JSON_CONTENT_TYPE else job.content_type for job in jobs],
-        [json.dumps(dict(job.headers)) if job.headers else None for job in jobs]
-        if any([job.headers for job in jobs])
-        else [],
-        [job.expires_at for job in jobs] if any([job.expires_at for job in jobs]) else [],
+        _unless_default([job.priority for job in jobs]),
+        []
+        if content_types == {JSON_CONTENT_TYPE}
+        else [None if job.content_type == JSON_CONTENT_TYPE else job.content_type for job in jobs],
+        _unless_default([json.dumps(dict(job.headers)) if job.headers else None for job in jobs]),
+        _unless_default([job.expires_at for job in jobs]),
     )
+
+
+def _unless_default(column: list[object]) -> list[object]:
+    return column if any(column) else []
 
 
 def all_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
