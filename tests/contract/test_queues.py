@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -18,20 +17,19 @@ if TYPE_CHECKING:
 
 class MemoryBench:
     def __init__(self) -> None:
-        self._passed = timedelta()
-        backend = MemoryBackend(clock=lambda: datetime.now(UTC) + self._passed)
+        backend = MemoryBackend()
         self.backend = self.provisioner = self.backlog = backend
 
     def queue(self, *, lease_seconds: float = LEASE_SECONDS) -> MemoryQueue:
         return MemoryQueue(self.backend, QUEUE, lease_seconds=lease_seconds)
 
     async def pass_time(self, seconds: float) -> None:
-        self._passed += timedelta(seconds=seconds)
+        self.backend.pass_time(seconds)
 
     async def dead_letters(self) -> list[DeadLetter]:
         async with self.queue() as queue:
             return [
-                DeadLetter(name=dead.job.name, reason=dead.reason, error=dead.error, attempt=dead.job.attempt)
+                DeadLetter(name=dead.job.name, reason=dead.reason or "", error=dead.error, attempt=dead.job.attempt)
                 for dead in queue.dead_jobs
             ]
 

@@ -61,7 +61,7 @@ def from_url(
             backend = _process_backend()
             if queue not in backend.places:
                 backend.register(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
-            return MemoryQueue(backend, queue)
+            return MemoryQueue(backend, queue, holder=holder)
         case _:
             # The URL itself may hold a password.
             raise QueueError(
