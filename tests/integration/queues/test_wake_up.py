@@ -38,7 +38,7 @@ async def connection(database_dsn: str) -> AsyncIterator[asyncpg.Connection[asyn
 
 async def listening(queue: PostgresQueue) -> None:
     async with asyncio.timeout(SOON):
-        while not queue.is_listening:
+        while not queue.is_listening:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
 
 
@@ -116,7 +116,7 @@ async def test_a_session_that_was_killed_is_replaced_and_its_flag_cleared(
         (pid,) = [row["pid"] for row in await connection.fetch("SELECT pid FROM headrace.waiters")]
         await connection.execute("SELECT pg_terminate_backend($1)", pid)
         async with asyncio.timeout(SOON):
-            while worker.is_listening:
+            while worker.is_listening:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         await resting(worker)
         flags = await connection.fetch("SELECT pid FROM headrace.waiters")

@@ -12,7 +12,7 @@ import pytest
 from headrace import App, new_job
 from headrace.metrics import WorkerMetrics
 from headrace.queues.base import Owner, QueueSettings, QueueUnavailableError, Settled
-from headrace.queues.memory import MemoryBackend, MemoryQueue
+from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.worker import Worker
 from support.worker_process import eventually
@@ -172,3 +172,88 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(world: World) -> No
         await producer.enqueue([new_job("counted")] * 50)
         await eventually(lambda: world.counted("completed_total") == 50, what="all completed")
     assert most == 3
+
+
+async def test_jobs_taken_ahead_go_back_when_the_slots_stay_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.runtime.worker._BUFFER_SECONDS", 0.1)
+    gate = asyncio.Event()
+
+    @world.app.job("quick")
+    async def quick(payload: None) -> None: ...
+
+    @world.app.job("slow")
+    async def slow(payload: None) -> None:
+        await gate.wait()
+
+    async with world.queue() as producer, world.working(slots=2):
+        await producer.enqueue([new_job("quick")] * 200)
+        await eventually(lambda: world.counted("completed_total") == 200, what="known to be short")
+        await producer.enqueue([new_job("slow")] * 50)
+        await eventually(lambda: world.counted("busy_slots") == 2, what="slots taken")
+        await eventually(lambda: world.counted("released_total") >= 1, what="handed back")
+        async with world.queue() as other:
+            deliveries = await other.receive(50)
+            assert deliveries, "another worker can have them"
+            assert {delivery.job.attempt for delivery in deliveries} == {1}, "uncharged"
+            await other.complete(deliveries)
+        gate.set()
+        await eventually(lambda: world.backend.places["orders"].entries == {}, what="all done")
+
+
+async def test_a_cancelled_job_is_stopped_and_gone_and_its_neighbours_go_on(world: World) -> None:
+    stopped: list[int] = []
+    gate = asyncio.Event()
+
+    @world.app.job("gated")
+    async def gated(payload: int) -> None:
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            stopped.append(payload)
+            raise
+
+    async with world.queue() as producer, world.working():
+        ids = await producer.enqueue([new_job("gated", number) for number in range(3)])
+        await eventually(lambda: world.counted("busy_slots") == 3, what="started")
+        assert await MemoryInspector(world.backend).cancel("orders", ids[1]) == "requested"
+        await eventually(lambda: world.counted("cancelled_total") == 1, what="cancelled")
+        assert stopped == [1]
+        gate.set()
+        await eventually(lambda: world.counted("completed_total") == 2, what="the others completed")
+    assert world.counted("failed_total") == world.counted("retried_total") == world.counted("released_total") == 0
+    assert world.backend.places["orders"].entries == {}
+
+
+async def test_a_job_that_runs_too_long_fails_alone_and_says_so(world: World) -> None:
+    @world.app.job("endless")
+    async def endless(payload: None) -> None:
+        await asyncio.Event().wait()
+
+    @world.app.job("short")
+    async def short(payload: None) -> None:
+        await asyncio.sleep(0.01)
+
+    async with world.queue() as producer, world.working(job_timeout_seconds=0.3):
+        await producer.enqueue([new_job("endless"), *[new_job("short")] * 20])
+        await eventually(lambda: world.counted("retried_total") == 1, what="timed out")
+        assert world.counted("completed_total") == 20
+    (entry,) = world.backend.places["orders"].entries.values()
+    assert [failure.error for failure in entry.failures] == ["timed out after 0.3 s"]
+
+
+async def test_a_dead_letter_tells_where_its_job_failed(world: World) -> None:
+    await world.backend.ensure("orders", QueueSettings(max_retries=0), Owner(namespace="", name="orders", uid=""))
+
+    @world.app.job("broken")
+    async def broken(payload: None) -> None:
+        raise ZeroDivisionError("by design")
+
+    async with world.queue() as producer, world.working():
+        await producer.enqueue([new_job("broken")])
+        await eventually(lambda: world.counted("failed_total") == 1, what="dead")
+    (dead,) = world.backend.places["orders"].dead.values()
+    assert dead.reason == "RetriesExhausted"
+    assert dead.failures[-1].error.startswith("ZeroDivisionError: by design")
+    assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].traceback or "")

@@ -48,8 +48,8 @@ _MOMENT_SECONDS = 0.05
 MAX_BATCH = 500
 """So many jobs are taken at a time: more would gain little, and be more suspects where this worker is killed."""
 
+# Jobs that wait longer than this in the buffer are handed back.
 _BUFFER_SECONDS = 2.0
-# Jobs that wait longer than that in the buffer are handed back: others may have a free slot.
 
 # How often to look at how long jobs take: after so many, or so much work.
 _PREFETCH_JOBS = 50
@@ -232,6 +232,7 @@ class Worker:
     async def _receive(self) -> None:
         complained = False
         while not self._stopping.is_set():
+            self._hand_back_stale()
             wanted = self._wanted()
             if not wanted:
                 await self._until_more_is_wanted()
@@ -257,7 +258,8 @@ class Worker:
             if not deliveries:
                 # Many idle workers should not look at the same moment.
                 spread = random.uniform(0.8, 1.2)  # noqa: S311
-                await self._unless_stopped(self._queue.wait(self._poll_interval_seconds * spread))
+                seconds = min(self._poll_interval_seconds, _BUFFER_SECONDS if self._buffer else float("inf"))
+                await self._unless_stopped(self._queue.wait(seconds * spread))
 
     def _wanted(self) -> int:
         """How many jobs to take now."""
@@ -270,15 +272,12 @@ class Worker:
         return max(0, min(free + prefetch - len(self._buffer), MAX_BATCH))
 
     async def _until_more_is_wanted(self) -> None:
-        """Wait for a slot; looks up now and then, for what frees slots without saying so, and for jobs that wait."""
+        """Wait for a slot; looks up now and then, for what frees slots without saying so."""
         self._wants_more.clear()
         awaited = self._wants_more if self._keeper.held.is_set() else self._keeper.held
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MOMENT_SECONDS):
                 await awaited.wait()
-        if self._buffer and self._buffer[0][0] < perf_counter() - _BUFFER_SECONDS:
-            log.debug("slots stay taken queue=%s: handing %d jobs back", self._queue.name, len(self._buffer))
-            self._hand_back_buffer()
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
         """Await it, unless stopped."""
@@ -419,6 +418,13 @@ class Worker:
         self._hand_back_buffer()
         for task in self._running:
             task.cancel()
+
+    def _hand_back_stale(self) -> None:
+        """Jobs that wait long go back: these take longer than those before, and others may have a free slot."""
+        if self._buffer and self._buffer[0][0] < perf_counter() - _BUFFER_SECONDS:
+            log.debug("slots stay taken queue=%s: handing %d jobs back", self._queue.name, len(self._buffer))
+            self._prefetch.observe(1, _BUFFER_SECONDS)
+            self._hand_back_buffer()
 
     def _hand_back_buffer(self) -> None:
         while self._buffer:
