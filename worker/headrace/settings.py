@@ -40,6 +40,8 @@ class Binding:
     queue: str
     schema: str = DEFAULT_SCHEMA
     ca_certificates: str | None = field(default=None, repr=False)
+    direct_dsn: str | None = field(default=None, repr=False)
+    """Past a connection pooler, to be told of new jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,9 @@ class WorkerSettings:
     worker_name: str = ""
     max_concurrent_jobs: int = 10
     poll_interval_seconds: float = 5.0
+    """How often an idle worker looks for jobs, at most."""
+    listens: bool = True
+    """Whether it is told of new jobs beside that (``MODE=MessageQueue``)."""
     job_timeout_seconds: float = 1800.0
     drain_timeout_seconds: float = 300.0
     retry: RetrySettings = field(default_factory=RetrySettings)
@@ -84,7 +89,7 @@ def worker_settings(environ: Mapping[str, str]) -> WorkerSettings:
     reader = _Reader(environ)
     reader.refuse_others()
     reader.one_of("PROVIDER", ("Postgres",), "Postgres")
-    reader.one_of("MODE", ("Polling",), "Polling")
+    mode = reader.one_of("MODE", ("Polling", "MessageQueue"), "MessageQueue")
     minutes = reader.number("JOBTIMEOUTMINUTES", 30.0, above=0)
     app, command = reader.handler()
     host, port = reader.metrics_address()
@@ -96,6 +101,7 @@ def worker_settings(environ: Mapping[str, str]) -> WorkerSettings:
         worker_name=environ.get("HEADRACE_WORKER_NAME") or f"{socket.gethostname()}:{os.getpid()}",
         max_concurrent_jobs=reader.integer("MAXCONCURRENTJOBS", 10, at_least=1),
         poll_interval_seconds=reader.number("POLLINTERVALSECONDS", 5.0, above=0),
+        listens=mode == "MessageQueue",
         job_timeout_seconds=reader.number("JOBTIMEOUTSECONDS", minutes * 60, above=0),
         drain_timeout_seconds=reader.number("DRAINTIMEOUTSECONDS", 300.0, at_least=0),
         retry=RetrySettings(
@@ -257,7 +263,20 @@ class _Reader:
             queue=name,
             schema=self.text("POSTGRES__SCHEMA", "") or files.get("schema") or DEFAULT_SCHEMA,
             ca_certificates=files.get("ca.crt"),
+            direct_dsn=self._direct_dsn() or files.get("direct-uri"),
         )
+
+    def _direct_dsn(self) -> str | None:
+        name = "POSTGRES__DIRECTCONNECTIONSTRING"
+        dsn = self.text(name, "")
+        if dsn and not dsn.startswith(("postgresql://", "postgres://")):
+            # The value may hold a password.
+            self._problems.append(
+                f"{PREFIX}{name} (--direct-dsn): must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, leading to the "
+                "database itself; without a connection pooler, leave it out"
+            )
+            return None
+        return dsn or None
 
     def _binding_files(self, queue: str) -> dict[str, str]:
         root = self._environ.get("SERVICE_BINDING_ROOT")
@@ -301,6 +320,7 @@ _KNOWN = frozenset(
         "RETRY__JITTER",
         "POSTGRES__SCHEMA",
         "POSTGRES__CONNECTIONSTRING",
+        "POSTGRES__DIRECTCONNECTIONSTRING",
         "HANDLER__PYTHON__APP",
         "HANDLER__EXEC__COMMAND",
     }

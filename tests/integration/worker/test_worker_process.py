@@ -314,6 +314,8 @@ async def test_a_worker_cut_off_for_longer_than_its_lease_stops_its_jobs_by_itse
         (("--exec", "/no/such/program"), "there is no program"),
         (("--app", "a:b", "--exec", "c"), "exactly one"),
         ((*APP, "--concurrency", "none", "--drain-timeout", "-1"), "DRAINTIMEOUTSECONDS=-1"),
+        ((*APP, "--mode", "Sometimes"), "MODE=Sometimes: must be Polling or MessageQueue"),
+        ((*APP, "--poll-interval", "0"), "POLLINTERVALSECONDS=0"),
     ],
 )
 async def test_wrong_settings_end_the_worker_with_the_fix(

@@ -30,6 +30,13 @@ def test_an_unknown_url_is_refused_without_repeating_it(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("direct_url", ["mysql://me:secret@db", "me:secret@db", "postgresql://[me:secret"])
+def test_a_direct_url_that_leads_to_no_postgres_is_refused_without_repeating_it(direct_url: str) -> None:
+    with pytest.raises(QueueError, match=r"the direct URL .* postgresql://") as caught:
+        from_url("postgresql://me@pooler/jobs", "orders", listens=True, direct_url=direct_url)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # None is how Python itself marks a module that can't be imported.
     monkeypatch.setitem(sys.modules, "asyncpg", None)

@@ -30,6 +30,8 @@ def test_little_is_enough_and_the_rest_has_the_documented_defaults() -> None:
     assert (settings.binding.dsn, settings.binding.queue, settings.binding.schema) == (DSN, "orders", "headrace")
     assert (settings.python_app, settings.exec_command) == ("shop.jobs:app", None)
     assert (settings.max_concurrent_jobs, settings.poll_interval_seconds) == (10, 5)
+    assert settings.listens
+    assert settings.binding.direct_dsn is None
     assert (settings.job_timeout_seconds, settings.drain_timeout_seconds) == (1800, 300)
     assert settings.retry == RetrySettings(initial_delay_seconds=1, multiplier=2, max_delay_seconds=600, jitter=0.2)
     assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 8080)
@@ -43,7 +45,7 @@ def test_everything_the_operator_writes_is_read() -> None:
             "HEADRACE_WORKER_NAME": "pod-1",
             "HEADRACE_LOG_LEVEL": "debug",
             "BACKGROUND_JOBS__PROVIDER": "Postgres",
-            "BACKGROUND_JOBS__MODE": "Polling",
+            "BACKGROUND_JOBS__MODE": "MessageQueue",
             "BACKGROUND_JOBS__QUEUENAME": "orders",
             "BACKGROUND_JOBS__NAMESPACE": "shop",
             "BACKGROUND_JOBS__MAXCONCURRENTJOBS": "3",
@@ -75,7 +77,7 @@ def test_minutes_do_where_seconds_are_not_given() -> None:
     ("variable", "value", "fix"),
     [
         ("BACKGROUND_JOBS__PROVIDER", "AwsSqs", "must be Postgres"),
-        ("BACKGROUND_JOBS__MODE", "MessageQueue", "must be Polling"),
+        ("BACKGROUND_JOBS__MODE", "Sometimes", "must be Polling or MessageQueue"),
         ("BACKGROUND_JOBS__MAXCONCURRENTJOBS", "0", "at least 1"),
         ("BACKGROUND_JOBS__MAXCONCURRENTJOBS", "1.5", "whole number"),
         ("BACKGROUND_JOBS__POLLINTERVALSECONDS", "0", "above 0"),
@@ -91,6 +93,7 @@ def test_minutes_do_where_seconds_are_not_given() -> None:
         ("BACKGROUND_JOBS__ENABLEIDEMPOTENCY", "true", "no such setting"),
         ("BACKGROUND_JOBS__QUEUENAME", "", "no queue"),
         ("HEADRACE_DSN", "", "no connection"),
+        ("BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING", "db:5432", r"\(--direct-dsn\): must be postgresql://"),
         ("HEADRACE_METRICS_ADDRESS", "8080", "HOST:PORT"),
         ("HEADRACE_LOG_LEVEL", "chatty", "DEBUG, INFO"),
     ],
@@ -98,6 +101,19 @@ def test_minutes_do_where_seconds_are_not_given() -> None:
 def test_a_wrong_value_is_named_with_the_fix(variable: str, value: str, fix: str) -> None:
     with pytest.raises(SettingsError, match=fix):
         worker_settings(ENOUGH | {variable: value})
+
+
+def test_polling_is_looking_alone_at_the_users_own_interval() -> None:
+    settings = worker_settings(
+        ENOUGH | {"BACKGROUND_JOBS__MODE": "Polling", "BACKGROUND_JOBS__POLLINTERVALSECONDS": "30"}
+    )
+    assert (settings.listens, settings.poll_interval_seconds) == (False, 30)
+
+
+def test_a_wrong_direct_connection_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        worker_settings(ENOUGH | {"BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING": "me:secret@db"})
+    assert "secret" not in str(caught.value)
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
@@ -114,6 +130,17 @@ def test_a_binding_directory_says_how_to_connect(tmp_path: Path) -> None:
     ).binding
     assert (binding.dsn, binding.queue, binding.schema, binding.ca_certificates) == (DSN, "orders", "jobs", "PEM")
     assert connection_binding({"SERVICE_BINDING_ROOT": str(tmp_path)}).dsn == DSN
+
+
+def test_a_binding_says_how_to_get_past_a_pooler_and_a_setting_goes_before_it(tmp_path: Path) -> None:
+    bind(tmp_path, "queue", type="postgresql", uri=DSN, queue="orders")
+    (tmp_path / "queue" / "direct-uri").write_text("postgresql://me:secret@db-0/jobs")
+    environ = {"SERVICE_BINDING_ROOT": str(tmp_path)}
+    assert queue_binding(environ).direct_dsn == "postgresql://me:secret@db-0/jobs"
+    environ["BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING"] = "postgresql://me:secret@db-1/jobs"
+    binding = queue_binding(environ)
+    assert (binding.dsn, binding.direct_dsn) == (DSN, "postgresql://me:secret@db-1/jobs")
+    assert "secret" not in repr(binding)
 
 
 def test_of_several_bindings_the_queues_own_is_taken(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from headrace.cli.common import (
     with_exit_statuses,
 )
 from headrace.queues import from_url
+from headrace.queues.base import QueueError
 from headrace.settings import worker_settings
 
 if TYPE_CHECKING:
@@ -43,8 +44,14 @@ _STOP_SECONDS = 27.0
 @click.option("--app", help="MODULE:ATTRIBUTE of the App whose jobs to run.")
 @click.option("--exec", "command", help="A program that runs each job, with its arguments, quoted as for a shell.")
 @click.option("--concurrency", help="How many jobs run at a time. Defaults to 10.")
+@click.option(
+    "--mode",
+    help="MessageQueue: be told of new jobs beside looking for them. Polling: look alone. Defaults to MessageQueue.",
+)
+@click.option("--poll-interval", help="Seconds after which an idle worker looks for jobs again. Defaults to 5.")
 @click.option("--drain-timeout", help="Seconds that running jobs may take to finish after SIGTERM. Defaults to 300.")
 @click.option("--metrics-address", help="HOST:PORT of /metrics, /healthz, /readyz. Defaults to 0.0.0.0:8080.")
+@click.option("--direct-dsn", help="Past a connection pooler, for being told of new jobs. Defaults to --dsn.")
 @connection_options
 @with_exit_statuses
 def worker(
@@ -52,8 +59,11 @@ def worker(
     app: str | None,
     command: str | None,
     concurrency: str | None,
+    mode: str | None,
+    poll_interval: str | None,
     drain_timeout: str | None,
     metrics_address: str | None,
+    direct_dsn: str | None,
     dsn: str | None,
     schema: str | None,
     ca: Path | None,
@@ -70,8 +80,11 @@ def worker(
                 "HEADRACE_METRICS_ADDRESS": metrics_address,
                 "BACKGROUND_JOBS__QUEUENAME": queue,
                 "BACKGROUND_JOBS__MAXCONCURRENTJOBS": concurrency,
+                "BACKGROUND_JOBS__MODE": mode,
+                "BACKGROUND_JOBS__POLLINTERVALSECONDS": poll_interval,
                 "BACKGROUND_JOBS__DRAINTIMEOUTSECONDS": drain_timeout,
                 "BACKGROUND_JOBS__POSTGRES__SCHEMA": schema,
+                "BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING": direct_dsn,
                 "BACKGROUND_JOBS__HANDLER__PYTHON__APP": app,
                 "BACKGROUND_JOBS__HANDLER__EXEC__COMMAND": json.dumps(shlex.split(command)) if command else None,
             }
@@ -92,6 +105,8 @@ def worker(
     except (HandlerError, HealthServerError) as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(EXIT_USAGE)
+    except QueueError:
+        raise  # A URL that leads to no queue; whatever happens to a backend later, the worker waits.
     except Exception:
         log.critical("the worker failed; its jobs go back", exc_info=True)
         _leave(EXIT_FAILED)
@@ -126,6 +141,8 @@ async def _run(settings: WorkerSettings, handler: Handler, ca_certificates: str 
             schema=binding.schema,
             ca_certificates=ca_certificates or binding.ca_certificates,
             holder=settings.worker_name,
+            listens=settings.listens,
+            direct_url=binding.direct_dsn,
         ),
         handler,
         metrics,

@@ -23,6 +23,8 @@ def from_url(
     schema: str = DEFAULT_SCHEMA,
     ca_certificates: str | None = None,
     holder: str | None = None,
+    listens: bool = False,
+    direct_url: str | None = None,
 ) -> Queue:
     """A queue, not yet opened: ``async with from_url(…) as queue``.
 
@@ -38,23 +40,27 @@ def from_url(
         PEM; given, the server is verified against it.
     holder
         What stands beside the leases of a worker, for people to read. Defaults to host name and process id.
+    listens
+        Whether waiting for jobs is cut short by new ones, on a connection of its own (Postgres: LISTEN; a queue within
+        this process is always told). Defaults to looking now and then alone.
+    direct_url
+        Past a connection pooler, where `url` leads to one: what is listened on. Defaults to `url`.
 
     Raises
     ------
     QueueError
-        When the URL names no backend, or one whose packages are not installed.
+        When the URL names no backend, or one whose packages are not installed; when the direct one is of another kind.
     """
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        raise QueueError("the queue's URL is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    scheme = _scheme(url, "the queue's URL")
+    if direct_url is not None and _scheme(direct_url, "the direct URL") not in ("postgresql", "postgres"):
+        raise QueueError("the direct URL leads to no PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     match scheme:
         case "postgresql" | "postgres":
             require_postgres()
             from headrace.queues.postgres import Place, PostgresQueue  # noqa: PLC0415 - only who uses it pays for it
 
-            place = Place(dsn=url, schema=schema, ca_certificates=ca_certificates)
-            return PostgresQueue(place, queue, holder=holder)
+            place = Place(dsn=url, schema=schema, ca_certificates=ca_certificates, direct_dsn=direct_url)
+            return PostgresQueue(place, queue, holder=holder, listens=listens)
         case "memory":
             from headrace.queues.memory import MemoryQueue  # noqa: PLC0415 - as above
 
@@ -67,6 +73,13 @@ def from_url(
             raise QueueError(
                 f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://"
             )
+
+
+def _scheme(url: str, what: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        raise QueueError(f"{what} is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
 
 
 def require_postgres() -> None:
