@@ -447,6 +447,8 @@ class Provisioned:
     schema_version: int
     details: str
     """One sentence for an event or a log line."""
+    max_connections: int | None = None
+    """How many connections the server allows ordinary users, all of them together; None where that is no number."""
 
 
 class Provisioner(Protocol):

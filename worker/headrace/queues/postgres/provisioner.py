@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import Owner, PlaceTakenError, Provisioned, QueueSettings
-from headrace.queues.postgres.connection import Place, connect
+from headrace.queues.postgres.connection import COMMAND_TIMEOUT_SECONDS, Place, connect
 from headrace.queues.postgres.migrate import migrate
 from headrace.queues.postgres.rows import settings_from
 from headrace.queues.postgres.statements import code_version, queries, quoted
@@ -32,10 +32,12 @@ class PostgresProvisioner:
             connection.transaction(),
         ):
             steps = await migrate(connection, self._place.schema)
+            max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
             changed=bool(steps),
             schema_version=code_version(),
             details=", ".join(f"{step.version:04} {step.name}" for step in steps) or "nothing to do",
+            max_connections=max_connections,
         )
 
     async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
@@ -61,9 +63,19 @@ class PostgresProvisioner:
                     done.append(f"settings of queue {queue} changed")
                 if present != owner or settings_from(row) != settings:
                     await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
+            max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
-            changed=bool(done), schema_version=code_version(), details=", ".join(done) or f"queue {queue} is as wanted"
+            changed=bool(done),
+            schema_version=code_version(),
+            details=", ".join(done) or f"queue {queue} is as wanted",
+            max_connections=max_connections,
         )
+
+    async def allowed_connections(self) -> int:
+        """How many connections the server allows ordinary users, ours among them; needs no right but to log in."""
+        async with connect(self._place, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS) as connection:
+            allowed: int = await connection.fetchval(self._queries["allowed_connections"])
+            return allowed
 
     async def remove(self, queue: str, owner: Owner) -> bool:
         """See `headrace.queues.base.Provisioner`. Safe to repeat when it was interrupted: the queue's row goes last."""

@@ -245,6 +245,18 @@ FROM turn, LATERAL {schema}.depths(ARRAY (SELECT name FROM {schema}.queues WHERE
 WHERE stats.queue_id = turn.queue_id
 RETURNING stats.ready, stats.delayed, stats.in_flight, stats.dead_lettered, stats.oldest_ready_age_seconds
 
+-- name: allowed_connections
+-- How many connections ordinary users may have, this session's user among them: what is reserved for superusers is left to
+-- them, and the limits of the user and of the database hold for whoever is no superuser.
+SELECT least(
+    current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+        - coalesce(current_setting('reserved_connections', true)::integer, 0),
+    CASE WHEN role.rolconnlimit >= 0 AND NOT role.rolsuper THEN role.rolconnlimit END,
+    CASE WHEN db.datconnlimit >= 0 AND NOT role.rolsuper THEN db.datconnlimit END
+)
+FROM pg_catalog.pg_roles AS role, pg_catalog.pg_database AS db
+WHERE role.rolname = session_user AND db.datname = current_database()
+
 -- name: lock_queue
 -- The queue's row and owner, locked for the rest of the transaction.
 SELECT id, owner_namespace, owner_name, owner_uid, visibility_timeout_seconds, max_retries, message_retention_seconds,

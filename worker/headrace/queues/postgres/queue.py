@@ -56,6 +56,9 @@ _MAX_CONNECTIONS = 4
 CONNECTIONS_PER_WORKER = _MAX_CONNECTIONS + 1
 """At most so many does one worker hold: its pool, and the session that listens."""
 
+DIRECT_CONNECTIONS_PER_WORKER = 1
+"""Of these, so many go past a pooler, where a direct DSN says how."""
+
 # A round of housekeeping touches at most so many rows of each kind at a time, so that no lock is held for long …
 _HOUSEKEEPING_BATCH = 1000
 # … and at most so many times: the next round comes in seconds, from any worker.

@@ -1,0 +1,87 @@
+"""What provisioning a queue in Postgres leaves alone, and what it tells of the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.postgres import Place, PostgresProvisioner
+
+if TYPE_CHECKING:
+    from support.postgres import PostgresServer
+
+OWNER = Owner(namespace="shop", name="orders", uid="1")
+
+
+async def execute(dsn: str, *statements: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def is_paused(dsn: str) -> tuple[bool, bool]:
+    """By the queue's owner, and by hand."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        row = await connection.fetchrow("SELECT paused, paused_by_hand FROM headrace.queues WHERE name = 'orders'")
+        assert row is not None
+        return row["paused"], row["paused_by_hand"]
+    finally:
+        await connection.close()
+
+
+async def test_a_pause_by_hand_is_none_of_the_owners_business(database_dsn: str) -> None:
+    provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+    await provisioner.ensure("orders", QueueSettings(), OWNER)
+    await execute(database_dsn, "UPDATE headrace.queues SET paused_by_hand = true")
+
+    assert not (await provisioner.ensure("orders", QueueSettings(), OWNER)).changed
+    assert await is_paused(database_dsn) == (False, True)
+
+    assert (await provisioner.ensure("orders", QueueSettings(paused=True), OWNER)).changed
+    assert (await provisioner.ensure("orders", QueueSettings(), OWNER)).changed
+    assert await is_paused(database_dsn) == (False, True)
+
+
+@pytest.fixture
+async def ordinary_dsn(own_postgres: PostgresServer) -> str:
+    """A user who is no superuser, on a server of 200 connections of which 3 are reserved for superusers."""
+    await execute(own_postgres.dsn, "CREATE ROLE shop LOGIN")
+    return urlunsplit(urlsplit(own_postgres.dsn)._replace(netloc=f"shop@127.0.0.1:{own_postgres.port}"))
+
+
+async def allowed(dsn: str) -> int:
+    return await PostgresProvisioner(Place(dsn=dsn)).allowed_connections()
+
+
+async def test_ordinary_users_may_have_what_is_not_reserved(own_postgres: PostgresServer, ordinary_dsn: str) -> None:
+    assert await allowed(ordinary_dsn) == 197
+    assert await allowed(own_postgres.dsn) == 197, "what is reserved for superusers is not for workers"
+
+
+async def test_the_limits_of_the_user_and_of_its_database_hold(own_postgres: PostgresServer, ordinary_dsn: str) -> None:
+    await execute(own_postgres.dsn, "ALTER DATABASE postgres CONNECTION LIMIT 40")
+    assert await allowed(ordinary_dsn) == 40
+    await execute(own_postgres.dsn, "ALTER ROLE shop CONNECTION LIMIT 12")
+    assert await allowed(ordinary_dsn) == 12
+    assert await allowed(own_postgres.dsn) == 197, "no limit holds a superuser"
+
+
+async def test_connections_that_are_set_aside_are_not_counted(own_postgres: PostgresServer, ordinary_dsn: str) -> None:
+    own_postgres.stop()
+    own_postgres.start("superuser_reserved_connections=10")
+    assert await allowed(ordinary_dsn) == 190
+
+
+async def test_provisioning_tells_it_too(database_dsn: str) -> None:
+    provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+    made = await provisioner.ensure("orders", QueueSettings(), OWNER)
+    assert made.max_connections == await provisioner.allowed_connections()
+    assert (await provisioner.migrate()).max_connections == made.max_connections
