@@ -126,6 +126,58 @@ BAD_QUEUES = [
         fix="put the DSN into the Secret under a key and give that key",
         secrets=("hunter2",),
     ),
+    *(
+        Bad(
+            mistake=f"{mistake} for the {field}",
+            changes={f"spec.postgres.{field}": value},
+            field=f"spec.postgres.{field}{place}",
+            fix=fix.replace("FIELD", field),
+            secrets=("hunter2",),
+        )
+        for field in ("adminConnection", "directConnection")
+        for mistake, value, place, fix in (
+            ("a plain DSN", DSN, "", "must be of type object"),
+            ("nothing", {}, ".secretRef", "name the Secret and its key in spec.postgres.FIELD.secretRef"),
+            ("a DSN by its own name", {"dsn": DSN}, ".secretRef", "spec.postgres.FIELD takes a reference, never a DSN"),
+            ("a DSN for the reference", {"secretRef": DSN}, ".secretRef", "must be of type object"),
+            (
+                "a DSN beside the reference",
+                {"secretRef": {"name": "pg-2"}, "uri": DSN},
+                "",
+                "must have at most 1 item",
+            ),
+            (
+                "a DSN for the Secret's name",
+                {"secretRef": {"name": DSN}},
+                ".secretRef.name",
+                "put the DSN into a Secret and give that Secret's name",
+            ),
+            (
+                "a DSN for the Secret's key",
+                {"secretRef": {"name": "pg-2", "key": DSN}},
+                ".secretRef.key",
+                "put the DSN into the Secret under a key and give that key",
+            ),
+        )
+    ),
+    Bad(
+        mistake="a direct connection through the same pooler",
+        changes={"spec.postgres.directConnection": {"secretRef": {"name": "pg"}}},
+        field="spec.postgres.directConnection",
+        fix="where there is no pooler, remove directConnection",
+    ),
+    Bad(
+        mistake="a history of less than nothing",
+        changes={"spec.postgres.completedRetentionSeconds": -1},
+        field="spec.postgres.completedRetentionSeconds",
+        fix="should be greater than or equal to 0",
+    ),
+    Bad(
+        mistake="a history with a unit",
+        changes={"spec.postgres.completedRetentionSeconds": "1h"},
+        field="spec.postgres.completedRetentionSeconds",
+        fix="must be of type integer",
+    ),
     Bad(
         mistake="certificates in place of their reference",
         changes={"spec.postgres.tls": {"caSecretRef": {"name": "-----BEGIN CERTIFICATE-----"}}},
@@ -421,7 +473,11 @@ def test_a_queue_is_filled_with_the_defaults_that_its_descriptions_name(control_
         "visibilityTimeoutSeconds": 1800,
         "maxRetries": 3,
         "deadLetter": {"enabled": True, "retentionDays": 14},
-        "postgres": {"connection": {"secretRef": {"name": "pg", "key": "dsn"}}, "schema": "headrace"},
+        "postgres": {
+            "connection": {"secretRef": {"name": "pg", "key": "dsn"}},
+            "schema": "headrace",
+            "completedRetentionSeconds": 0,
+        },
     }
 
 
@@ -463,6 +519,17 @@ def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> N
     [
         pytest.param(QUEUE, {"spec.postgres.tls": {"caSecretRef": {"name": "pg-ca"}}}, id="a CA"),
         pytest.param(QUEUE, {"spec.postgres.schema": "_jobs_2"}, id="a schema of one's own"),
+        pytest.param(QUEUE, {"spec.postgres.completedRetentionSeconds": 86400}, id="a history"),
+        pytest.param(
+            QUEUE,
+            {"spec.postgres.adminConnection": {"secretRef": {"name": "pg"}}},
+            id="one user for everything, said so",
+        ),
+        pytest.param(
+            QUEUE,
+            {"spec.postgres.directConnection": {"secretRef": {"name": "pg", "key": "direct"}}},
+            id="another key of one Secret",
+        ),
         pytest.param(QUEUE, {"spec.maxRetries": 0}, id="no retries"),
         pytest.param(QUEUE, {"spec.messageRetentionSeconds": 86400}, id="a retention"),
         pytest.param(QUEUE, {"metadata.name": "q" * 52}, id="the longest name"),
@@ -531,7 +598,15 @@ def test_what_jobs_hang_on_can_not_be_changed(
 
 def test_what_only_settles_how_the_queue_is_reached_can_be_changed(control_plane: ControlPlane) -> None:
     first = changed(QUEUE, {"metadata.name": "moving"})
-    moved = changed(first, {"spec.postgres.connection.secretRef.name": "pg-2", "spec.deletionPolicy": "Delete"})
+    moved = changed(
+        first,
+        {
+            "spec.postgres.connection.secretRef.name": "pg-2",
+            "spec.postgres.adminConnection": {"secretRef": {"name": "pg-admin"}},
+            "spec.postgres.directConnection": {"secretRef": {"name": "pg-direct"}},
+            "spec.deletionPolicy": "Delete",
+        },
+    )
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(first))
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(moved))
 

@@ -217,3 +217,21 @@ async def test_replacing_a_pool_without_a_number_keeps_its_workers(world: World)
 def _image(deployment: Manifest) -> str:
     image: str = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     return image
+
+
+async def test_more_workers_than_can_connect_are_warned_about_with_the_numbers(world: World) -> None:
+    world.apply_ready_queue()
+    told = world.kubectl.get("jobqueue", "work")["status"]["postgres"]
+    fitting = told["maxConnections"] // told["connectionsPerWorker"]
+    world.apply_pool(autoscaling={"mode": "Direct", "maxReplicas": fitting + 1})
+    limited = world.wait_condition("jobworkerpool", POOL, "ScalingLimited", status="True", reason="TooFewConnections")
+    assert (
+        f"allows {told['maxConnections']}: lower spec.autoscaling.maxReplicas to {fitting} or less"
+        in limited["message"]
+    )
+    world.wait_condition("jobworkerpool", POOL, "Ready", status="True", reason="AtZero")
+    warnings = [event for event in world.events(POOL) if event["type"] == "Warning"]
+    assert [(event["reason"], event["message"]) for event in warnings] == [("TooFewConnections", limited["message"])]
+
+    world.apply_pool(autoscaling={"mode": "Direct", "maxReplicas": fitting})
+    world.wait_condition("jobworkerpool", POOL, "ScalingLimited", status="False", reason="WithinBounds")

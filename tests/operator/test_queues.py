@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import asyncpg
 import pytest
@@ -186,6 +187,67 @@ async def test_changed_settings_reach_the_queue(world: World) -> None:
         assert await connection.fetchval("SELECT max_retries FROM headrace.queues WHERE name = 'work'") == 7
     finally:
         await connection.close()
+
+
+def connections(**names: str) -> dict[str, Any]:
+    """A spec.postgres with these Secrets."""
+    return {field: {"secretRef": {"name": name}} for field, name in {"connection": "postgres", **names}.items()}
+
+
+async def test_workers_get_past_a_pooler_and_never_see_who_owns_the_tables(world: World) -> None:
+    direct, admin = f"{world.dsn}?application_name=direct", f"{world.dsn}?application_name=owner"
+    world.apply_secret()
+    world.apply_secret(direct, name="direct")
+    world.apply_secret(admin, name="owner")
+    world.apply_queue(postgres=connections(adminConnection="owner", directConnection="direct"))
+    world.wait_condition("jobqueue", "work", "Ready", status="True")
+    content = {
+        name: base64.b64decode(value).decode()
+        for name, value in world.kubectl.get("secret", "work-binding")["data"].items()
+    }
+    assert (content["uri"], content["direct-uri"]) == (world.dsn, direct)
+    assert admin not in content.values()
+    assert world.kubectl.get("jobqueue", "work")["status"]["postgres"]["connectionsPerWorker"] == 1
+
+
+@pytest.mark.parametrize("field", ["adminConnection", "directConnection"])
+async def test_a_further_connection_that_goes_wrong_shows_by_name_and_heals(world: World, field: str) -> None:
+    world.apply_secret()
+    world.apply_secret("postgresql://postgres@127.0.0.1:1/nowhere", name="further")
+    world.apply_queue(postgres=connections(**{field: "further"}))
+    wrong = world.wait_condition(
+        "jobqueue", "work", "Ready", status="False", reason="BackendUnreachable", within_seconds=10
+    )
+    assert wrong["message"].startswith(f"{field}: ")
+    world.kubectl.delete("secret", "further")
+    missing = world.wait_condition(
+        "jobqueue", "work", "Ready", status="False", reason="SecretNotFound", within_seconds=10
+    )
+    assert "Secret further" in missing["message"]
+    world.apply_secret(name="further")
+    world.wait_condition("jobqueue", "work", "Ready", status="True", within_seconds=10)
+
+
+async def test_a_history_of_finished_jobs_is_kept_where_the_spec_says_so(world: World) -> None:
+    world.apply_ready_queue(postgres={**connections(), "completedRetentionSeconds": 3600})
+    async with from_url(world.dsn, "work") as queue:
+        assert queue.settings.completed_retention_seconds == 3600
+
+
+async def test_a_pause_by_hand_outlasts_what_the_annotation_does(world: World) -> None:
+    world.apply_ready_queue()
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        await connection.execute("UPDATE headrace.queues SET paused_by_hand = true")
+        world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused=true")
+        world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Paused")
+        world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused-")
+        world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Ready")
+        row = await connection.fetchrow("SELECT paused, paused_by_hand FROM headrace.queues WHERE name = 'work'")
+    finally:
+        await connection.close()
+    assert row is not None
+    assert (row["paused"], row["paused_by_hand"]) == (False, True)
 
 
 async def test_a_paused_queue_takes_jobs_in_and_gives_none_out(world: World) -> None:

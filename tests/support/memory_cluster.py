@@ -8,7 +8,16 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.model import ConflictError, ObjectKey, QueueDepth, Sample, SampleSource, TransientError
+from headrace_operator.core.model import (
+    ConflictError,
+    ConnectionBudget,
+    ObjectKey,
+    Provisioned,
+    QueueDepth,
+    Sample,
+    SampleSource,
+    TransientError,
+)
 from headrace_operator.reconcile.objects import ObjectStore, key_of
 
 if TYPE_CHECKING:
@@ -134,6 +143,8 @@ class MemoryBackend:
         self.failure: OperatorError | None = None
         self.source = SampleSource.BACKEND
         self.ensured = 0
+        self.places: list[QueuePlace] = []
+        self.budget: ConnectionBudget | None = None
         self.removed: list[QueuePlace] = []
         self._clock = clock
 
@@ -142,10 +153,11 @@ class MemoryBackend:
         place: QueuePlace,
         owner: Mapping[str, Any],
         settings: Mapping[str, Any],
-    ) -> tuple[bool, int, str]:
+    ) -> Provisioned:
         self._fail()
         self.ensured += 1
-        return False, 1, ""
+        self.places.append(place)
+        return Provisioned(changed=False, schema_version=1, details="", budget=self.budget)
 
     async def remove(self, place: QueuePlace, owner: Mapping[str, Any]) -> bool:
         self._fail()

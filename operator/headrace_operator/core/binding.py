@@ -75,6 +75,7 @@ def binding_secret(queue: JobQueue, connection: Connection) -> dict[str, Any]:
         "type": "postgresql",
         "provider": "headrace",
         "uri": connection.dsn,
+        "direct-uri": connection.direct_dsn or "",
         "host": ",".join(hosts),
         "port": ",".join(ports),
         "database": unquote(parts.path.strip("/")),

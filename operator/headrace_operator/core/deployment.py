@@ -115,7 +115,7 @@ def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
     spec = pool.spec
     settings: dict[str, str | float] = {
         "PROVIDER": queue.spec.provider,
-        "MODE": "Polling",
+        "MODE": "MessageQueue",
         "QUEUENAME": queue.metadata.name,
         "NAMESPACE": queue.metadata.namespace,
         "MAXCONCURRENTJOBS": spec.max_concurrent_jobs,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
+from headrace_operator.core.connections import shortage
 from headrace_operator.core.labels import pool_selector
 from headrace_operator.core.model import OperatorError, RefusedError, TransientError
 from headrace_operator.core.spec import ScalingMode
@@ -14,8 +15,8 @@ from headrace_operator.core.spec import ScalingMode
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from headrace_operator.core.model import Sample, WorkerPod
-    from headrace_operator.core.scaling import Decision
+    from headrace_operator.core.model import ConnectionBudget, Sample, WorkerPod
+    from headrace_operator.core.scaling import Decision, Limit
     from headrace_operator.core.spec import JobWorkerPool
 
     Manifest = Mapping[str, Any]
@@ -39,6 +40,8 @@ class PoolFacts:
     """Why the queue can't be used at present."""
     scaling_failure: OperatorError | None
     """Why the number of workers doesn't follow the load at present."""
+    budget: ConnectionBudget | None = None
+    """What the queue's database server can take of workers, where that is known."""
 
 
 def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
@@ -47,7 +50,7 @@ def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
         _ready(facts),
         _available(facts),
         _scaling_active(pool, facts),
-        _scaling_limited(facts.decision),
+        _scaling_limited(facts.decision, connection_shortage(pool, facts)),
         scaled_to_zero(pool, facts.decision),
         _paused(facts.decision),
     ]
@@ -177,8 +180,14 @@ def _scaling_active(pool: JobWorkerPool, facts: PoolFacts) -> Condition:
     )
 
 
-def _scaling_limited(decision: Decision) -> Condition:
-    if decision.limited is None:
+def connection_shortage(pool: JobWorkerPool, facts: PoolFacts) -> Limit | None:
+    """What to say where the pool may have more workers than can connect."""
+    return shortage(pool, facts.decision.desired_replicas, facts.budget)
+
+
+def _scaling_limited(decision: Decision, connections: Limit | None) -> Condition:
+    limits = [limit for limit in (decision.limited, connections) if limit is not None]
+    if not limits:
         return Condition(
             type=conditions.SCALING_LIMITED,
             status=False,
@@ -186,7 +195,10 @@ def _scaling_limited(decision: Decision) -> Condition:
             message="the number of workers is not held by minReplicas or maxReplicas",
         )
     return Condition(
-        type=conditions.SCALING_LIMITED, status=True, reason=decision.limited.reason, message=decision.limited.message
+        type=conditions.SCALING_LIMITED,
+        status=True,
+        reason=limits[0].reason,
+        message="; ".join(limit.message for limit in limits),
     )
 
 

@@ -112,8 +112,11 @@ class Postgres(Part, frozen=True, kw_only=True):
     """Where a queue lives with provider Postgres."""
 
     connection: PostgresConnection
+    admin_connection: PostgresConnection | None = None
+    direct_connection: PostgresConnection | None = None
     tls: PostgresTls | None = None
     schema: str = "headrace"
+    completed_retention_seconds: float = 0
 
 
 class DeadLetter(Part, frozen=True, kw_only=True):
@@ -140,6 +143,7 @@ class QueueSpec(Part, frozen=True, kw_only=True):
             "visibility_timeout_seconds": float(self.visibility_timeout_seconds),
             "max_retries": self.max_retries,
             "message_retention_seconds": self.message_retention_seconds,
+            "completed_retention_seconds": float(self.postgres.completed_retention_seconds),
             "dead_letter_enabled": self.dead_letter.enabled,
             "dead_letter_retention_days": float(self.dead_letter.retention_days),
         }

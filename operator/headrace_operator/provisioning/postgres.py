@@ -15,8 +15,13 @@ from headrace.queues.base import (
     QueueUnavailableError,
     SchemaVersionError,
 )
-from headrace.queues.postgres import Place, PostgresProvisioner
-from headrace_operator.core.model import OperatorError, RefusedError, TransientError
+from headrace.queues.postgres import (
+    CONNECTIONS_PER_WORKER,
+    DIRECT_CONNECTIONS_PER_WORKER,
+    Place,
+    PostgresProvisioner,
+)
+from headrace_operator.core.model import ConnectionBudget, OperatorError, Provisioned, RefusedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,25 +32,42 @@ if TYPE_CHECKING:
 class PostgresProvisioning:
     """Fills `reconcile.ports.Provisioning`. No message holds the DSN or a part of it that is secret."""
 
-    async def ensure(
-        self, place: QueuePlace, owner: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> tuple[bool, int, str]:
+    async def ensure(self, place: QueuePlace, owner: Mapping[str, Any], settings: Mapping[str, Any]) -> Provisioned:
         """See `reconcile.ports.Provisioning`."""
-        with _operator_errors():
-            done = await _provisioner(place).ensure(place.queue, QueueSettings(**settings), _owner(owner))
-        return done.changed, done.schema_version, done.details
+        connection = place.connection
+        with _operator_errors(None if connection.admin_dsn is None else "adminConnection"):
+            done = await _administrator(place).ensure(place.queue, QueueSettings(**settings), _owner(owner))
+        max_connections, per_worker = done.max_connections, CONNECTIONS_PER_WORKER
+        # Those of the owner of the tables are none of the workers' business.
+        if connection.admin_dsn is not None:
+            with _operator_errors("connection"):
+                max_connections = await _provisioner(place, connection.dsn).allowed_connections()
+        # How many the pooler keeps to the server is the pooler's business: what goes past it is what counts.
+        if connection.direct_dsn is not None:
+            with _operator_errors("directConnection"):
+                max_connections = await _provisioner(place, connection.direct_dsn).allowed_connections()
+            per_worker = DIRECT_CONNECTIONS_PER_WORKER
+        return Provisioned(
+            changed=done.changed,
+            schema_version=done.schema_version,
+            details=done.details,
+            budget=None
+            if max_connections is None
+            else ConnectionBudget(max_connections=max_connections, connections_per_worker=per_worker),
+        )
 
     async def remove(self, place: QueuePlace, owner: Mapping[str, Any]) -> bool:
         """See `reconcile.ports.Provisioning`."""
         with _operator_errors():
-            return await _provisioner(place).remove(place.queue, _owner(owner))
+            return await _administrator(place).remove(place.queue, _owner(owner))
 
 
-def _provisioner(place: QueuePlace) -> PostgresProvisioner:
-    connection = place.connection
-    return PostgresProvisioner(
-        Place(dsn=connection.dsn, ca_certificates=connection.ca_certificates, schema=place.schema)
-    )
+def _administrator(place: QueuePlace) -> PostgresProvisioner:
+    return _provisioner(place, place.connection.admin_dsn or place.connection.dsn)
+
+
+def _provisioner(place: QueuePlace, dsn: str) -> PostgresProvisioner:
+    return PostgresProvisioner(Place(dsn=dsn, ca_certificates=place.connection.ca_certificates, schema=place.schema))
 
 
 def _owner(manifest: Mapping[str, Any]) -> Owner:
@@ -54,16 +76,17 @@ def _owner(manifest: Mapping[str, Any]) -> Owner:
 
 
 @contextmanager
-def _operator_errors() -> Iterator[None]:
+def _operator_errors(connection: str | None = None) -> Iterator[None]:
+    """Tell failures as reconciling knows them, with the connection's name where there are several."""
     try:
         yield
     except QueueError as error:
-        raise _translate(error) from None
+        raise _translate(error, "" if connection is None else f"{connection}: ") from None
 
 
-def _translate(error: QueueError) -> OperatorError:
+def _translate(error: QueueError, where: str) -> OperatorError:
     """What to do is the user's to read in a condition; only a rival or a newer release can't heal by trying again."""
-    message = str(error)
+    message = f"{where}{error}"
     match error:
         case PlaceTakenError():
             return RefusedError("NameTaken", message)

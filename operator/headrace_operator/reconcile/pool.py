@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
+from headrace_operator.core.connections import budget_of
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
 from headrace_operator.core.model import (
@@ -24,6 +25,7 @@ from headrace_operator.core.pool_status import (
     QUEUE_PENDING,
     PoolFacts,
     autoscaler_failure,
+    connection_shortage,
     foreign_autoscaler_failure,
     pool_conditions,
     pool_numbers,
@@ -142,6 +144,7 @@ class PoolReconciler:
             pods=self._cluster.pods(pool.key),
             queue_failure=_queue_failure(queue_manifest),
             scaling_failure=self._scaling_failure(pool, decision) or sampling_failure,
+            budget=budget_of(queue_manifest),
         )
         await self._report(pool, manifest, facts)
 
@@ -287,6 +290,9 @@ class PoolReconciler:
         if is_rescaled:
             fields["lastScaleTime"] = conditions.timestamp(now)
             await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)
+        limit = connection_shortage(pool, facts)
+        if limit is not None and limit.message not in _limited(manifest):
+            await self._reporter.tell(manifest, EventType.WARNING, limit.reason, limit.message)
         is_other_reason = before.get("scaling", {}).get("reason") != decision.reason
         if is_rescaled or is_other_reason or self._are_signals_due(pool.key, now):
             fields["scaling"] = scaling_status(facts)
@@ -302,6 +308,12 @@ class PoolReconciler:
         self._signals_told.pop(key, None)
         for _, kind in (_DEPLOYMENT, _AUTOSCALER):
             self._applied.pop((kind, key), None)
+
+
+def _limited(manifest: Manifest) -> str:
+    """What the condition ScalingLimited says."""
+    limited = conditions.find(conditions_of(manifest), conditions.SCALING_LIMITED)
+    return "" if limited is None else str(limited["message"])
 
 
 def _is_bound(queue_manifest: Manifest) -> bool:

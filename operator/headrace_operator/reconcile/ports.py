@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from headrace_operator.core.model import EventType, ObjectKey, QueuePlace, Sample, WorkerPod
+    from headrace_operator.core.model import EventType, ObjectKey, Provisioned, QueuePlace, Sample, WorkerPod
 
     Manifest = Mapping[str, Any]
 
@@ -78,8 +78,8 @@ class Cluster(Protocol):
 class Provisioning(Protocol):
     """What a JobQueue's provider can do."""
 
-    async def ensure(self, place: QueuePlace, owner: Manifest, settings: Mapping[str, Any]) -> tuple[bool, int, str]:
-        """Make or adjust the place for this JobQueue; (changed, schema version, what was done).
+    async def ensure(self, place: QueuePlace, owner: Manifest, settings: Mapping[str, Any]) -> Provisioned:
+        """Make or adjust the place for this JobQueue, and see that workers can connect to it.
 
         `settings` are the keyword arguments of ``headrace.queues.base.QueueSettings``.
         Raises RefusedError("NameTaken", …) where it belongs to another.

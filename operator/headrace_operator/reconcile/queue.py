@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headrace_operator.core import conditions
 from headrace_operator.core.binding import binding_secret, read_dsn, seen_from_elsewhere
 from headrace_operator.core.conditions import Condition
+from headrace_operator.core.connections import postgres_status
 from headrace_operator.core.model import (
     PAUSED_ANNOTATION,
     QUEUE_FINALIZER,
@@ -29,7 +30,8 @@ from headrace_operator.reconcile.reporting import Reporter, conditions_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from headrace_operator.core.model import Sample
+    from headrace_operator.core.model import Provisioned, Sample
+    from headrace_operator.core.spec import PostgresConnection
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Provisioning, Sampling
@@ -66,7 +68,7 @@ class _Ensured:
     settings: Mapping[str, Any]
     uid: str
     at: datetime
-    schema_version: int
+    provisioned: Provisioned
 
     def is_good_for(self, place: QueuePlace, settings: Mapping[str, Any], uid: str, now: datetime) -> bool:
         """Whether the same is wanted still, and it was not long ago."""
@@ -158,7 +160,7 @@ class QueueReconciler:
         )
         findings.status |= {
             "binding": {"name": queue.binding_name},
-            "postgres": {"schemaVersion": ensured.schema_version},
+            "postgres": postgres_status(ensured.provisioned),
         }
 
     async def _ensure(self, queue: JobQueue, manifest: Manifest, place: QueuePlace, connection: Connection) -> _Ensured:
@@ -169,27 +171,37 @@ class QueueReconciler:
         if ensured is not None and ensured.is_good_for(place, settings, queue.metadata.uid, now):
             return ensured
         await self._reporter.require_existence(manifest)
-        changed, version, details = await self._provisioning.ensure(place, manifest, settings)
+        provisioned = await self._provisioning.ensure(place, manifest, settings)
         await self._bind(queue, connection)
-        if changed:
-            await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", details)
-        ensured = _Ensured(place=place, settings=settings, uid=queue.metadata.uid, at=now, schema_version=version)
+        if provisioned.changed:
+            await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", provisioned.details)
+        ensured = _Ensured(place=place, settings=settings, uid=queue.metadata.uid, at=now, provisioned=provisioned)
         self._ensured[queue.key] = ensured
         return ensured
 
     async def _find_connection(self, queue: JobQueue) -> Connection:
         postgres = queue.spec.postgres
-        reference = postgres.connection.secret_ref
-        dsn = read_dsn(
-            await self._read_secret(queue, reference.name, reference.key),
-            f"key {reference.key} of Secret {reference.name}",
+        return Connection(
+            dsn=await self._read_dsn(queue, postgres.connection),
+            admin_dsn=await self._read_optional_dsn(queue, postgres.admin_connection),
+            direct_dsn=await self._read_optional_dsn(queue, postgres.direct_connection),
+            ca_certificates=await self._read_ca_certificates(queue),
         )
-        ca_certificates = None
-        if postgres.tls is not None:
-            ca_reference = postgres.tls.ca_secret_ref
-            content = await self._read_secret(queue, ca_reference.name, ca_reference.key)
-            ca_certificates = content.decode(errors="replace")
-        return Connection(dsn=dsn, ca_certificates=ca_certificates)
+
+    async def _read_dsn(self, queue: JobQueue, connection: PostgresConnection) -> str:
+        reference = connection.secret_ref
+        secret = await self._read_secret(queue, reference.name, reference.key)
+        return read_dsn(secret, f"key {reference.key} of Secret {reference.name}")
+
+    async def _read_optional_dsn(self, queue: JobQueue, connection: PostgresConnection | None) -> str | None:
+        return None if connection is None else await self._read_dsn(queue, connection)
+
+    async def _read_ca_certificates(self, queue: JobQueue) -> str | None:
+        tls = queue.spec.postgres.tls
+        if tls is None:
+            return None
+        content = await self._read_secret(queue, tls.ca_secret_ref.name, tls.ca_secret_ref.key)
+        return content.decode(errors="replace")
 
     async def _read_secret(self, queue: JobQueue, name: str, key: str) -> bytes:
         namespace = queue.metadata.namespace
@@ -275,8 +287,13 @@ class QueueReconciler:
 
     async def _last_place(self, queue: JobQueue) -> QueuePlace:
         """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""
+        postgres = queue.spec.postgres
         try:
-            return _place(queue, await self._find_connection(queue))
+            connection = Connection(
+                dsn=await self._read_dsn(queue, postgres.admin_connection or postgres.connection),
+                ca_certificates=await self._read_ca_certificates(queue),
+            )
+            return _place(queue, connection)
         except TransientError:
             if (remembered := self._observations.place(queue.key)) is not None:
                 return remembered
@@ -302,9 +319,16 @@ def _in_order(manifest: Manifest) -> Condition:
 
 def _place(queue: JobQueue, connection: Connection) -> QueuePlace:
     """Where the queue is, as seen from the operator's own namespace."""
-    dsn = seen_from_elsewhere(connection.dsn, queue.metadata.namespace)
+    namespace, admin_dsn, direct_dsn = queue.metadata.namespace, connection.admin_dsn, connection.direct_dsn
     return QueuePlace(
-        connection=replace(connection, dsn=dsn), schema=queue.spec.postgres.schema, queue=queue.metadata.name
+        connection=replace(
+            connection,
+            dsn=seen_from_elsewhere(connection.dsn, namespace),
+            admin_dsn=admin_dsn and seen_from_elsewhere(admin_dsn, namespace),
+            direct_dsn=direct_dsn and seen_from_elsewhere(direct_dsn, namespace),
+        ),
+        schema=queue.spec.postgres.schema,
+        queue=queue.metadata.name,
     )
 
 

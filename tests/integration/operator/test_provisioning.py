@@ -11,7 +11,15 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from headrace_operator.core.model import Connection, OperatorError, QueuePlace, RefusedError, TransientError
+from headrace.queues.postgres import CONNECTIONS_PER_WORKER
+from headrace_operator.core.model import (
+    Connection,
+    ConnectionBudget,
+    OperatorError,
+    QueuePlace,
+    RefusedError,
+    TransientError,
+)
 from headrace_operator.provisioning import PostgresProvisioning
 from support.postgres import PostgresServer, free_port
 
@@ -19,8 +27,17 @@ SETTINGS = {"max_retries": 3}
 PASSWORD = "s3cret-word"
 
 
-def place(dsn: str, *, schema: str = "headrace", queue: str = "thumbnails", ca: str | None = None) -> QueuePlace:
-    return QueuePlace(connection=Connection(dsn=dsn, ca_certificates=ca), schema=schema, queue=queue)
+def place(
+    dsn: str,
+    *,
+    schema: str = "headrace",
+    queue: str = "thumbnails",
+    ca: str | None = None,
+    admin_dsn: str | None = None,
+    direct_dsn: str | None = None,
+) -> QueuePlace:
+    connection = Connection(dsn=dsn, admin_dsn=admin_dsn, direct_dsn=direct_dsn, ca_certificates=ca)
+    return QueuePlace(connection=connection, schema=schema, queue=queue)
 
 
 def job_queue(name: str = "thumbnails", *, namespace: str = "shop", uid: str = "uid-1") -> dict[str, Any]:
@@ -37,19 +54,17 @@ async def refusal(where: QueuePlace) -> OperatorError:
 
 async def test_a_place_is_made_once_and_then_left_alone(database_dsn: str) -> None:
     provisioning = PostgresProvisioning()
-    changed, version, details = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
-    assert changed
-    assert version >= 1
-    assert "thumbnails" in details
-    changed, _, _ = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
-    assert not changed
+    made = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
+    assert made.changed
+    assert made.schema_version >= 1
+    assert "thumbnails" in made.details
+    assert not (await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)).changed
 
 
 async def test_changed_settings_are_brought_to_the_place(database_dsn: str) -> None:
     provisioning = PostgresProvisioning()
     await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 3})
-    changed, _, _ = await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 5})
-    assert changed
+    assert (await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 5})).changed
 
 
 async def test_a_place_that_belongs_to_another_job_queue_is_refused_and_its_owner_named(database_dsn: str) -> None:
@@ -106,6 +121,48 @@ async def test_a_user_without_the_right_to_make_a_schema_is_told_which_right_is_
     refused = await refusal(place(guarded_dsn))
     assert refused.reason == "CredentialsRefused"
     assert "permission denied" in refused.message
+
+
+async def limit_connections(server: PostgresServer, number: int) -> None:
+    """Of the user `worker`."""
+    connection = await asyncpg.connect(server.dsn)
+    try:
+        await connection.execute(f"ALTER ROLE worker CONNECTION LIMIT {number}")
+    finally:
+        await connection.close()
+
+
+async def test_the_workers_user_needs_no_right_where_another_provisions_and_its_limits_count(
+    guarded_dsn: str, own_postgres: PostgresServer
+) -> None:
+    await limit_connections(own_postgres, 40)
+    where = place(guarded_dsn, admin_dsn=own_postgres.dsn)
+    made = await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
+    assert made.budget == ConnectionBudget(max_connections=40, connections_per_worker=CONNECTIONS_PER_WORKER)
+    assert await PostgresProvisioning().remove(where, job_queue())
+
+
+async def test_past_a_pooler_only_the_direct_connections_count(guarded_dsn: str, own_postgres: PostgresServer) -> None:
+    await limit_connections(own_postgres, 40)
+    where = place(own_postgres.dsn, direct_dsn=guarded_dsn)
+    made = await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
+    assert made.budget == ConnectionBudget(max_connections=40, connections_per_worker=1)
+
+
+@pytest.mark.parametrize("which", ["connection", "adminConnection", "directConnection"])
+async def test_of_several_connections_the_one_that_fails_is_named(
+    guarded_dsn: str, own_postgres: PostgresServer, which: str
+) -> None:
+    wrong = guarded_dsn.replace(PASSWORD, f"{PASSWORD}-mistyped")
+    refused = await refusal(
+        place(
+            wrong if which == "connection" else guarded_dsn,
+            admin_dsn=wrong if which == "adminConnection" else own_postgres.dsn,
+            direct_dsn=wrong if which == "directConnection" else own_postgres.dsn,
+        )
+    )
+    assert refused.reason == "CredentialsRefused"
+    assert refused.message.startswith(f"{which}: ")
 
 
 async def test_an_unreachable_port_is_transient(database_dsn: str) -> None:

@@ -87,7 +87,7 @@ def test_settings_are_passed_in_a_spelling_that_stays() -> None:
     prefix = "BACKGROUND_JOBS__"
     assert {name.removeprefix(prefix): value for name, value in variables.items() if name.startswith(prefix)} == {
         "PROVIDER": "Postgres",
-        "MODE": "Polling",
+        "MODE": "MessageQueue",
         "QUEUENAME": "thumbnails",
         "NAMESPACE": "shop",
         "MAXCONCURRENTJOBS": "10",
@@ -152,6 +152,20 @@ def test_a_binding_has_the_connection_in_parts_and_as_a_whole() -> None:
         "queue": "thumbnails",
         "ca.crt": "PEM",
     }
+
+
+def test_a_binding_says_how_to_get_past_a_pooler_and_never_who_owns_the_tables() -> None:
+    connection = Connection(
+        dsn="postgresql://shop@pooler/orders",
+        admin_dsn="postgresql://owner:hunter2@db/orders",
+        direct_dsn="postgresql://shop@db/orders",
+    )
+    entries = {
+        name: base64.b64decode(value).decode() for name, value in binding_secret(queue(), connection)["data"].items()
+    }
+    assert (entries["uri"], entries["host"]) == ("postgresql://shop@pooler/orders", "pooler")
+    assert entries["direct-uri"] == "postgresql://shop@db/orders"
+    assert "hunter2" not in str(entries)
 
 
 @pytest.mark.parametrize(

@@ -243,3 +243,88 @@ async def test_a_pool_whose_end_the_watch_has_missed_is_given_nothing(scene: Sce
         await scene.look(25)
     await scene.look(25)
     assert scene.writes() == [("delete", "JobWorkerPool")]
+
+
+def allow(scene: Scene, max_connections: int, per_worker: int) -> None:
+    """What the queue's status says of its database server."""
+    queue = scene.cluster.find("JobQueue", QUEUE)
+    assert queue is not None
+    postgres = {"schemaVersion": 1, "maxConnections": max_connections, "connectionsPerWorker": per_worker}
+    scene.cluster.put({**queue, "status": {**queue["status"], "postgres": postgres}})
+
+
+def limited(scene: Scene) -> str:
+    condition = find(scene.pool["status"]["conditions"], "ScalingLimited")
+    assert condition is not None
+    return str(condition["message"])
+
+
+def warnings(scene: Scene) -> list[str]:
+    return [reason for event_type, reason in scene.cluster.events if event_type == "Warning"]
+
+
+async def test_a_pool_that_may_want_more_connections_than_there_are_is_warned_once_and_stays_ready(
+    scene: Scene,
+) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
+    allow(scene, 97, 5)
+    for _ in range(3):
+        await scene.look()
+    assert scene.condition("ScalingLimited") == ("True", "TooFewConnections")
+    assert limited(scene) == (
+        "40 workers may hold 200 connections (5 each), and the database server allows 97: "
+        "lower spec.autoscaling.maxReplicas to 19 or less, "
+        "or put a pooler before it (spec.postgres.directConnection of the JobQueue), "
+        "or raise max_connections, or the CONNECTION LIMIT of the user or the database"
+    )
+    assert scene.condition("Ready") == ("True", "AtZero")
+    assert warnings(scene) == ["TooFewConnections"]
+
+
+async def test_the_bound_that_holds_the_number_now_is_told_before_the_connections(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
+    allow(scene, 97, 5)
+    await scene.look(1)
+    await scene.look(1000)
+    assert scene.condition("ScalingLimited")[1] != "TooFewConnections"
+    assert "lower spec.autoscaling.maxReplicas to 19" in limited(scene)
+    assert warnings(scene) == ["TooFewConnections"]
+
+
+async def test_the_warning_goes_with_its_cause_and_comes_back_with_other_numbers(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
+    allow(scene, 97, 5)
+    await scene.look()
+    allow(scene, 200, 5)
+    await scene.look()
+    assert scene.condition("ScalingLimited") == ("False", "WithinBounds")
+    allow(scene, 97, 5)
+    await scene.look()
+    assert warnings(scene) == ["TooFewConnections"] * 2
+
+
+async def test_past_a_pooler_one_connection_a_worker_counts(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
+    allow(scene, 40, 1)
+    await scene.look()
+    assert scene.condition("ScalingLimited") == ("False", "WithinBounds")
+    allow(scene, 39, 1)
+    await scene.look()
+    assert "lower spec.autoscaling.maxReplicas to 39 or less, or raise max_connections" in limited(scene)
+
+
+async def test_a_pool_that_nobody_scales_is_judged_by_its_own_number(scene: Scene) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=2)
+    allow(scene, 12, 5)
+    await scene.look()
+    assert warnings(scene) == []
+    scene.put(replicas=3)
+    await scene.look()
+    assert "lower spec.replicas to 2 or less" in limited(scene)
+
+
+async def test_where_not_even_one_worker_fits_fewer_are_no_way_out(scene: Scene) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=1)
+    allow(scene, 4, 5)
+    await scene.look()
+    assert "allows 4: put a pooler before it" in limited(scene)

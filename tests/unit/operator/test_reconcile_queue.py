@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from headrace_operator.core.conditions import find
-from headrace_operator.core.model import ObjectKey, OperatorError, PassingError, QueueDepth, SampleSource
+from headrace_operator.core.model import (
+    ConnectionBudget,
+    ObjectKey,
+    OperatorError,
+    PassingError,
+    QueueDepth,
+    SampleSource,
+)
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.queue import QueueReconciler
@@ -217,3 +224,84 @@ async def test_a_queue_whose_end_the_watch_has_missed_is_not_made_again(scene: S
         await scene.look()
     await scene.look()
     assert scene.backend.ensured == 0
+
+
+def several_connections(**changes: Any) -> dict[str, Any]:
+    """A spec.postgres that names a Secret for each connection."""
+    names = {"connection": "pg", "adminConnection": "pg-admin", "directConnection": "pg-direct"}
+    return {field: {"secretRef": {"name": name}} for field, name in names.items()} | changes
+
+
+@pytest.fixture
+def pooled(scene: Scene) -> Scene:
+    """A database behind a pooler, and a user of its own for the tables."""
+    scene.cluster.secrets |= {
+        ObjectKey("shop", "pg-admin"): {"dsn": b"postgresql://owner:p@db/shop"},
+        ObjectKey("shop", "pg-direct"): {"dsn": b"postgresql://u:p@db-0.db/shop"},
+    }
+    scene.put(postgres=several_connections())
+    return scene
+
+
+async def test_each_connection_comes_from_its_secret_and_is_seen_from_the_operators_namespace(pooled: Scene) -> None:
+    await pooled.look()
+    connection = pooled.backend.places[-1].connection
+    assert (connection.dsn, connection.admin_dsn, connection.direct_dsn) == (
+        "postgresql://u:p@db.shop.svc/shop",
+        "postgresql://owner:p@db.shop.svc/shop",
+        "postgresql://u:p@db-0.db/shop",
+    )
+
+
+@pytest.mark.parametrize("name", ["pg", "pg-admin", "pg-direct"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "SecretNotFound"),
+        ({"url": b"postgresql://u:p@db/shop"}, "SecretKeyMissing"),
+        ({"dsn": b"no DSN"}, "InvalidConnection"),
+    ],
+)
+async def test_a_wrong_secret_of_any_connection_shows_and_heals(
+    pooled: Scene, name: str, content: dict[str, bytes] | None, reason: str
+) -> None:
+    sound = pooled.cluster.secrets.pop(ObjectKey("shop", name))
+    if content is not None:
+        pooled.cluster.secrets[ObjectKey("shop", name)] = content
+    with pytest.raises(OperatorError, match=name):
+        await pooled.look()
+    assert pooled.reason() == pooled.reason("Provisioned") == reason
+    pooled.cluster.secrets[ObjectKey("shop", name)] = sound
+    await pooled.look()
+    assert pooled.reason() == "Ready"
+
+
+async def test_a_rotated_secret_of_any_connection_is_brought_about_at_once(pooled: Scene) -> None:
+    await pooled.look()
+    for name in ("pg", "pg-admin", "pg-direct"):
+        pooled.cluster.secrets[ObjectKey("shop", name)] = {"dsn": b"postgresql://u:rotated@elsewhere/shop"}
+        await pooled.look()
+    assert pooled.backend.ensured == 4
+
+
+async def test_delete_needs_no_connection_but_the_one_that_removes(pooled: Scene) -> None:
+    pooled.put({"finalizers": [FINALIZER]}, deletionPolicy="Delete", postgres=several_connections())
+    pooled.put(
+        {"deletionTimestamp": pooled.clock.now().isoformat()}, deletionPolicy="Delete", postgres=several_connections()
+    )
+    del pooled.cluster.secrets[ObjectKey("shop", "pg")]
+    del pooled.cluster.secrets[ObjectKey("shop", "pg-direct")]
+    await pooled.look()
+    assert [place.connection.dsn for place in pooled.backend.removed] == ["postgresql://owner:p@db.shop.svc/shop"]
+
+
+async def test_the_status_tells_what_the_database_server_can_take(scene: Scene) -> None:
+    await scene.look()
+    assert scene.queue["status"]["postgres"] == {"schemaVersion": 1}
+    scene.backend.budget = ConnectionBudget(max_connections=97, connections_per_worker=5)
+    await scene.look(seconds=60)
+    assert scene.queue["status"]["postgres"] == {
+        "schemaVersion": 1,
+        "maxConnections": 97,
+        "connectionsPerWorker": 5,
+    }

@@ -17,6 +17,7 @@ from headrace_operator.core.spec import (
     JobWorkerPool,
     Part,
     PoolSpec,
+    Postgres,
     QueueSpec,
     Retry,
     ScalingMode,
@@ -25,7 +26,7 @@ from headrace_operator.core.spec import (
 )
 
 METADATA = {"namespace": "shop", "name": "thumbnails", "uid": "1", "generation": 2}
-QUEUE = {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}}
+QUEUE: dict[str, Any] = {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}}
 POOL = {"queueRef": {"name": "thumbnails"}, "handler": {"python": {"app": "shop:app"}}}
 
 
@@ -48,6 +49,12 @@ def test_names_are_camel_case_there_and_snake_case_here() -> None:
     assert pool(autoscaling={"scaleToZeroAfterSeconds": 7}).spec.autoscaling.scale_to_zero_after_seconds == 7
 
 
+def test_a_finished_job_is_gone_unless_the_spec_keeps_it() -> None:
+    assert queue().settings()["completed_retention_seconds"] == 0
+    kept = {**QUEUE["postgres"], "completedRetentionSeconds": 3600}
+    assert queue(postgres=kept).settings()["completed_retention_seconds"] == 3600
+
+
 @pytest.mark.parametrize("value", ["true", "True"])
 def test_the_annotation_pauses(value: str) -> None:
     manifest = {
@@ -65,6 +72,10 @@ def test_the_annotation_pauses(value: str) -> None:
     [
         ({"maxRetries": "three"}, "spec.maxRetries: Expected int, got str"),
         ({"provider": "Floppy"}, "spec.provider: Invalid enum value 'Floppy'"),
+        (
+            {"postgres": {**QUEUE["postgres"], "adminConnection": {}}},
+            "spec.postgres.adminConnection: Object missing required field secretRef",
+        ),
         ({"postgres": {}}, "spec.postgres: Object missing required field connection"),
         ({"deadLetter": {"retentionDays": None}}, "spec.deadLetter.retentionDays: Expected float, got null"),
     ],
@@ -95,6 +106,7 @@ def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) 
     [
         (QueueSpec, "jobqueues", ()),
         (DeadLetter, "jobqueues", ("deadLetter",)),
+        (Postgres, "jobqueues", ("postgres",)),
         (PoolSpec, "jobworkerpools", ()),
         (Retry, "jobworkerpools", ("retry",)),
         (Autoscaling, "jobworkerpools", ("autoscaling",)),
