@@ -261,8 +261,8 @@ BEGIN
         WHERE job.queue_id = p_queue AND job.state = 2
         ORDER BY job.id
         LIMIT p_limit
-        FOR UPDATE SKIP LOCKED
     );
+    -- Not locked before their groups are: who advances a group locks it first, and its jobs then.
     IF arrivals <> '{}' THEN
         groups := ARRAY (
             SELECT DISTINCT job.group_key
