@@ -6,7 +6,10 @@ Nothing here puts the DSN into a message: it holds the password.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import os
+import secrets
 import socket
 import ssl
 import time
@@ -27,7 +30,13 @@ from headrace.queues.base import (
 from headrace.queues.postgres.statements import code_version, queries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    _AnyConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    _AnyConnection = asyncpg.Connection  # It is generic in its stubs alone.
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 4.0
 """So that a server which takes connections and says nothing shows in a condition within 10 s."""
@@ -49,6 +58,10 @@ _BROKEN = (
     TimeoutError,
 )
 _EXPECTED = (*_BROKEN, asyncpg.PostgresError, ValueError)
+
+
+class _NotPreparedError(QueueUnavailableError):
+    """A pooler gave us a session that our statement was not prepared in. It was not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +102,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost = False
         self._reconnected_at: float | None = None
+        self._prepares = True
 
     async def open(self) -> None:
         """Make the pool and check that the schema is there, in a version that this code can work with."""
@@ -96,13 +110,11 @@ class Database:
             with _errors(self.place):
                 self._pool = await asyncpg.create_pool(
                     self.place.dsn,
-                    ssl=tls(self.place),
                     min_size=0,
                     max_size=self._max_connections,
-                    timeout=CONNECT_TIMEOUT_SECONDS,
-                    command_timeout=self._command_timeout_seconds,
-                    server_settings={"application_name": self._application_name},
+                    **self._connect_arguments(),
                     init=_watch_peer,
+                    connection_class=_Connection,
                     # We leave no session state behind; the default would cost a round trip a query.
                     reset=_leave_as_is,
                 )
@@ -127,8 +139,19 @@ class Database:
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a named query on its own."""
+        try:
+            return await self._fetch(query, arguments)
+        except _NotPreparedError:
+            return await self._fetch(query, arguments)
+
+    async def _fetch(self, query: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
         async with self._connection() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(self._queries[query], *arguments)
+            if self._prepares:
+                rows: list[asyncpg.Record] = await connection.fetch(self._queries[query], *arguments)
+            else:
+                # What is parsed in one session must not be run in another: a pooler leaves us ours for a transaction.
+                async with connection.transaction():
+                    rows = await connection.fetch(self._queries[query], *arguments)
             return rows
 
     async def fetch_value(self, query: str, *arguments: Any) -> Any:
@@ -154,12 +177,35 @@ class Database:
                     except _BROKEN:
                         connection.terminate()
                         raise
+        except _NotPreparedError:
+            await self._stop_preparing()
+            raise
         except QueueUnavailableError:
             self._lost = True
             raise
         if self._lost:
             self._lost = False
             self._reconnected_at = time.monotonic()
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        return {
+            "ssl": tls(self.place),
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": self._command_timeout_seconds,
+            "server_settings": {"application_name": self._application_name},
+        }
+
+    async def _stop_preparing(self) -> None:
+        """Go on without prepared statements, on new connections."""
+        if self._pool is None or not self._prepares:
+            return
+        self._prepares = False
+        log.warning(
+            "the connection pooler keeps no prepared statements, so that every query takes four round trips: "
+            "set its max_prepared_statements (PgBouncer 1.21 and later)"
+        )
+        self._pool.set_connect_args(self.place.dsn, **self._connect_arguments(), statement_cache_size=0)
+        await self._pool.expire_connections()
 
 
 class Transaction:
@@ -184,7 +230,10 @@ class Transaction:
 async def connect(
     place: Place, *, command_timeout_seconds: float, application_name: str = "headrace-migrate"
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """One connection with a session of its own, not of a pool; its errors are `QueueError` too."""
+    """One connection, not of a pool; its errors are `QueueError` too.
+
+    Behind a pooler a query with arguments must stand in a transaction.
+    """
     with _errors(place):
         connection = await asyncpg.connect(
             place.dsn,
@@ -192,6 +241,7 @@ async def connect(
             timeout=CONNECT_TIMEOUT_SECONDS,
             command_timeout=command_timeout_seconds,
             server_settings={"application_name": application_name},
+            statement_cache_size=0,
         )
         try:
             await _watch_peer(connection)
@@ -223,6 +273,21 @@ def check_version(schema: str, version: int, compatible_with: int) -> None:
             f"schema {schema!r} has version {version}, which needs code that knows {compatible_with} or later, "
             f"and this code knows {known}: upgrade this program"
         )
+
+
+class _Connection(_AnyConnection):
+    """Names prepared statements as no other process does.
+
+    A pooler that keeps none for its clients gives us sessions where others have prepared theirs. asyncpg counts from
+    one in every process: under such a name, somebody else's query could be run.
+    """
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"{prefix}_{_PROCESS}_{next(_STATEMENT_NUMBERS)}"
+
+
+_PROCESS = secrets.token_hex(8)
+_STATEMENT_NUMBERS = itertools.count()
 
 
 async def _watch_peer(connection: Any) -> None:
@@ -260,6 +325,8 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return error
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return QueueAccessError(f"the database refuses the credentials: {error}; mend user and password in the DSN")
+        case asyncpg.InvalidSQLStatementNameError():
+            return _NotPreparedError("the connection pooler keeps no prepared statements: trying again without")
         case asyncpg.InsufficientPrivilegeError():
             return QueueAccessError(f"{error}: grant the right to the DSN's user, or use another user")
         case asyncpg.InvalidCatalogNameError():

@@ -73,7 +73,10 @@ class PostgresProvisioner:
 
     async def allowed_connections(self) -> int:
         """How many connections the server allows ordinary users, ours among them; needs no right but to log in."""
-        async with connect(self._place, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS) as connection:
+        async with (
+            connect(self._place, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS) as connection,
+            connection.transaction(),
+        ):
             allowed: int = await connection.fetchval(self._queries["allowed_connections"])
             return allowed
 
@@ -84,7 +87,7 @@ class PostgresProvisioner:
             if queue_id is None:
                 return False
             for batch in ("remove_jobs", "remove_parked_jobs"):
-                while await connection.fetchval(self._queries[batch], queue_id, _REMOVE_BATCH):
+                while await self._remove_some(connection, batch, queue_id):
                     pass
             async with connection.transaction():
                 await connection.execute(self._queries["lock_jobs"])
@@ -92,11 +95,17 @@ class PostgresProvisioner:
                 await connection.execute(self._queries["remove_queue"], queue_id)
         return True
 
+    async def _remove_some(self, connection: asyncpg.Connection[asyncpg.Record], batch: str, queue_id: int) -> int:
+        async with connection.transaction():
+            removed: int = await connection.fetchval(self._queries[batch], queue_id, _REMOVE_BATCH)
+            return removed
+
     async def _pause_own(self, connection: asyncpg.Connection[asyncpg.Record], queue: str, owner: Owner) -> int | None:
         """Stop the queue and give its id; None where there is none of this very owner's."""
-        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(self._place.schema)}.queues"):
-            return None
+        queues = f"{quoted(self._place.schema)}.queues"
         async with connection.transaction():
+            if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", queues):
+                return None
             row = await connection.fetchrow(self._queries["lock_queue"], queue)
             if row is None or _owner(row) != owner:
                 return None

@@ -1,0 +1,107 @@
+"""A queue behind PgBouncer in transaction mode, where every transaction may find itself in another session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from headrace import from_url, new_job
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
+from support.pooler import running_pooler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.postgres import PostgresServer
+
+OWNER = Owner(namespace="shop", name="orders", uid="1")
+CLIENTS = 6
+
+
+@pytest.fixture
+def pooled_dsn(own_postgres: PostgresServer) -> Iterator[str]:
+    """Fewer sessions than clients, so that they take turns, and no prepared statement is where it was made."""
+    with running_pooler(own_postgres, server_connections=3) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def place(pooled_dsn: str, own_postgres: PostgresServer) -> Place:
+    where = Place(dsn=pooled_dsn, direct_dsn=own_postgres.dsn)
+    await PostgresProvisioner(where).ensure("orders", QueueSettings(completed_retention_seconds=60), OWNER)
+    return where
+
+
+async def test_every_job_runs_once_however_sessions_change(place: Place) -> None:
+    done: Counter[str] = Counter()
+
+    async def client(number: int) -> list[str]:
+        ids: list[str] = []
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.keep_alive()
+            for turn in range(10):
+                group = new_job("in-group", group=f"tenant-{turn % 2}", deduplication_key=f"{number}/{turn}")
+                enqueued, *_ = await asyncio.gather(
+                    queue.enqueue([new_job("plain"), group]), queue.keep_alive(), queue.depth(), queue.maintain()
+                )
+                ids += enqueued
+                deliveries = await queue.receive(5)
+                done.update(delivery.job.id for delivery in deliveries)
+                assert (await queue.complete(deliveries)).refused == ()
+        return ids
+
+    enqueued = [job_id for ids in await asyncio.gather(*map(client, range(CLIENTS))) for job_id in ids]
+    async with PostgresQueue(place, "orders") as queue:
+        while deliveries := await queue.receive(100):
+            done.update(delivery.job.id for delivery in deliveries)
+            await queue.complete(deliveries)
+    assert done == Counter(enqueued)
+    assert len(enqueued) == CLIENTS * 20
+
+
+async def test_it_is_said_once_what_the_pooler_lacks(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async with PostgresQueue(place, "orders") as one, PostgresQueue(place, "orders") as two:
+        for _ in range(20):
+            await asyncio.gather(*(queue.depth() for queue in (one, two) for _ in range(3)))
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len([message for message in warnings if "max_prepared_statements" in message]) <= 2
+
+
+async def test_the_operator_reads_and_removes_through_it(place: Place) -> None:
+    async with from_url(place.dsn, "orders") as queue:
+        await queue.enqueue([new_job("work")] * 3)
+    async with PostgresBacklog(place) as backlog:
+        assert (await backlog.depths(["orders"]))["orders"].ready == 3
+    assert await PostgresProvisioner(place).allowed_connections() == 197
+    assert await PostgresProvisioner(place).remove("orders", OWNER)
+
+
+async def test_past_it_workers_are_told_of_new_jobs(place: Place, own_postgres: PostgresServer) -> None:
+    async with (
+        from_url(place.dsn, "orders", listens=True, direct_url=own_postgres.dsn) as worker,
+        from_url(place.dsn, "orders") as producer,
+    ):
+        assert isinstance(worker, PostgresQueue)
+        while not worker.is_listening:  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0.01)
+        for _ in range(3):  # The first look announces, whatever else it is.
+            await worker.wait(0.1)
+        waiting = asyncio.create_task(worker.wait(30))
+        await asyncio.sleep(0.1)
+        await producer.enqueue([new_job("work")])
+        async with asyncio.timeout(5):
+            await waiting
+
+
+async def test_through_it_nobody_believes_to_be_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async with from_url(place.dsn, "orders", listens=True) as worker:
+        assert isinstance(worker, PostgresQueue)
+        async with asyncio.timeout(15):
+            while "behind a pooler, LISTEN needs a direct connection" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not worker.is_listening
