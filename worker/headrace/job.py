@@ -26,7 +26,13 @@ MAX_KEY_LENGTH = 128
 JSON_CONTENT_TYPE = "application/json"
 BYTES_CONTENT_TYPE = "application/octet-stream"
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f]*")
+MAX_DELAY_SECONDS = 10_000_000_000
+"""Three hundred years: of a delay, or a deduplication window."""
+MAX_YEAR = 8999
+"""Of a moment, so that a queue's retention can be added to it."""
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
+_TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
 
 
 class InvalidJobError(ValueError):
@@ -70,7 +76,8 @@ class NewJob:
     def __post_init__(self) -> None:
         if len(self.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
             raise InvalidJobError(
-                f"name {self.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character"
+                f"name {self.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character "
+                "or half a surrogate pair"
             )
         if len(self.payload) > MAX_PAYLOAD_BYTES:
             raise InvalidJobError(
@@ -79,25 +86,33 @@ class NewJob:
             )
         if not MIN_PRIORITY <= self.priority <= MAX_PRIORITY:
             raise InvalidJobError(f"priority {self.priority}: must be from {MIN_PRIORITY} to {MAX_PRIORITY}")
-        if not 0 <= self.delay_seconds < float("inf"):
-            raise InvalidJobError(f"delay_seconds {self.delay_seconds}: must be 0 or more")
+        if self.content_type != JSON_CONTENT_TYPE and not _NAME.fullmatch(self.content_type):
+            raise InvalidJobError(f"content_type {self.content_type[:40]!r}: must have no control character")
+        for name, value in self.headers.items() if self.headers else ():
+            if not (_TEXT.fullmatch(name) and _TEXT.fullmatch(value)):
+                raise InvalidJobError(f"header {name[:40]!r}: must have no zero character and no half a surrogate pair")
+        if not 0 <= self.delay_seconds <= MAX_DELAY_SECONDS:
+            raise InvalidJobError(f"delay_seconds {self.delay_seconds}: must be from 0 to {MAX_DELAY_SECONDS}")
         if self.deduplication_window_seconds is not None and not (
-            self.deduplication_key is not None and 0 < self.deduplication_window_seconds < float("inf")
+            self.deduplication_key is not None and 0 < self.deduplication_window_seconds <= MAX_DELAY_SECONDS
         ):
             raise InvalidJobError(
-                f"deduplication_window_seconds {self.deduplication_window_seconds}: must be more than 0, "
-                "beside a deduplication_key"
+                f"deduplication_window_seconds {self.deduplication_window_seconds}: must be more than 0 and at most "
+                f"{MAX_DELAY_SECONDS}, beside a deduplication_key"
             )
         for name, key in (("group", self.group), ("deduplication_key", self.deduplication_key)):
             if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _NAME.fullmatch(key)):
                 raise InvalidJobError(
-                    f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character"
+                    f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character "
+                    "or half a surrogate pair"
                 )
         if self.delay_seconds and self.run_at is not None:
             raise InvalidJobError("delay_seconds and run_at: give one of them")
         for name, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
             if moment is not None and moment.tzinfo is None:
                 raise InvalidJobError(f"{name} {moment}: needs a time zone, such as datetime.now(UTC)")
+            if moment is not None and moment.year > MAX_YEAR:
+                raise InvalidJobError(f"{name} {moment}: must be before the year {MAX_YEAR + 1}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,23 @@ from headrace.job import MAX_PAYLOAD_BYTES, InvalidJobError, NewJob, new_job
         ({"delay_seconds": -1.0}, "delay_seconds"),
         ({"delay_seconds": math.inf}, "delay_seconds"),
         ({"delay_seconds": math.nan}, "delay_seconds"),
+        ({"delay_seconds": 1e300}, "delay_seconds"),
+        ({"name": "half \ud800"}, "surrogate"),
+        ({"headers": {"a": "half \ud800"}}, "header 'a'"),
+        ({"headers": {"zero\x00": "b"}}, "header 'zero"),
+        ({"content_type": "text/plain\n"}, "content_type"),
+        ({"group": ""}, "group"),
+        ({"group": "x" * 129}, "group"),
+        ({"group": "half \udfff"}, "surrogate"),
+        ({"deduplication_key": "two\nlines"}, "deduplication_key"),
+        ({"deduplication_window_seconds": 60.0}, "beside a deduplication_key"),
+        ({"deduplication_key": "k", "deduplication_window_seconds": 0.0}, "more than 0"),
+        ({"deduplication_key": "k", "deduplication_window_seconds": 1e300}, "at most"),
         ({"delay_seconds": 1.0, "run_at": datetime(2030, 1, 1, tzinfo=UTC)}, "give one"),
         ({"run_at": datetime(2030, 1, 1)}, "time zone"),  # noqa: DTZ001
         ({"expires_at": datetime(2030, 1, 1)}, "time zone"),  # noqa: DTZ001
+        ({"run_at": datetime(9999, 1, 1, tzinfo=UTC)}, "year 9000"),
+        ({"expires_at": datetime.max.replace(tzinfo=UTC)}, "year 9000"),
     ],
 )
 def test_a_job_no_backend_would_take_is_refused_when_made(fields: dict[str, Any], complaint: str) -> None:
