@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 import asyncpg
 import pytest
 
-from contract.queue_contract import LEASE_SECONDS, QUEUE, DeadLetter, QueueContract
-from headrace.queues.memory import MemoryBackend, MemoryQueue
+from contract.queue_contract import LEASE_SECONDS, QUEUE, DeadLetter, Finished, QueueContract
+from headrace.queues.base import Failure
+from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
 
 if TYPE_CHECKING:
@@ -20,8 +24,8 @@ class MemoryBench:
         backend = MemoryBackend()
         self.backend = self.provisioner = self.backlog = backend
 
-    def queue(self, *, lease_seconds: float = LEASE_SECONDS) -> MemoryQueue:
-        return MemoryQueue(self.backend, QUEUE, lease_seconds=lease_seconds)
+    def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> MemoryQueue:
+        return MemoryQueue(self.backend, name, lease_seconds=lease_seconds)
 
     async def pass_time(self, seconds: float) -> None:
         self.backend.pass_time(seconds)
@@ -29,9 +33,27 @@ class MemoryBench:
     async def dead_letters(self) -> list[DeadLetter]:
         async with self.queue() as queue:
             return [
-                DeadLetter(name=dead.job.name, reason=dead.reason or "", error=dead.error, attempt=dead.job.attempt)
+                DeadLetter(
+                    name=dead.job.name,
+                    reason=dead.reason or "",
+                    error=dead.error,
+                    attempt=dead.job.attempt,
+                    failures=dead.failures,
+                )
                 for dead in queue.dead_jobs
             ]
+
+    async def finished(self) -> list[Finished]:
+        async with self.queue() as queue:
+            return [
+                Finished(name=job.job.name, outcome=job.outcome, attempt=job.job.attempt) for job in queue.finished_jobs
+            ]
+
+    async def cancel(self, job_id: str) -> Literal["cancelled", "requested"] | None:
+        return await MemoryInspector(self.backend).cancel(QUEUE, job_id)
+
+    async def pause(self, *, paused: bool) -> None:
+        await MemoryInspector(self.backend).pause(QUEUE, paused=paused)
 
 
 class TestMemory(QueueContract):
@@ -58,11 +80,12 @@ class PostgresBench:
     def __init__(self, dsn: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self.place = Place(dsn=dsn, schema=self.schema)
         self.connection = connection
+        self._busy = asyncio.Lock()
         self.provisioner = PostgresProvisioner(self.place)
         self.backlog = BacklogPerCall(self.place)
 
-    def queue(self, *, lease_seconds: float = LEASE_SECONDS) -> PostgresQueue:
-        return PostgresQueue(self.place, QUEUE, lease_seconds=lease_seconds)
+    def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> PostgresQueue:
+        return PostgresQueue(self.place, name, lease_seconds=lease_seconds)
 
     async def pass_time(self, seconds: float) -> None:
         for table, columns in {
@@ -80,9 +103,31 @@ class PostgresBench:
 
     async def dead_letters(self) -> list[DeadLetter]:
         rows = await self.connection.fetch(
-            'SELECT name, reason, error, attempt FROM "head ""race".dead_jobs ORDER BY dead_at'
+            'SELECT name, reason, error, attempt, failures FROM "head ""race".dead_jobs ORDER BY dead_at'
         )
-        return [DeadLetter(**dict(row)) for row in rows]
+        return [DeadLetter(**{**row, "failures": failures_from(row["failures"])}) for row in rows]
+
+    async def finished(self) -> list[Finished]:
+        rows = await self.connection.fetch(
+            'SELECT name, outcome, attempt FROM "head ""race".finished_jobs ORDER BY finished_at'
+        )
+        return [Finished(**dict(row)) for row in rows]
+
+    async def cancel(self, job_id: str) -> Literal["cancelled", "requested"] | None:
+        async with self._busy:
+            outcome: Literal["cancelled", "requested"] | None = await self.connection.fetchval(
+                'SELECT "head ""race".cancel(id, $2) FROM "head ""race".queues WHERE name = $1', QUEUE, int(job_id)
+            )
+            return outcome
+
+    async def pause(self, *, paused: bool) -> None:
+        await self.connection.execute('UPDATE "head ""race".queues SET paused_by_hand = $1', paused)
+
+
+def failures_from(stored: str | None) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(**{**failure, "at": datetime.fromisoformat(failure["at"])}) for failure in json.loads(stored or "[]")
+    )
 
 
 class TestPostgres(QueueContract):

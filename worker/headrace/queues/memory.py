@@ -515,10 +515,9 @@ class MemoryQueue:
 
     async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        place, now = self._place, self._backend.now()
-        held, settled = self._let_go(place, deliveries)
-        for number, _ in held:
-            place.end(number, now, "completed")
+        held, settled = self._let_go(deliveries)
+        for place, number, _ in held:
+            place.end(number, self._backend.now(), "completed")
         return settled
 
     async def complete_in(self, connection: Any, delivery: Delivery) -> None:  # noqa: ARG002
@@ -529,9 +528,9 @@ class MemoryQueue:
         self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
     ) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        place, now = self._place, self._backend.now()
-        held, settled = self._let_go(place, [delivery])
-        for number, entry in held:
+        now = self._backend.now()
+        held, settled = self._let_go([delivery])
+        for place, number, entry in held:
             _charge(entry, now, error, traceback)
             if entry.job.attempt > place.settings.max_retries:
                 place.bury(number, now, "RetriesExhausted", error)
@@ -542,8 +541,8 @@ class MemoryQueue:
 
     async def release(self, deliveries: Sequence[Delivery], *, delay_seconds: float = 0.0) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        held, settled = self._let_go(self._place, deliveries)
-        for _, entry in held:
+        held, settled = self._let_go(deliveries)
+        for _, _, entry in held:
             if delay_seconds > 0:
                 entry.job = replace(entry.job, run_at=self._backend.now() + timedelta(seconds=delay_seconds))
         return settled
@@ -552,25 +551,27 @@ class MemoryQueue:
         self, delivery: Delivery, *, reason: str, error: str | None = None, traceback: str | None = None
     ) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        place, now = self._place, self._backend.now()
-        held, settled = self._let_go(place, [delivery])
-        for number, entry in held:
+        now = self._backend.now()
+        held, settled = self._let_go([delivery])
+        for place, number, entry in held:
             _charge(entry, now, error, traceback)
             place.bury(number, now, reason, error)
         return replace(settled, dead_lettered=settled.accepted)
 
     async def discard(self, delivery: Delivery) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        place, now = self._place, self._backend.now()
-        held, settled = self._let_go(place, [delivery])
-        for number, _ in held:
-            place.end(number, now, "cancelled")
+        held, settled = self._let_go([delivery])
+        for place, number, _ in held:
+            place.end(number, self._backend.now(), "cancelled")
         return settled
 
-    def _let_go(self, place: _Place, deliveries: Sequence[Delivery]) -> tuple[list[tuple[int, _Entry]], Settled]:
+    def _let_go(self, deliveries: Sequence[Delivery]) -> tuple[list[tuple[_Place, int, _Entry]], Settled]:
         """The jobs that were still held as they were delivered; nobody holds them now."""
+        place = self._backend.places.get(self._name)
+        if place is None:
+            return [], Settled(accepted=0, refused=tuple(deliveries))
         outcomes = [(delivery, place.let_go(delivery)) for delivery in deliveries]
-        held = [outcome for _, outcome in outcomes if outcome is not None]
+        held = [(place, *outcome) for _, outcome in outcomes if outcome is not None]
         # Without heartbeats each receive has a lease of its own, which ends with the last of its jobs.
         place.leases = {number: lease for number, lease in place.leases.items() if lease.has_heartbeats or lease.held}
         self._leases &= place.leases.keys()
@@ -582,13 +583,13 @@ class MemoryQueue:
 
     async def keep_alive(self) -> frozenset[str]:
         """See `headrace.queues.base.Queue`."""
-        place, now = self._place, self._backend.now()
+        place, now = self._backend.places.get(self._name), self._backend.now()
         self._heartbeats = True
         if self._heartbeat_lease is None:
-            self._new_lease(place, now)
+            self._new_lease(self._place, now)
             return frozenset()
-        lease = place.leases.get(self._heartbeat_lease)
-        if lease is None:
+        lease = None if place is None else place.leases.get(self._heartbeat_lease)
+        if place is None or lease is None:
             self._leases.discard(self._heartbeat_lease)
             self._heartbeat_lease = None
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+
+import asyncpg
 
 from headrace.queues.base import Owner, PlaceTakenError, Provisioned, QueueSettings
 from headrace.queues.postgres.connection import COMMAND_TIMEOUT_SECONDS, Place, connect
@@ -10,12 +13,10 @@ from headrace.queues.postgres.migrate import migrate
 from headrace.queues.postgres.rows import settings_from
 from headrace.queues.postgres.statements import code_version, queries, quoted
 
-if TYPE_CHECKING:
-    import asyncpg
-
 # Migrations may rewrite tables, and removing goes batch by batch.
 _COMMAND_TIMEOUT_SECONDS = 120.0
 _REMOVE_BATCH = 10_000
+_LOCK_PAUSE_SECONDS = 1.0
 
 
 class PostgresProvisioner:
@@ -89,11 +90,24 @@ class PostgresProvisioner:
             for batch in ("remove_jobs", "remove_parked_jobs"):
                 while await self._remove_some(connection, batch, queue_id):
                     pass
-            async with connection.transaction():
-                await connection.execute(self._queries["lock_jobs"])
-                await connection.execute(self._queries["remove_remaining_jobs"], queue_id)
-                await connection.execute(self._queries["remove_queue"], queue_id)
-        return True
+            deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
+            while True:
+                try:
+                    await self._remove_rest(connection, queue_id)
+                except asyncpg.LockNotAvailableError:
+                    # An application's transaction is open that has enqueued, into whichever queue of the schema.
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+                else:
+                    return True
+
+    async def _remove_rest(self, connection: asyncpg.Connection[asyncpg.Record], queue_id: int) -> None:
+        async with connection.transaction():
+            for lock in ("wait_briefly", "lock_jobs"):
+                await connection.execute(self._queries[lock])
+            for removal in ("remove_remaining_jobs", "remove_queue"):
+                await connection.execute(self._queries[removal], queue_id)
 
     async def _remove_some(self, connection: asyncpg.Connection[asyncpg.Record], batch: str, queue_id: int) -> int:
         async with connection.transaction():

@@ -55,10 +55,11 @@ SELECT * FROM {schema}.claim($1, $2, $3, $4)
 SELECT * FROM {schema}.claim_suspect($1, $2)
 
 -- name: next_due
--- In how many seconds the next delayed job is due; null without one.
-SELECT extract(epoch FROM min(run_at) - now())::double precision
-FROM {schema}.parked_jobs
-WHERE queue_id = $1 AND state = 1
+-- In how many seconds the next delayed job is due; null without one. Those that are due already have been looked at.
+SELECT extract(epoch FROM least(
+        (SELECT min(run_at) FROM {schema}.parked_jobs WHERE queue_id = $1 AND state = 1 AND run_at > now()),
+        (SELECT min(run_at) FROM {schema}.parked_jobs WHERE queue_id = $1 AND state = 4 AND run_at > now())
+    ) - now())::double precision
 
 -- name: complete
 -- See the function.
@@ -111,7 +112,7 @@ FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 
 -- name: drop_strays
 -- Claims whose answer never reached us: their jobs were never started, and can be claimed again.
-DELETE FROM {schema}.claims WHERE lease_id = $1 AND id = ANY ($2::bigint[])
+SELECT {schema}.drop_claims(ARRAY (SELECT id FROM {schema}.claims WHERE lease_id = $1 AND id = ANY ($2::bigint[])))
 
 -- name: end_leases
 -- See the function.
@@ -138,7 +139,9 @@ SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.mess
     EXISTS (SELECT FROM {schema}.cancellations WHERE queue_id = queue.id) AS cancellations,
     EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = queue.id AND state = 3) AS groups,
     (SELECT count(*) FROM (
-        SELECT FROM {schema}.parked_jobs WHERE queue_id = queue.id AND state = 4 LIMIT 1000) AS few)::integer AS suspects
+        SELECT FROM {schema}.parked_jobs
+        WHERE queue_id = queue.id AND state = 4 AND (run_at IS NULL OR run_at <= now())
+        LIMIT 1000) AS few)::integer AS suspects
 FROM {schema}.queues AS queue
 WHERE queue.name = $1
 
@@ -258,12 +261,13 @@ FROM pg_catalog.pg_roles AS role, pg_catalog.pg_database AS db
 WHERE role.rolname = session_user AND db.datname = current_database()
 
 -- name: lock_queue
--- The queue's row and owner, locked for the rest of the transaction.
+-- The queue's row and owner, locked for the rest of the transaction; not against an application's transaction that has
+-- enqueued (whose foreign keys lock the row's key).
 SELECT id, owner_namespace, owner_name, owner_uid, visibility_timeout_seconds, max_retries, message_retention_seconds,
     completed_retention_seconds, dead_letter_enabled, dead_letter_retention_days, paused
 FROM {schema}.queues
 WHERE name = $1
-FOR UPDATE
+FOR NO KEY UPDATE
 
 -- name: register_queue
 -- A new queue, with its place in the shared counts.
@@ -305,12 +309,18 @@ WITH removed AS (
 SELECT count(*)::integer FROM removed
 
 -- name: lock_jobs
--- Wait for every enqueue under way and hold the next: afterwards each of them either is seen or sees no queue.
+-- Hold every enqueue from here on: afterwards each of them either is seen or sees no queue. Others queue up behind who
+-- waits for such a lock, so wait a moment only.
 LOCK TABLE {schema}.jobs, {schema}.parked_jobs IN SHARE ROW EXCLUSIVE MODE
 
+-- name: wait_briefly
+-- Give up on locks that are not to be had soon.
+SET LOCAL lock_timeout = '200ms'
+
 -- name: remove_remaining_jobs
--- The few jobs that came while the batches were removed, and all claims.
+-- The few jobs that came while the batches were removed, all claims, and the flags of who waits.
 WITH parked AS (DELETE FROM {schema}.parked_jobs WHERE queue_id = $1),
+    waiting AS (DELETE FROM {schema}.waiters WHERE queue_id = $1),
     claimed AS (DELETE FROM {schema}.claims WHERE queue_id = $1)
 DELETE FROM {schema}.jobs WHERE queue_id = $1
 

@@ -118,6 +118,8 @@ class PostgresQueue:
         self._settings = QueueSettings()
         self._coalescer = Coalescer(self._send)
         self._waking: asyncio.Task[None] | None = None
+        self._receiving = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
         self._has_news = False
         self._heartbeat_lease: int | None = None
         self._heartbeats = False
@@ -182,8 +184,8 @@ class PostgresQueue:
             with contextlib.suppress(QueueError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await self._coalescer.flushed()
-                    if self._waking is not None:
-                        await asyncio.wait([self._waking])
+                    if background := [*self._ending, *([self._waking] if self._waking is not None else [])]:
+                        await asyncio.wait(background)
                     if leases:
                         await self._database.fetch("end_leases", list(leases))
         finally:
@@ -243,13 +245,35 @@ class PostgresQueue:
             await self.wait(min(remaining, _LAST_LOOK_SECONDS))
 
     async def _receive_now(self, limit: int) -> list[Delivery]:
-        if self._holds_suspect or (self._heartbeats and self._heartbeat_lease is None):
-            return []  # A lease that is lost: the next heartbeat starts another.
-        lease = self._heartbeat_lease
-        if lease is None:
+        async with self._receiving:  # What is held is known only once a claim is answered.
+            if self._holds_suspect or (self._heartbeats and self._heartbeat_lease is None):
+                return []  # A lease that is lost: the next heartbeat starts another.
+            if self._heartbeat_lease is not None:
+                return await self._receive_under(self._heartbeat_lease, limit)
             lease = await self._database.fetch_value("start_lease", self._queue_id, None, self._holder)
             if lease is None:
                 raise self._not_found()
+            deliveries: list[Delivery] = []
+            try:
+                deliveries = await self._receive_under(lease, limit)
+            finally:
+                if not deliveries:
+                    # In any case: a call that was cut off may have leased what nobody will settle.
+                    self._end_soon(lease)
+            return deliveries
+
+    def _end_soon(self, lease: int) -> None:
+        """End a lease under which nothing is held."""
+
+        async def end() -> None:
+            with contextlib.suppress(QueueError):
+                await self._database.fetch("end_leases", [lease])
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _receive_under(self, lease: int, limit: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
         if not self._held and self._suspects_wait:
             deliveries = await self._claim_suspect(lease)
@@ -259,8 +283,6 @@ class PostgresQueue:
             deliveries = await self._claim_suspect(lease)  # Who does not keep house does not know.
         if deliveries:
             self._pause_seconds = _FIRST_LOOK_SECONDS
-        elif lease != self._heartbeat_lease:
-            await self._database.fetch("end_leases", [lease])
         return deliveries
 
     async def _claim(self, lease: int, limit: int) -> list[Delivery]:
@@ -268,7 +290,18 @@ class PostgresQueue:
         from_start = self._came_back or started >= (
             self._full_look_allowed_at if self._was_short else self._floors_end_at
         )
+        rows = await self._look(lease, limit, from_start=from_start)
+        if not rows and not from_start and time.monotonic() >= self._full_look_allowed_at:
+            rows = await self._look(lease, limit, from_start=True)
+        # What others handed back, or what came late, may stand below; a short batch says that there is time to look.
+        self._was_short = len(rows) < limit
+        if not self._was_short and self._listener is not None:
+            await self._listener.want_no_more()
+        return self._take(lease, rows)
+
+    async def _look(self, lease: int, limit: int, *, from_start: bool) -> list[Record]:
         self._came_back = False
+        started = time.monotonic()
         floors = _NO_FLOORS if from_start else self._floors
         rows = await self._database.fetch("claim", self._queue_id, lease, limit, floors)
         if from_start:
@@ -276,21 +309,17 @@ class PostgresQueue:
             expense = _FLOORS_FACTOR * (ended - started) if ended - started > _EXPENSIVE_SECONDS else 0.0
             self._full_look_allowed_at = ended + expense
             self._floors_end_at = ended + max(expense, _FLOORS_SECONDS)
-        # What others handed back, or what came late, may stand below; a short batch says that there is time to look.
-        self._was_short = len(rows) < limit
-        if not self._was_short and self._listener is not None:
-            await self._listener.want_no_more()
         rows.sort(key=itemgetter(1))
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=itemgetter(3), reverse=True)  # Stable: within a priority the order by id stays.
         for row in rows:
             self._floors[row[3]] = row[1] + 1
-        return self._take(lease, rows)
+        return rows
 
     async def _claim_suspect(self, lease: int) -> list[Delivery]:
         rows = await self._database.fetch("claim_suspect", self._queue_id, lease)
-        self._suspects_wait = bool(rows)
-        self._holds_suspect = bool(rows)
+        self._suspects_wait = self._holds_suspect = bool(rows)
+        self._makes_room = self._makes_room and bool(rows)
         return self._take(lease, rows)
 
     def _take(self, lease: int, rows: Sequence[Record]) -> list[Delivery]:
@@ -314,7 +343,7 @@ class PostgresQueue:
             with contextlib.suppress(QueueError):
                 due_seconds = await self._database.fetch_value("next_due", self._queue_id)
                 if due_seconds is not None:
-                    pause = min(pause, max(0.0, due_seconds))
+                    pause = min(pause, due_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._may_have_jobs.wait()
@@ -465,14 +494,15 @@ class PostgresQueue:
         promoted = await self._in_batches("promote") if todo["promote"] else 0
         if promoted:
             self._came_back = True
+        cancelled = 0
+        if todo["cancellations"]:
+            cancelled = await self._database.fetch_value("catch_up_cancellations", self._queue_id)
         return Maintained(
             rescued=rescued,
             poisoned=poisoned,
             promoted=promoted,
+            cancelled=cancelled,
             expired=await self._in_batches("expire") if todo["expire"] else 0,
-            cancelled=await self._database.fetch_value("catch_up_cancellations", self._queue_id)
-            if todo["cancellations"]
-            else 0,
             pruned=(await self._in_batches("prune_dead") if todo["prune_dead"] else 0)
             + (await self._in_batches("prune_finished") if todo["prune_finished"] else 0),
         )

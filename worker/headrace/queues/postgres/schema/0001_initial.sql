@@ -98,7 +98,7 @@ CREATE INDEX parked_delayed ON {schema}.parked_jobs (queue_id, run_at) WHERE sta
 CREATE INDEX parked_arrivals ON {schema}.parked_jobs (queue_id, id) WHERE state = 2;
 CREATE INDEX parked_by_group ON {schema}.parked_jobs (queue_id, group_key, id) WHERE state IN (2, 3);
 CREATE INDEX parked_heads ON {schema}.parked_jobs (queue_id, group_key) WHERE state IN (1, 4) AND group_key IS NOT NULL;
-CREATE INDEX parked_suspects ON {schema}.parked_jobs (queue_id, id) WHERE state = 4;
+CREATE INDEX parked_suspects ON {schema}.parked_jobs (queue_id, priority DESC, id) WHERE state = 4;
 CREATE INDEX parked_expiring ON {schema}.parked_jobs (queue_id, expires_at)
     WHERE expires_at IS NOT NULL AND attempt = 0;
 
@@ -179,12 +179,32 @@ BEGIN ATOMIC
 END;
 
 -- Workers that settle or admit jobs of one group do so one after the other. Producers never take these locks: an
--- application's open transaction holds nobody up. Hashed into 16 places, locked in one order: few locks, no deadlock.
+-- application's open transaction holds nobody up. Hashed into 16 places, locked in one order: few locks, no deadlock, so
+-- long as a transaction asks for all that it needs at once, and waits for no row while it has them. (Rows of parked jobs
+-- that have a group are taken under its lock, or skipped where somebody has them locked.)
 CREATE FUNCTION {schema}.lock_groups(p_queue integer, p_groups text[]) RETURNS void
 LANGUAGE plpgsql AS $body$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('headrace.dev/groups', p_queue::bigint * 16 + place.number))
     FROM (SELECT DISTINCT hashtext(groups.name) & 15 AS number FROM unnest(p_groups) AS groups (name) ORDER BY 1) AS place;
+END
+$body$;
+
+-- The same without waiting; gives the groups that are locked now. What is left out is dealt with by who has it locked, or
+-- by the next who asks.
+CREATE FUNCTION {schema}.try_lock_groups(p_queue integer, p_groups text[]) RETURNS text[]
+LANGUAGE plpgsql AS $body$
+DECLARE
+    locked integer[];
+BEGIN
+    locked := ARRAY (
+        SELECT place.number
+        FROM (SELECT DISTINCT hashtext(groups.name) & 15 AS number FROM unnest(p_groups) AS groups (name)) AS place
+        WHERE pg_try_advisory_xact_lock(
+            hashtextextended('headrace.dev/groups', p_queue::bigint * 16 + place.number))
+    );
+    RETURN ARRAY (
+        SELECT groups.name FROM unnest(p_groups) AS groups (name) WHERE hashtext(groups.name) & 15 = ANY (locked));
 END
 $body$;
 
@@ -228,6 +248,7 @@ END
 $body$;
 
 -- Move what can be claimed now out of the parked jobs: delayed jobs that are due, and heads of groups among the arrivals.
+-- Waits for nobody.
 CREATE FUNCTION {schema}.promote(p_queue integer, p_limit integer) RETURNS integer
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
@@ -264,22 +285,23 @@ BEGIN
     );
     -- Not locked before their groups are: who advances a group locks it first, and its jobs then.
     IF arrivals <> '{}' THEN
-        groups := ARRAY (
+        groups := {schema}.try_lock_groups(p_queue, ARRAY (
             SELECT DISTINCT job.group_key
             FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = p_queue AND job.id = ANY (arrivals)
-        );
-        PERFORM {schema}.lock_groups(p_queue, groups);
+        ));
         moved := moved + {schema}.advance_groups(p_queue, groups);
-        UPDATE {schema}.parked_jobs SET state = 3 WHERE queue_id = p_queue AND id = ANY (arrivals) AND state = 2;
+        UPDATE {schema}.parked_jobs
+        SET state = 3
+        WHERE queue_id = p_queue AND id = ANY (arrivals) AND state = 2 AND group_key = ANY (groups);
     END IF;
     RETURN moved;
 END
 $body$;
 
--- Lease jobs: the highest priority first, then the oldest (the rows come in no order). p_floors has, for each priority from 0, the id from which on
--- to look; what may stand below is found by a call with zeros. Gives nothing while the queue is paused, or where the
--- lease is gone.
+-- Lease jobs: the highest priority first, then the oldest (the rows come in no order). p_floors has, for each priority
+-- from 0, the id from which on to look; what may stand below is found by a call with zeros. Gives nothing while the queue
+-- is paused, or where the lease is gone.
 --
 -- Two claims at once: rows are locked first (and those that others have locked are skipped), then the claims are read
 -- once more. Whoever held such a row before has committed its claim by then, or rolled it back.
@@ -353,7 +375,7 @@ BEGIN
 END
 $body$;
 
--- Lease one suspect, for a worker that holds nothing.
+-- Lease one suspect, for a worker that holds nothing: neither by its own account nor by ours.
 CREATE FUNCTION {schema}.claim_suspect(p_queue integer, p_lease bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
     payload bytea, content_type text, headers jsonb, enqueued_at timestamptz, run_at timestamptz,
@@ -369,13 +391,14 @@ BEGIN
         RETURN;
     END IF;
     PERFORM FROM {schema}.leases WHERE id = p_lease FOR KEY SHARE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR EXISTS (SELECT FROM {schema}.claims WHERE lease_id = p_lease) THEN
         RETURN;
     END IF;
     SELECT id INTO picked
     FROM {schema}.parked_jobs
-    WHERE queue_id = p_queue AND state = 4 AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
-    ORDER BY id
+    WHERE queue_id = p_queue AND state = 4 AND (run_at IS NULL OR run_at <= now())
+        AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
+    ORDER BY priority DESC, id
     LIMIT 1
     FOR UPDATE SKIP LOCKED;
     IF picked IS NULL THEN
@@ -435,8 +458,10 @@ BEGIN
 END
 $body$;
 
--- What follows from jobs that have left the queue for good: their groups advance, their keys are free.
-CREATE FUNCTION {schema}.after_end(p_queue integer, p_groups text[], p_keys text[]) RETURNS void
+-- What follows from jobs that have left the queue for good: their groups advance, their keys are free (not so a key that
+-- another job has by now). Call it once for all that a transaction ends, with the ids.
+CREATE FUNCTION {schema}.after_end(p_queue integer, p_groups text[], p_keys text[], p_ids bigint[] DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql AS $body$
 BEGIN
     IF p_groups IS NOT NULL THEN
@@ -445,8 +470,11 @@ BEGIN
     END IF;
     IF p_keys IS NOT NULL THEN
         DELETE FROM {schema}.deduplication_keys
-        WHERE queue_id = p_queue AND key = ANY (p_keys) AND (kept_until IS NULL OR kept_until <= now());
-        UPDATE {schema}.deduplication_keys SET finished = true WHERE queue_id = p_queue AND key = ANY (p_keys);
+        WHERE queue_id = p_queue AND key = ANY (p_keys) AND (kept_until IS NULL OR kept_until <= now())
+            AND (p_ids IS NULL OR job_id = ANY (p_ids));
+        UPDATE {schema}.deduplication_keys
+        SET finished = true
+        WHERE queue_id = p_queue AND key = ANY (p_keys) AND (p_ids IS NULL OR job_id = ANY (p_ids));
     END IF;
 END
 $body$;
@@ -460,6 +488,10 @@ DECLARE
     done bigint[];
     groups text[];
     keys text[];
+    of_queue integer;
+    all_done bigint[];
+    all_groups text[];
+    all_keys text[];
 BEGIN
     FOR mine IN SELECT * FROM {schema}.let_go(p_lease, p_claims, p_ids) LOOP
         IF (SELECT completed_retention_seconds > 0 FROM {schema}.queues WHERE id = mine.queue_id) THEN
@@ -480,10 +512,16 @@ BEGIN
         INTO done, groups, keys
         FROM gone;
         IF groups IS NOT NULL OR keys IS NOT NULL THEN
-            PERFORM {schema}.after_end(mine.queue_id, groups, keys);
+            of_queue := mine.queue_id;
+            all_done := all_done || done;
+            all_groups := all_groups || groups;
+            all_keys := all_keys || keys;
         END IF;
         RETURN QUERY SELECT unnest(done);
     END LOOP;
+    IF all_done IS NOT NULL THEN
+        PERFORM {schema}.after_end(of_queue, all_groups, all_keys, all_done);
+    END IF;
 END
 $body$;
 
@@ -548,8 +586,8 @@ BEGIN ATOMIC
     WHERE entry.place > jsonb_array_length(coalesce(p_failures, '[]'::jsonb)) - 19;
 END;
 
--- Put a job, already taken out, into the dead-letter queue where the queue has one; its group and its key go on without it.
-CREATE FUNCTION {schema}.bury(p_job {schema}.jobs, p_reason text, p_error text) RETURNS void
+-- Put a job, already taken out, into the dead-letter queue where the queue has one.
+CREATE FUNCTION {schema}.remember_dead(p_job {schema}.jobs, p_reason text, p_error text) RETURNS void
 LANGUAGE plpgsql AS $body$
 BEGIN
     INSERT INTO {schema}.dead_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect,
@@ -559,8 +597,16 @@ BEGIN
         p_job.deduplication_key, p_job.failures, p_reason, coalesce(p_error, p_job.failures -> -1 ->> 'error')
     FROM {schema}.queues
     WHERE id = p_job.queue_id AND dead_letter_enabled;
+END
+$body$;
+
+-- The same, and let its group and its key go on without it.
+CREATE FUNCTION {schema}.bury(p_job {schema}.jobs, p_reason text, p_error text) RETURNS void
+LANGUAGE plpgsql AS $body$
+BEGIN
+    PERFORM {schema}.remember_dead(p_job, p_reason, p_error);
     PERFORM {schema}.after_end(p_job.queue_id, CASE WHEN p_job.group_key IS NOT NULL THEN ARRAY [p_job.group_key] END,
-        CASE WHEN p_job.deduplication_key IS NOT NULL THEN ARRAY [p_job.deduplication_key] END);
+        CASE WHEN p_job.deduplication_key IS NOT NULL THEN ARRAY [p_job.deduplication_key] END, ARRAY [p_job.id]);
 END
 $body$;
 
@@ -626,7 +672,7 @@ BEGIN
     WHERE id = p_job.queue_id AND completed_retention_seconds > 0;
     DELETE FROM {schema}.cancellations WHERE queue_id = p_job.queue_id AND job_id = p_job.id;
     PERFORM {schema}.after_end(p_job.queue_id, CASE WHEN p_job.group_key IS NOT NULL THEN ARRAY [p_job.group_key] END,
-        CASE WHEN p_job.deduplication_key IS NOT NULL THEN ARRAY [p_job.deduplication_key] END);
+        CASE WHEN p_job.deduplication_key IS NOT NULL THEN ARRAY [p_job.deduplication_key] END, ARRAY [p_job.id]);
 END
 $body$;
 
@@ -645,7 +691,25 @@ BEGIN
 END
 $body$;
 
--- Take a job that nobody holds out of the queue, wherever it stands; no row where it is held, or not there.
+-- The groups of jobs, wherever they stand.
+CREATE FUNCTION {schema}.groups_of(p_queue integer, p_ids bigint[]) RETURNS text[]
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+BEGIN
+    RETURN ARRAY (
+        SELECT job.group_key
+        FROM {schema}.parked_jobs AS job
+        WHERE job.queue_id = p_queue AND job.id = ANY (p_ids) AND job.group_key IS NOT NULL
+        UNION
+        SELECT job.group_key
+        FROM {schema}.jobs AS job
+        WHERE job.queue_id = p_queue AND job.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
+            AND job.id = ANY (p_ids) AND job.group_key IS NOT NULL
+    );
+END
+$body$;
+
+-- Take a job that nobody holds out of the queue, wherever it stands; no row where it is held, not there, or where somebody
+-- has it locked, to claim or to move it. Call it under lock_groups of the job's group.
 CREATE FUNCTION {schema}.take_idle(p_queue integer, p_id bigint) RETURNS SETOF {schema}.jobs
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
@@ -653,7 +717,12 @@ DECLARE
 BEGIN
     RETURN QUERY
         DELETE FROM {schema}.parked_jobs AS job
-        WHERE job.queue_id = p_queue AND job.id = p_id
+        WHERE job.queue_id = p_queue AND job.id = ANY (ARRAY (
+            SELECT idle.id
+            FROM {schema}.parked_jobs AS idle
+            WHERE idle.queue_id = p_queue AND idle.id = p_id
+            FOR UPDATE SKIP LOCKED
+        ))
         RETURNING job.id, job.enqueued_at, job.run_at, job.expires_at, job.queue_id, job.attempt, job.priority,
             job.deaths, job.suspect, job.name, job.payload, job.content_type, job.headers, job.group_key,
             job.deduplication_key, job.failures;
@@ -664,8 +733,8 @@ BEGIN
     FROM {schema}.jobs AS job
     WHERE job.queue_id = p_queue AND job.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
         AND job.id = p_id
-    FOR UPDATE;
-    -- Locked, and only then looked at: nobody claims it in between.
+    FOR UPDATE SKIP LOCKED;
+    -- Locked, and only then looked at: nobody claims it in between. Who has it locked already claims or completes it.
     IF FOUND AND p_id <> ALL ({schema}.held_ids(p_queue, level, p_id)) THEN
         RETURN QUERY
             DELETE FROM {schema}.jobs AS job
@@ -675,22 +744,26 @@ BEGIN
 END
 $body$;
 
--- Cancel a job: 'cancelled' at once where nobody holds it, 'requested' where a worker must stop it first, null where
--- there is no such job.
+-- Cancel a job: 'cancelled' at once where nobody holds it, 'requested' where a worker must stop it first (or somebody is
+-- just moving it: then catch_up_cancellations() finds it), null where there is no such job.
 CREATE FUNCTION {schema}.cancel(p_queue integer, p_id bigint) RETURNS text
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
     job {schema}.jobs;
 BEGIN
+    PERFORM {schema}.lock_groups(p_queue, {schema}.groups_of(p_queue, ARRAY [p_id]));
     SELECT * INTO job FROM {schema}.take_idle(p_queue, p_id);
     IF FOUND THEN
         PERFORM {schema}.remember_cancelled(job);
         RETURN 'cancelled';
     END IF;
-    PERFORM FROM {schema}.jobs AS held
-    WHERE held.queue_id = p_queue AND held.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
-        AND held.id = p_id;
-    IF FOUND THEN
+    -- In one statement: who moves the job moves it behind our back, but in one step.
+    IF EXISTS (
+            SELECT FROM {schema}.jobs AS held
+            WHERE held.queue_id = p_queue AND held.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
+                AND held.id = p_id)
+        OR EXISTS (SELECT FROM {schema}.parked_jobs AS moving WHERE moving.queue_id = p_queue AND moving.id = p_id)
+    THEN
         INSERT INTO {schema}.cancellations (queue_id, job_id) VALUES (p_queue, p_id) ON CONFLICT DO NOTHING;
         RETURN 'requested';
     END IF;
@@ -710,6 +783,9 @@ DECLARE
     held {schema}.claims;
     alone boolean;
     job {schema}.jobs;
+    dead_ids bigint[];
+    dead_groups text[];
+    dead_keys text[];
 BEGIN
     rescued := 0;
     poisoned := 0;
@@ -733,8 +809,11 @@ BEGIN
                     IF alone THEN
                         job.deaths := job.deaths + 1;
                         IF job.deaths >= 3 THEN
-                            PERFORM {schema}.bury(job, 'WorkerLost',
+                            PERFORM {schema}.remember_dead(job, 'WorkerLost',
                                 'three workers died while they ran this job and no other');
+                            dead_ids := dead_ids || job.id;
+                            dead_groups := array_remove(dead_groups || job.group_key, NULL);
+                            dead_keys := array_remove(dead_keys || job.deduplication_key, NULL);
                             poisoned := poisoned + 1;
                             CONTINUE;
                         END IF;
@@ -751,16 +830,40 @@ BEGIN
             DELETE FROM {schema}.leases WHERE id = lost;
         END LOOP;
     END IF;
+    IF poisoned > 0 THEN
+        PERFORM {schema}.after_end(p_queue, dead_groups, dead_keys, dead_ids);
+    END IF;
     RETURN NEXT;
 END
 $body$;
 
--- Give a lease back: what is still held under it can be claimed at once.
+-- Drop claims: their jobs can be claimed at once, suspects alone as before.
+CREATE FUNCTION {schema}.drop_claims(p_claims bigint[]) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+DECLARE
+    held {schema}.claims;
+BEGIN
+    FOR held IN DELETE FROM {schema}.claims WHERE id = ANY (p_claims) RETURNING * LOOP
+        WITH gone AS (
+            DELETE FROM {schema}.jobs
+            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids) AND suspect
+            RETURNING *
+        )
+        INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
+            suspect, name, payload, content_type, headers, group_key, deduplication_key, failures, state)
+        SELECT id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect, name, payload,
+            content_type, headers, group_key, deduplication_key, failures, 4
+        FROM gone;
+    END LOOP;
+END
+$body$;
+
+-- Give leases back: what is still held under them can be claimed at once.
 CREATE FUNCTION {schema}.end_leases(p_leases bigint[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 BEGIN
     PERFORM FROM {schema}.leases WHERE id = ANY (p_leases) ORDER BY id FOR UPDATE;
-    DELETE FROM {schema}.claims WHERE lease_id = ANY (p_leases);
+    PERFORM {schema}.drop_claims(ARRAY (SELECT id FROM {schema}.claims WHERE lease_id = ANY (p_leases)));
     DELETE FROM {schema}.leases WHERE id = ANY (p_leases);
 END
 $body$;
@@ -769,20 +872,35 @@ $body$;
 CREATE FUNCTION {schema}.expire(p_queue integer, p_limit integer) RETURNS integer
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
-    late bigint;
+    late record;
     job {schema}.jobs;
+    groups text[];
     expired integer := 0;
 BEGIN
+    groups := {schema}.try_lock_groups(p_queue, ARRAY (
+        SELECT DISTINCT few.group_key
+        FROM (
+            (SELECT group_key FROM {schema}.jobs
+                WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
+                ORDER BY expires_at LIMIT p_limit)
+            UNION ALL
+            (SELECT group_key FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
+                ORDER BY expires_at LIMIT p_limit)
+        ) AS few
+        WHERE few.group_key IS NOT NULL
+    ));
     FOR late IN
-        (SELECT id FROM {schema}.jobs
+        (SELECT id, group_key FROM {schema}.jobs
             WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
             ORDER BY expires_at LIMIT p_limit)
         UNION ALL
-        (SELECT id FROM {schema}.parked_jobs
+        (SELECT id, group_key FROM {schema}.parked_jobs
             WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
             ORDER BY expires_at LIMIT p_limit)
     LOOP
-        SELECT * INTO job FROM {schema}.take_idle(p_queue, late);
+        CONTINUE WHEN late.group_key IS NOT NULL AND late.group_key <> ALL (groups);
+        SELECT * INTO job FROM {schema}.take_idle(p_queue, late.id);
         IF FOUND THEN
             PERFORM {schema}.bury(job, 'Expired', NULL);
             expired := expired + 1;
@@ -798,24 +916,35 @@ LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
     wanted bigint;
     job {schema}.jobs;
+    groups text[];
     cancelled integer := 0;
 BEGIN
+    groups := {schema}.try_lock_groups(p_queue,
+        {schema}.groups_of(p_queue, ARRAY (SELECT job_id FROM {schema}.cancellations WHERE queue_id = p_queue)));
     FOR wanted IN SELECT job_id FROM {schema}.cancellations WHERE queue_id = p_queue LOOP
+        CONTINUE WHEN NOT {schema}.groups_of(p_queue, ARRAY [wanted]) <@ groups;
         SELECT * INTO job FROM {schema}.take_idle(p_queue, wanted);
         IF FOUND THEN
             PERFORM {schema}.remember_cancelled(job);
             cancelled := cancelled + 1;
         ELSE
+            -- Gone, unless held, or just being moved.
             DELETE FROM {schema}.cancellations
-            WHERE queue_id = p_queue AND job_id = wanted AND NOT EXISTS (
-                SELECT FROM {schema}.claims WHERE claims.queue_id = p_queue AND wanted = ANY (claims.job_ids));
+            WHERE queue_id = p_queue AND job_id = wanted
+                AND NOT EXISTS (
+                    SELECT FROM {schema}.jobs AS present
+                    WHERE present.queue_id = p_queue AND present.id = wanted
+                        AND present.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[]))
+                AND NOT EXISTS (
+                    SELECT FROM {schema}.parked_jobs AS present
+                    WHERE present.queue_id = p_queue AND present.id = wanted);
         END IF;
     END LOOP;
     RETURN cancelled;
 END
 $body$;
 
--- Look at every group that waits without a head, whatever the cause; others that look meanwhile are not waited for.
+-- Look at every group that waits without a head, whatever the cause. Waits for nobody.
 CREATE FUNCTION {schema}.sweep_groups(p_queue integer) RETURNS integer
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 DECLARE
@@ -846,8 +975,7 @@ BEGIN
     IF groups = '{}' THEN
         RETURN 0;
     END IF;
-    PERFORM {schema}.lock_groups(p_queue, groups);
-    RETURN {schema}.advance_groups(p_queue, groups);
+    RETURN {schema}.advance_groups(p_queue, {schema}.try_lock_groups(p_queue, groups));
 END
 $body$;
 
@@ -937,13 +1065,17 @@ BEGIN ATOMIC
             WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at <= now())
         - (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.expires_at <= now() AND job.expires_at IS NOT NULL AND job.attempt = 0
-                AND ((job.state = 1 AND job.run_at <= now()) OR job.state = 4))
-        + (SELECT count(*) FROM {schema}.parked_jobs AS job WHERE job.queue_id = queue.id AND job.state = 4)
+                AND ((job.state = 1 AND job.run_at <= now())
+                    OR (job.state = 4 AND (job.run_at IS NULL OR job.run_at <= now()))))
+        + (SELECT count(*) FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = queue.id AND job.state = 4 AND (job.run_at IS NULL OR job.run_at <= now()))
         + arrived.startable AS ready,
         (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at > now())
         + (SELECT count(*) FROM {schema}.parked_jobs AS job WHERE job.queue_id = queue.id AND job.state = 3)
-        + arrived.count - arrived.startable AS delayed,
+        + (SELECT count(*) FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = queue.id AND job.state = 4 AND job.run_at > now())
+        + arrived.count - arrived.due AS delayed,
         held.count AS in_flight,
         (SELECT count(*) FROM {schema}.dead_jobs AS dead WHERE dead.queue_id = queue.id) AS dead_lettered,
         coalesce(extract(epoch FROM now() - least(
@@ -964,7 +1096,7 @@ BEGIN ATOMIC
                     AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())),
             (SELECT min(coalesce(job.run_at, job.enqueued_at))
                 FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = queue.id AND job.state = 4
+                WHERE job.queue_id = queue.id AND job.state = 4 AND (job.run_at IS NULL OR job.run_at <= now())
                     AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())),
             arrived.since
         )), 0)::double precision AS oldest_ready_age_seconds
@@ -978,16 +1110,19 @@ BEGIN ATOMIC
         ) AS held,
         LATERAL (
             SELECT coalesce(sum(arrivals.count), 0)::bigint AS count,
-                count(*) FILTER (WHERE arrivals.is_startable) AS startable,
-                min(arrivals.since) FILTER (WHERE arrivals.is_startable) AS since
+                count(*) FILTER (WHERE arrivals.is_due) AS due,
+                count(*) FILTER (WHERE arrivals.is_due AND arrivals.is_unexpired) AS startable,
+                min(arrivals.since) FILTER (WHERE arrivals.is_due AND arrivals.is_unexpired) AS since
             FROM (
-                SELECT count(*) AS count, min(coalesce(job.run_at, job.enqueued_at)) AS since,
+                SELECT count(*) AS count,
+                    (array_agg(coalesce(job.run_at, job.enqueued_at) ORDER BY job.id))[1] AS since,
+                    coalesce((array_agg(job.expires_at ORDER BY job.id))[1] > now(), true) AS is_unexpired,
                     coalesce((array_agg(job.run_at ORDER BY job.id))[1] <= now(), true)
                         AND NOT EXISTS (SELECT FROM {schema}.jobs AS head
                             WHERE head.queue_id = queue.id AND head.group_key = job.group_key)
                         AND NOT EXISTS (SELECT FROM {schema}.parked_jobs AS head
                             WHERE head.queue_id = queue.id AND head.group_key = job.group_key AND head.state IN (1, 4))
-                        AS is_startable
+                        AS is_due
                 FROM {schema}.parked_jobs AS job
                 WHERE job.queue_id = queue.id AND job.state = 2
                 GROUP BY job.group_key
