@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
+
+from cluster import deploy
+from cluster.errors import ClusterError
+from demo import story
 from demo.summary import Run, Summary, summarize
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,3 +66,21 @@ def test_an_empty_ledger_loses_everything_and_divides_by_nothing() -> None:
     result = summary([], jobs_enqueued=5)
 
     assert (result.jobs_lost, result.wake_seconds, result.drain_seconds) == (5, 0.0, 0.0)
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_summary_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ClusterError("no cluster")
+
+    results = tmp_path / "demo"
+    results.mkdir()
+    (results / "summary.json").write_text("{}")
+    monkeypatch.setattr(story, "RESULTS", results)
+    monkeypatch.setattr(deploy, "deploy", fail)
+    monkeypatch.setattr(sys, "argv", ["demo"])
+
+    assert story.main() == 1
+
+    assert not (results / "summary.json").exists()
