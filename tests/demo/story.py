@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,14 @@ from cluster.places import BUILD, REPOSITORY
 from cluster.progress import say, step
 from demo.summary import Run, Summary, summarize
 from demo.table import Scene, stage
+from headrace.queues import from_url
 from support.in_cluster import EXAMPLES, forwarded_postgres, start_postgres
 from support.kubectl import Kubectl, KubectlError, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from headrace.queues.base import Depth
 
 NAME = "thumbnails"
 """Of the example, its namespace, its queue and its pool."""
@@ -35,6 +39,8 @@ RESULTS = BUILD / "demo"
 PICTURES_KEPT = 60
 # A kind node of two cores drains the queue in well under a minute; the rest is for a machine that is busy otherwise.
 PATIENCE_SECONDS = 600.0
+# An autoscaler looks at its target every 15 s.
+AUTOSCALER_PATIENCE_SECONDS = 20.0
 
 _RUNS = "SELECT job_id, enqueued_at, started_at, finished_at FROM public.thumbnails"
 _PICTURES = "SELECT job_id, image FROM public.thumbnails ORDER BY finished_at LIMIT $1"
@@ -61,6 +67,15 @@ class Database:
     def has_ledger(self) -> bool:
         """Whether a worker has come so far as to make its table."""
         return self.fetch("SELECT to_regclass('public.thumbnails')")[0][0] is not None
+
+    def depth(self) -> Depth:
+        """What the queue holds now; its JobQueue tells what it held some seconds ago."""
+
+        async def count() -> Depth:
+            async with from_url(self.dsn, NAME) as queue:
+                return await queue.depth()
+
+        return asyncio.run(count())
 
 
 def main() -> int:
@@ -105,6 +120,7 @@ def _tell(jobs: int) -> Summary:
         runs = [Run(**row) for row in database.fetch(_RUNS)] if database.has_ledger() else []
         if runs:
             _keep_pictures(database)
+    _wait_for_autoscaler(kubectl)
     print(kubectl.run("get", "jobq,jwp,hpa"))
     version = json.loads(cluster.run("version", "-o", "json"))["serverVersion"]["gitVersion"]
     return summarize(
@@ -126,7 +142,7 @@ def _watch(kubectl: Kubectl, database: Database, jobs: int) -> int:
     def look() -> Scene:
         nonlocal peak
         pool = _status(kubectl)
-        depth = kubectl.get("jobqueue", NAME).get("status", {}).get("depth", {})
+        depth = database.depth()
         elapsed, completed = time.monotonic() - begun, _completed(database)
         seen.append((elapsed, completed))
         past, earlier = seen[max(0, len(seen) - 6)]
@@ -136,8 +152,8 @@ def _watch(kubectl: Kubectl, database: Database, jobs: int) -> int:
             jobs_enqueued=jobs,
             jobs_completed=completed,
             jobs_per_second=(completed - earlier) / (elapsed - past) if elapsed > past else 0.0,
-            ready=depth.get("ready", 0),
-            in_flight=depth.get("inFlight", 0),
+            ready=depth.ready,
+            in_flight=depth.in_flight,
             desired_replicas=pool.get("desiredReplicas", 0),
             replicas=pool.get("replicas", 0),
             ready_replicas=pool.get("readyReplicas", 0),
@@ -163,6 +179,16 @@ def _watch(kubectl: Kubectl, database: Database, jobs: int) -> int:
             # The summary says which promise was broken, and by how much.
             say(str(late))
     return peak
+
+
+def _wait_for_autoscaler(kubectl: Kubectl) -> None:
+    """Let it see the zero, or the last picture shows workers that are gone."""
+    with suppress(AssertionError):
+        eventually(
+            lambda: kubectl.get("hpa", NAME).get("status", {}).get("currentReplicas", 0),
+            until=lambda replicas: replicas == 0,
+            within_seconds=AUTOSCALER_PATIENCE_SECONDS,
+        )
 
 
 def _status(kubectl: Kubectl) -> dict[str, Any]:
