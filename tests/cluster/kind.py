@@ -18,6 +18,8 @@ NAME = "headrace"
 _NODE = f"{NAME}-control-plane"
 _CTR = ("ctr", "--namespace=k8s.io", "images")
 _LOADED = "headrace.dev/docker-id"
+# In the node: written when all of it is set up.
+_COMPLETE = "/kind/headrace-complete"
 _CONFIG = REPOSITORY / "kind-config.yaml"
 # A node that is started again has its pods to start again too.
 _RECOVERY_TIMEOUT_SECONDS = 90.0
@@ -142,6 +144,10 @@ def _reuse(image: NodeImage) -> bool:
         say("the cluster's node was stopped: starting it again")
         docker("start", _NODE)
         patience = _RECOVERY_TIMEOUT_SECONDS
+    # Where kind was killed, kubeadm goes on inside the node and makes one that is ready, but takes no pods.
+    if not succeeds(["docker", "exec", _NODE, "test", "-e", _COMPLETE]):
+        say("the cluster was never completed: it is made anew")
+        return False
     try:
         wait_until("the cluster", _healthy, timeout_seconds=patience)
     except ClusterError:
@@ -176,6 +182,7 @@ def _create(image: NodeImage, cluster: Cluster) -> None:
         run([*create, f"--kubeconfig={KUBECONFIG}", "--wait=180s"], failure="kind can't create the cluster")
         KUBECONFIG.chmod(0o600)
         run([cluster.kubectl, f"--kubeconfig={KUBECONFIG}", *dns], failure="the cluster's DNS does not come up")
+        docker("exec", _NODE, "touch", _COMPLETE)
 
 
 def _delete() -> None:

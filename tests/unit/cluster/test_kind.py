@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import yaml
 
 from cluster import kind
+from cluster.node_image import NodeImage
 from cluster.places import REPOSITORY
 
 BASE = (REPOSITORY / "kind-config.yaml").read_text()
@@ -50,3 +54,21 @@ def test_kubelet_starts_on_machines_with_cgroup_v1_or_swap() -> None:
 )
 def test_images_are_known_in_the_cluster_by_their_full_names(image: str, reference: str) -> None:
     assert kind.reference(image) == reference
+
+
+def test_a_cluster_whose_making_was_killed_is_not_used_however_ready_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("""#!/bin/sh
+case "$*" in
+  *--format=*) echo node:1 ;;
+  *"test -e /kind/headrace-complete") exit 1 ;;
+esac
+""")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    assert not kind._reuse(NodeImage(name="node:1", carries_cni=True))
+
+    assert "never completed" in capsys.readouterr().err
