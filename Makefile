@@ -52,7 +52,9 @@ deploy: $(READY) ## The cluster with our images in it and the chart installed.
 venv: $(READY) ## The virtual environment with all locked dependencies.
 
 # The mark makes set-up a no-op until a lock or the project's own metadata changes.
+# Debian's Python comes without venv.
 $(READY): locks/dev.txt pyproject.toml
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./tests/setup-machine
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
