@@ -142,17 +142,16 @@ def test_a_worker_told_to_stop_before_it_has_started_stops_at_once(stage: Stage)
 def test_an_image_that_cannot_be_pulled_is_said_within_ten_seconds_and_heals(stage: Stage) -> None:
     stage.apply_queue()
     stage.apply_pool(image="registry.invalid/no/such:image")
-    started_at = time.monotonic()
 
     ready = eventually(
         lambda: stage.kubectl.condition("jwp", POOL, "Ready"),
         until=lambda condition: condition.get("reason") in {"ErrImagePull", "ImagePullBackOff"},
+        within_seconds=10,
         what="a condition that names the image",
     )
 
     assert ready["status"] == "False"
     assert "registry.invalid/no/such:image" in ready["message"]
-    print(f"said after {time.monotonic() - started_at:.1f} s")
 
     stage.apply_pool()
     stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
