@@ -38,6 +38,8 @@ class PostgresServer:
     binaries: Path
     directory: Path
     port: int
+    stock: bool = False
+    """With initdb's settings, as durable as they are; otherwise it is quick and has room for many connections."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -73,7 +75,8 @@ class PostgresServer:
                 [
                     *(str(self.binaries / "postgres"), "-D", str(self.directory), "-p", str(self.port)),
                     *("-k", str(self.directory)),
-                    *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
+                    *("-c", "listen_addresses=127.0.0.1"),
+                    *(() if self.stock else ("-c", "fsync=off", "-c", "max_connections=200")),
                     *(word for setting in settings for word in ("-c", setting)),
                 ],
                 stdout=subprocess.DEVNULL,
@@ -125,13 +128,14 @@ def find_binaries() -> Path:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """A server of the caller's own, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="headrace-postgres-", ignore_cleanup_errors=True) as name:
+def running_server(*, stock: bool = False) -> Iterator[PostgresServer]:
+    """A server of the caller's own, gone afterwards; with stock settings, on what lasts: /tmp may be memory."""
+    parent = "/var/tmp" if stock else None
+    with tempfile.TemporaryDirectory(prefix="headrace-postgres-", dir=parent, ignore_cleanup_errors=True) as name:
         directory = Path(name)
         if os.geteuid() == 0:
             shutil.chown(directory, "postgres", "postgres")
-        server = PostgresServer(binaries=find_binaries(), directory=directory, port=free_port())
+        server = PostgresServer(binaries=find_binaries(), directory=directory, port=free_port(), stock=stock)
         server.initialize()
         try:
             server.start()
