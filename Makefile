@@ -26,6 +26,10 @@ endif
 e2e:
 	$(BIN)/pytest -m e2e --durations=10 tests/e2e
 
+# Not in `make test`: figures need a machine with nothing else to do.
+bench: $(READY) ## The queue beside its peers: ten minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY))
+
 lint: $(READY) ## Style, types, import contracts, shell scripts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,4 +77,4 @@ clean: ## Remove what was built here. Compiled tools stay in the user's cache.
 help: ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-.PHONY: demo test e2e lint format cluster cluster-down images deploy venv generate lock clean help
+.PHONY: demo test e2e bench lint format cluster cluster-down images deploy venv generate lock clean help

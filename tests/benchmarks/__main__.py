@@ -1,0 +1,103 @@
+"""`python -m benchmarks`: measure the queue beside its peers; see `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks import machine, peers
+from benchmarks.arena import Arena, BrokenError
+from benchmarks.places import BUILD, PAGE, ROOT
+from benchmarks.report import Result, as_json, as_lines, as_page
+from benchmarks.scenarios import SCENARIOS, Scenario
+from support.postgres import PostgresNotFoundError, running_server
+
+_DESCRIPTION = """\
+Measure Headrace's queue in PostgreSQL beside PgQueuer, Procrastinate and plain SQL, all in one run on this machine.
+
+Starts a PostgreSQL of its own with stock settings from the machine's binaries, in a new folder below /var/tmp, gone
+afterwards. The peers are installed once into build/bench/peers, from locks/bench.txt. What contestants say on standard
+error is in build/bench/contestants.log.
+
+A run of all benchmarks takes about ten minutes and wants a machine with nothing else to do. It writes
+docs/benchmarks.md and build/bench/results.json. A run of some (--only) is for working on them: it prints, and writes
+build/bench/some.json.
+"""
+
+
+def main() -> int:
+    """Return the exit status."""
+    arguments = _arguments()
+    chosen = [scenario for scenario in SCENARIOS if not arguments.only or scenario.id in arguments.only]
+    if arguments.list:
+        for scenario in chosen:
+            print(f"{scenario.id:26}{scenario.title} ({scenario.unit}, {scenario.better} is better)")
+        return 0
+    try:
+        asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS)))
+    except (BrokenError, PostgresNotFoundError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ids = [scenario.id for scenario in SCENARIOS]
+    parser.add_argument(
+        "--only",
+        metavar="ID",
+        action="append",
+        choices=ids,
+        help=f"measure this one (can be given again): {', '.join(ids)}",
+    )
+    parser.add_argument("--list", action="store_true", help="say what is measured, and measure nothing")
+    return parser.parse_args()
+
+
+async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        seconds = int(time.monotonic() - began)
+        print(f"{seconds // 60:02}:{seconds % 60:02}  {what}", flush=True)
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    log = BUILD / "contestants.log"
+    log.unlink(missing_ok=True)
+    tell("the peers' environment")
+    python = peers.python()
+    with running_server(stock=True) as server:
+        facts = {}
+        if is_whole:
+            tell("the machine's facts")
+            facts = await machine.facts(server, python)
+        arena = Arena(server, python, log)
+        results = []
+        for number, scenario in enumerate(scenarios, 1):
+            tell(f"[{number}/{len(scenarios)}] {scenario.id}: {scenario.title}")
+            results.append(await scenario.run(arena, tell))
+    _write(results, facts, minutes=(time.monotonic() - began) / 60, is_whole=is_whole)
+
+
+def _write(results: Sequence[Result], facts: dict[str, str], *, minutes: float, is_whole: bool) -> None:
+    print(f"\n{as_lines(results)}\n")
+    path = BUILD / ("results.json" if is_whole else "some.json")
+    path.write_text(json.dumps(as_json(results), indent=2) + "\n")
+    written = [path]
+    if is_whole:
+        PAGE.write_text(as_page(results, facts, minutes=minutes))
+        written.append(PAGE)
+    print(f"written: {', '.join(str(file.relative_to(ROOT)) for file in written)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

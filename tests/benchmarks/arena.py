@@ -1,0 +1,265 @@
+"""Where contestants are measured: one server, a new database for each measurement, processes told when to begin."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks.contestants.contestant import MissingError
+from benchmarks.contestants.order import Order, Setting, Verb, Workload
+from benchmarks.places import TESTS
+from benchmarks.report import LIMIT, OURS
+from support.postgres import PostgresServer, fresh_database
+
+_MODULES = {OURS: "ours", "PgQueuer": "pgqueuer", "Procrastinate": "procrastinate", LIMIT: "raw_sql"}
+_OF_THE_PROJECT = (OURS, LIMIT)
+
+# Nothing here takes that long, unless it hangs.
+_TIMEOUT_SECONDS = 300.0
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+
+# A statement as log_statement=all logs it, however it was sent.
+_STATEMENT = r"^{database} LOG:  (?:statement: |execute )"
+
+
+class BrokenError(Exception):
+    """A contestant failed, or did not handle every job exactly once: its figures mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A contestant at certain settings."""
+
+    contestant: str
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    jobs: int | None = None
+    """Instead of the workload's: the slow ones get fewer."""
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name}={value}" for name, value in self.settings.items()) or "defaults"
+        return f"{self.contestant} {said}"
+
+    def share(self, workload: Workload) -> Workload:
+        """The workload, in this one's number of jobs."""
+        return workload if self.jobs is None else replace(workload, jobs=self.jobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """What a drain came to."""
+
+    jobs_per_second: float
+    wal_bytes: int
+    """Since before the first job was enqueued."""
+
+
+class Process:
+    """A contestant's process that is ready to begin."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self._name = name
+        self._process = process
+
+    async def message(self) -> dict[str, Any]:
+        """The next."""
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise BrokenError(f"{self._name} failed; see build/bench/contestants.log")
+        message: dict[str, Any] = json.loads(line)
+        if message["event"] == "missing":
+            raise MissingError(message["what"])
+        return message
+
+    def begin(self) -> None:
+        """Let it begin, or end what it began."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+
+
+class Arena:
+    """Runs contestants.
+
+    Parameters
+    ----------
+    server
+        Where they keep their jobs; nobody else uses it.
+    peers_python
+        The interpreter that has the peers.
+    log
+        Takes what contestants say on standard error.
+    """
+
+    def __init__(self, server: PostgresServer, peers_python: Path, log: Path) -> None:
+        self._server = server
+        self._peers_python = peers_python
+        self._log = log
+
+    async def drain(
+        self, candidate: Candidate, workload: Workload, *, processes: int = 1, some: int | None = None
+    ) -> Drained:
+        """Enqueue everything, then have it worked off; with `some`, only so many of them."""
+        workload = candidate.share(workload)
+        async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
+            order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings, some=some or 0)
+            async with self._process(candidate, order) as filling:
+                await session.execute("CHECKPOINT")
+                start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
+                filling.begin()
+                await filling.message()
+            enqueued_wal = await _wal_since(session, start)
+            await session.execute("VACUUM ANALYZE")
+            await session.execute("CHECKPOINT")
+            start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
+            verb: Verb = "drain" if some is None else "drain_some"
+            draining = replace(order, verb=verb, alone=processes == 1)
+            reports = await self._together(candidate, draining, processes)
+            drained_wal = await _wal_since(session, start)
+        numbers = [number for report in reports for number in report["numbers"]]
+        left = sum(report.get("remaining", 0) for report in reports)
+        _check(candidate, numbers, enqueued=workload.jobs, left=left)
+        if workload.groups:
+            _check_order(candidate, numbers, workload.groups)
+        seconds = max(report["completed_at"] for report in reports) - min(
+            report["receiving_at"] for report in reports if report["receiving_at"]
+        )
+        return Drained(
+            jobs_per_second=(workload.jobs if some is None else some) / seconds,
+            wal_bytes=enqueued_wal + drained_wal,
+        )
+
+    async def enqueue(self, candidate: Candidate, workload: Workload, verb: Verb) -> float:
+        """Jobs a second."""
+        workload = candidate.share(workload)
+        report = await self._alone(candidate, verb, workload)
+        if report["remaining"] != workload.jobs:
+            raise BrokenError(f"{candidate}: {report['remaining']} jobs in the queue, {workload.jobs} enqueued")
+        return float(workload.jobs / report["seconds"])
+
+    async def drain_chunks(self, candidate: Candidate, workload: Workload) -> list[float]:
+        """Jobs a second in each chunk, while another transaction holds xmin."""
+        workload = candidate.share(workload)
+        report = await self._alone(candidate, "drain_chunks", workload, holds_xmin=True)
+        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        return list(map(float, report["rates"]))
+
+    async def wake(self, candidate: Candidate, samples: int) -> list[float]:
+        """Seconds from enqueue to start."""
+        report = await self._alone(candidate, "wake", Workload(), samples=samples)
+        return sorted(map(float, report["seconds"]))
+
+    async def idle(self, candidate: Candidate, seconds: float) -> float:
+        """Statements a minute of a worker with nothing to do, as the server logs them."""
+        log = self._server.directory / "server.log"
+        async with fresh_database(self._server.dsn) as dsn:
+            name = dsn.rpartition("/")[2]
+            async with self._session(self._server.dsn) as session:
+                await session.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+                # Others may idle at the same time.
+                await session.execute("ALTER SYSTEM SET log_line_prefix = '%d '")
+                await session.execute("ALTER SYSTEM SET lc_messages = 'C'")
+                await session.execute("SELECT pg_reload_conf()")
+            order = Order(verb="idle", dsn=dsn, settings=candidate.settings)
+            async with self._process(candidate, order) as process:
+                start = log.stat().st_size
+                await asyncio.sleep(seconds)
+                end = log.stat().st_size
+                process.begin()
+                await process.message()
+        with log.open("rb") as lines:
+            lines.seek(start)
+            said = lines.read(end - start).decode(errors="replace")
+        statements = re.findall(_STATEMENT.format(database=name), said, re.MULTILINE)
+        return len(statements) * 60 / seconds
+
+    async def _alone(
+        self,
+        candidate: Candidate,
+        verb: Verb,
+        workload: Workload,
+        *,
+        samples: int = 0,
+        holds_xmin: bool = False,
+    ) -> dict[str, Any]:
+        async with fresh_database(self._server.dsn) as dsn, AsyncExitStack() as stack:
+            order = Order(verb=verb, dsn=dsn, workload=workload, settings=candidate.settings, samples=samples)
+            process = await stack.enter_async_context(self._process(candidate, order))
+            session = await stack.enter_async_context(self._session(dsn))
+            await session.execute("CHECKPOINT")
+            if holds_xmin:
+                await stack.enter_async_context(session.transaction(isolation="repeatable_read"))
+                await session.fetch("SELECT count(*) FROM pg_class")
+            process.begin()
+            return await process.message()
+
+    async def _together(self, candidate: Candidate, order: Order, processes: int) -> list[dict[str, Any]]:
+        async with AsyncExitStack() as stack:
+            started = [await stack.enter_async_context(self._process(candidate, order)) for _ in range(processes)]
+            for process in started:
+                process.begin()
+            return [await process.message() for process in started]
+
+    @asynccontextmanager
+    async def _process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
+        ours = candidate.contestant in _OF_THE_PROJECT
+        with self._log.open("a") as log:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable if ours else self._peers_python, "-m", "benchmarks.contestants.stage"),
+                *(_MODULES[candidate.contestant], order.to_json()),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=_MAX_LINE_BYTES,
+                env=os.environ | {"PYTHONPATH": str(TESTS)},
+            )
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                process = Process(str(candidate), child)
+                await process.message()
+                yield process
+                await child.wait()
+        except TimeoutError:
+            raise BrokenError(f"{candidate}: not done after {_TIMEOUT_SECONDS:.0f} s") from None
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+
+    @asynccontextmanager
+    async def _session(self, dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        connection = await asyncpg.connect(dsn, command_timeout=_TIMEOUT_SECONDS)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+async def _wal_since(session: asyncpg.Connection[asyncpg.Record], start: str) -> int:
+    return int(await session.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", start))
+
+
+def _check(candidate: Candidate, numbers: list[int], *, enqueued: int, left: int) -> None:
+    """Every job was handled exactly once, or is left."""
+    twice = len(numbers) - len(set(numbers))
+    lost = enqueued - left - len(set(numbers))
+    if twice or lost:
+        raise BrokenError(f"{candidate}: of {enqueued} jobs, {twice} were handled twice and {lost} not at all")
+
+
+def _check_order(candidate: Candidate, numbers: list[int], groups: int) -> None:
+    """Each group's jobs started in the order in which they were enqueued."""
+    last: dict[int, int] = {}
+    for number in numbers:
+        if number < last.get(number % groups, -1):
+            raise BrokenError(f"{candidate}: job {number} started after a later one of its group")
+        last[number % groups] = number

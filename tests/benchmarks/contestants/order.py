@@ -1,0 +1,86 @@
+"""What a contestant is asked to do. Standard library only: peers' environments hold none of our packages."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Literal
+
+Setting = int | str | bool
+Verb = Literal["fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake"]
+
+CALLERS = 100
+"""How many callers `enqueue_concurrent` has."""
+CHUNKS = 10
+"""Into how many parts `drain_chunks` divides its jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The jobs, each known by its number."""
+
+    jobs: int = 20_000
+    per_call: int = 1000
+    """How many one call enqueues."""
+    payload_bytes: int = 0
+    """Beside the number, so many bytes that do not compress."""
+    groups: int = 0
+    """Among so many message groups, in turn; 0 is none."""
+    priorities: int = 1
+    """Of so many levels, in turn."""
+
+    def group(self, number: int) -> str | None:
+        """The job's message group."""
+        return f"group-{number % self.groups}" if self.groups else None
+
+    def priority(self, number: int) -> int:
+        """The job's priority."""
+        return number % self.priorities
+
+    def payload(self, number: int) -> dict[str, int | str]:
+        """What the job carries, before any encoding."""
+        if not self.payload_bytes:
+            return {"number": number}
+        return {"number": number, "text": _noise(self.payload_bytes)[number % _NOISES]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One process's task."""
+
+    verb: Verb
+    dsn: str
+    workload: Workload = field(default_factory=Workload)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """The contestant's own; each module says which it knows."""
+    alone: bool = True
+    """Whether no other process works on the queue."""
+    some: int = 0
+    """How many jobs `drain_some` does."""
+    samples: int = 0
+    """How many `wake` takes."""
+
+    def to_json(self) -> str:
+        """As it is handed to the process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        """As the process reads it."""
+        values = json.loads(text)
+        return cls(**values | {"workload": Workload(**values["workload"])})
+
+
+_NOISES = 32
+_LETTERS = string.ascii_letters + string.digits + "-_"
+
+
+@cache
+def _noise(length: int) -> list[str]:
+    """Texts without a pattern; the same in every run."""
+    source = random.Random(20_000)
+    return ["".join(source.choices(_LETTERS, k=length)) for _ in range(_NOISES)]

@@ -1,0 +1,227 @@
+"""One process of a contestant: `python -m benchmarks.contestants.stage NAME ORDER`.
+
+Speaks JSON, a line a message. It says ``ready`` once it could begin, begins at a line on standard input, and ends with
+its figures. Times are those of one clock, so that those of several processes can be put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import uvloop
+
+from benchmarks.contestants.contestant import Contestant, Counter, MissingError
+from benchmarks.contestants.ledger import Ledger, clock
+from benchmarks.contestants.order import CALLERS, CHUNKS, Order
+
+Figures = dict[str, Any]
+
+# Beside other processes nobody knows which job is the last: after so long without one, the database is asked.
+_QUIET_SECONDS = 0.01
+_LOOK_SECONDS = 0.001
+# Until a worker's start is over and it only waits.
+_SETTLE_SECONDS = 8.0
+_WAKE_PAUSE_SECONDS = (0.06, 0.14)
+_WAKE_WARM_UP = 10
+
+
+async def fill(contestant: Contestant, order: Order) -> Figures:
+    """Make the tables and enqueue."""
+    await contestant.install()
+    await begin()
+    async with contestant.producing() as producer:
+        for start in range(0, order.workload.jobs, order.workload.per_call):
+            end = min(start + order.workload.per_call, order.workload.jobs)
+            await producer.enqueue(producer.prepare(range(start, end)))
+    return {}
+
+
+async def enqueue_many(contestant: Contestant, order: Order) -> Figures:
+    """Enqueue, many in a call, one call after another."""
+    await contestant.install()
+    async with contestant.producing() as producer, contestant.counting() as remaining:
+        step = order.workload.per_call
+        calls = [producer.prepare(range(start, start + step)) for start in range(0, order.workload.jobs, step)]
+        await begin()
+        started = clock()
+        for call in calls:
+            await producer.enqueue(call)
+        seconds = clock() - started
+        return {"seconds": seconds, "remaining": await remaining()}
+
+
+async def enqueue_concurrent(contestant: Contestant, order: Order) -> Figures:
+    """Enqueue one job a call, from many callers, each of which waits for its own."""
+    await contestant.install()
+    async with contestant.producing() as producer, contestant.counting() as remaining:
+        calls = iter([producer.prepare([number]) for number in range(order.workload.jobs)])
+
+        async def caller() -> None:
+            for call in calls:
+                await producer.enqueue(call)
+
+        await begin()
+        started = clock()
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        seconds = clock() - started
+        return {"seconds": seconds, "remaining": await remaining()}
+
+
+async def drain(contestant: Contestant, order: Order) -> Figures:
+    """Work until the database holds no job any more."""
+    ledger = Ledger()
+    async with contestant.counting() as remaining:
+        await remaining()
+        await begin()
+        ledger.expect(order.workload.jobs)
+        async with contestant.working(ledger, waits=False) as worker:
+            if order.alone:
+                await ledger.reached(worker)
+            else:
+                await _quiet(ledger, remaining)
+            await _emptied(remaining)
+            completed_at = clock()
+    return {
+        "receiving_at": ledger.receiving_at,
+        "completed_at": completed_at,
+        "numbers": ledger.numbers,
+    }
+
+
+async def drain_some(contestant: Contestant, order: Order) -> Figures:
+    """Work until some of the jobs are handled, then stop."""
+    ledger = Ledger()
+    async with contestant.counting() as remaining:
+        await begin()
+        ledger.expect(order.some)
+        async with contestant.working(ledger, waits=True) as worker:
+            await ledger.reached(worker)
+        return {
+            "receiving_at": ledger.receiving_at,
+            "completed_at": ledger.marks[0],
+            "numbers": ledger.numbers,
+            "remaining": await remaining(),
+        }
+
+
+async def drain_chunks(contestant: Contestant, order: Order) -> Figures:
+    """One worker; chunk after chunk enqueued at once and worked off. Each is timed from its first job to its last."""
+    ledger = Ledger()
+    size = order.workload.jobs // CHUNKS
+    rates = []
+    await contestant.install()
+    async with contestant.producing() as producer, contestant.counting() as remaining:
+        await begin()
+        async with contestant.working(ledger, waits=True) as worker:
+            for chunk in range(CHUNKS):
+                first = chunk * size
+                ledger.expect(first + 1)
+                enqueuing = asyncio.create_task(producer.enqueue(producer.prepare(range(first, first + size))))
+                await ledger.reached(worker)
+                ledger.expect(first + size)
+                await ledger.reached(worker)
+                rates.append((size - 1) / (ledger.marks[-1] - ledger.marks[-2]))
+                await enqueuing
+                await _emptied(remaining)
+    return {"rates": rates, "numbers": ledger.numbers}
+
+
+async def idle(contestant: Contestant, order: Order) -> Figures:
+    """A worker on an empty queue, from ``ready`` until told to stop."""
+    del order
+    await contestant.install()
+    async with contestant.working(Ledger(), waits=True) as worker:
+        await asyncio.sleep(_SETTLE_SECONDS)
+        await begin()
+        if worker.done():
+            await worker
+            raise RuntimeError("the worker stopped by itself")
+    return {}
+
+
+async def wake(contestant: Contestant, order: Order) -> Figures:
+    """Seconds from the call that enqueues a job to the job's start, on a worker that waits."""
+    await contestant.install()
+    ledger = Ledger()
+    seconds = []
+    pauses = random.Random(300)
+    async with contestant.producing() as producer, contestant.working(ledger, waits=True) as worker:
+        await begin()
+        await asyncio.sleep(1.0)
+        for number in range(order.samples + _WAKE_WARM_UP):
+            await asyncio.sleep(pauses.uniform(*_WAKE_PAUSE_SECONDS))
+            job = producer.prepare([number])
+            ledger.expect(number + 1)
+            started = clock()
+            await producer.enqueue(job)
+            await ledger.reached(worker)
+            seconds.append(ledger.marks[-1] - started)
+    return {"seconds": seconds[_WAKE_WARM_UP:], "numbers": ledger.numbers}
+
+
+VERBS = {
+    "fill": fill,
+    "enqueue_many": enqueue_many,
+    "enqueue_concurrent": enqueue_concurrent,
+    "drain": drain,
+    "drain_some": drain_some,
+    "drain_chunks": drain_chunks,
+    "idle": idle,
+    "wake": wake,
+}
+
+
+async def begin() -> None:
+    """Say that all is ready, and wait for the word."""
+    say({"event": "ready"})
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+def say(message: Mapping[str, Any]) -> None:
+    """One message, on one line."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+async def _emptied(remaining: Counter) -> None:
+    """Wait until the database holds no job; the last outcomes are about to be reported."""
+    while True:
+        if not await remaining():
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _quiet(ledger: Ledger, remaining: Counter) -> None:
+    """Wait until no more jobs come here, because there are none."""
+    while True:
+        before = len(ledger.numbers)
+        await asyncio.sleep(_QUIET_SECONDS)
+        if len(ledger.numbers) == before and not await remaining():
+            return
+
+
+async def _perform(contestant: Contestant, order: Order) -> Figures:
+    try:
+        return {"event": "done", **await VERBS[order.verb](contestant, order)}
+    except MissingError as missing:
+        return {"event": "missing", "what": str(missing)}
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    name, text = sys.argv[1:]
+    logging.basicConfig(level=logging.WARNING)
+    order = Order.from_json(text)
+    contestant: Contestant = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
+    say(uvloop.run(_perform(contestant, order)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""Where things are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+BUILD = ROOT / "build" / "bench"
+PAGE = ROOT / "docs" / "benchmarks.md"

@@ -1,0 +1,364 @@
+"""The benchmarks: what each measures, of whom, at which settings, and what becomes a figure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from time import monotonic
+
+from benchmarks.arena import Arena, Candidate
+from benchmarks.contestants.contestant import MissingError
+from benchmarks.contestants.order import CALLERS, CHUNKS, Setting, Workload
+from benchmarks.report import CONTESTANTS, LIMIT, OURS, Better, Figure, Result, best, said
+
+Tell = Callable[[str], None]
+
+
+def ours(**settings: Setting) -> Candidate:
+    """Headrace."""
+    return Candidate(contestant=OURS, settings=settings)
+
+
+def pgqueuer(*, jobs: int | None = None, **settings: Setting) -> Candidate:
+    """PgQueuer; with its own tuning of autovacuum, unless told otherwise."""
+    return Candidate(contestant="PgQueuer", settings={"autovacuum": True, **settings}, jobs=jobs)
+
+
+def procrastinate(*, jobs: int = 4000, **settings: Setting) -> Candidate:
+    """Procrastinate, with fewer jobs: its rate does not depend on their number."""
+    return Candidate(contestant="Procrastinate", settings=settings, jobs=jobs)
+
+
+def raw_sql(**settings: Setting) -> Candidate:
+    """The limit."""
+    return Candidate(contestant=LIMIT, settings=settings)
+
+
+# Of each the best setting, or one that is as good, where only one is measured: `drain_best` shows how they differ.
+BEST = (
+    ours(slots=500),
+    pgqueuer(batch=500),
+    procrastinate(concurrency=10, delete_jobs="always"),
+    raw_sql(batch=500),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One candidate, measured once."""
+
+    value: float
+    details: str = ""
+
+
+Measure = Callable[[Arena, Candidate], Awaitable[Attempt]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One benchmark."""
+
+    id: str
+    title: str
+    unit: str
+    how: str
+    measure: Measure
+    candidates: Sequence[Candidate]
+    workload: Workload = field(default_factory=Workload)
+    """For what is said of it; `measure` knows it, too."""
+    repetitions: int = 1
+    """Of the quick ones; the median counts. One with fewer jobs than the others is measured once."""
+    at_once: bool = False
+    """Whether all may be measured at the same time: only where nothing is timed."""
+    better: Better = "higher"
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Who is not measured, and why."""
+
+    async def run(self, arena: Arena, tell: Tell) -> Result:
+        """Measure all candidates; the repetitions of one are spread over the time that all take."""
+        attempts: dict[int, list[Attempt]] = defaultdict(list)
+        missing = dict(self.missing)
+        candidates = list(enumerate(self.candidates))
+
+        async def attempt(number: int, candidate: Candidate) -> None:
+            started = monotonic()
+            try:
+                made = await self.measure(arena, candidate)
+            except MissingError as error:
+                missing[candidate.contestant] = f"lacks: {error}"
+                tell(f"{self.id}: {candidate}: lacks {error}")
+                return
+            attempts[number].append(made)
+            tell(f"{self.id}: {candidate}: {said(made.value)} {self.unit} ({monotonic() - started:.1f} s)")
+
+        for repetition in range(self.repetitions):
+            due = [
+                (number, candidate)
+                for number, candidate in candidates
+                if candidate.contestant not in missing and not (repetition and candidate.jobs)
+            ]
+            if self.at_once:
+                await asyncio.gather(*(attempt(*one) for one in due))
+            else:
+                for one in due:
+                    await attempt(*one)
+        return Result(
+            id=self.id,
+            title=self.title,
+            unit=self.unit,
+            better=self.better,
+            how=self.how,
+            figures=self._figures(attempts),
+            missing=missing,
+        )
+
+    def _figures(self, attempts: Mapping[int, Sequence[Attempt]]) -> list[Figure]:
+        """Each contestant's median at its best setting."""
+        by_contestant: dict[str, list[Figure]] = defaultdict(list)
+        for number, made in attempts.items():
+            candidate = self.candidates[number]
+            value = median(attempt.value for attempt in made)
+            nearest = min(made, key=lambda attempt: abs(attempt.value - value))
+            by_contestant[candidate.contestant].append(
+                Figure(
+                    contestant=candidate.contestant,
+                    value=value,
+                    settings=self._settings(candidate),
+                    details=nearest.details,
+                )
+            )
+        return [best(by_contestant[name], self.better) for name in CONTESTANTS if name in by_contestant]
+
+    def _settings(self, candidate: Candidate) -> str:
+        parts = [f"{name}={value}" for name, value in candidate.settings.items()] or ["defaults"]
+        if candidate.jobs is not None:
+            parts.append(f"{candidate.jobs:,} jobs")
+        return ", ".join(parts)
+
+
+def _drain(workload: Workload, *, processes: int = 1, some: Mapping[str, int] | None = None) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        count = None if some is None else some[candidate.contestant]
+        drained = await arena.drain(candidate, workload, processes=processes, some=count)
+        return Attempt(value=drained.jobs_per_second, details="" if count is None else f"{count:,} of them")
+
+    return measure
+
+
+def _wal(workload: Workload) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        drained = await arena.drain(candidate, workload)
+        return Attempt(value=drained.wal_bytes / candidate.share(workload).jobs)
+
+    return measure
+
+
+def _enqueue_many(workload: Workload) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        return Attempt(value=await arena.enqueue(candidate, workload, "enqueue_many"))
+
+    return measure
+
+
+def _enqueue_concurrent(workload: Workload) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        return Attempt(value=await arena.enqueue(candidate, workload, "enqueue_concurrent"))
+
+    return measure
+
+
+def _pinned_xmin(workload: Workload) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        rates = await arena.drain_chunks(candidate, workload)
+        said_rates = ", ".join(f"{rate / 1000:.1f}" for rate in rates)
+        return Attempt(value=rates[-1] / rates[0], details=f"thousand jobs/s: {said_rates}")
+
+    return measure
+
+
+def _idle(seconds: float) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        return Attempt(value=await arena.idle(candidate, seconds))
+
+    return measure
+
+
+def _wake(samples: int) -> Measure:
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        seconds = await arena.wake(candidate, samples)
+        p50, p99 = (1000 * seconds[int(share * len(seconds))] for share in (0.5, 0.99))
+        return Attempt(value=p99, details=f"median {p50:.2f} ms")
+
+    return measure
+
+
+_NO_OP = Workload()
+_MANY = Workload(jobs=200_000)
+_PINNED = Workload(jobs=100_000)
+_BACKLOG = Workload(jobs=1_000_000)
+_GROUPS = Workload(groups=1000)
+_PRIORITIES = Workload(priorities=11)
+_2KB = Workload(payload_bytes=2048)
+_100KB = Workload(jobs=1000, per_call=10, payload_bytes=100 * 1024)
+_FOUR = Workload(jobs=80_000)
+
+_IDLE_SECONDS = 60.0
+_WAKE_SAMPLES = 300
+
+SCENARIOS: Sequence[Scenario] = (
+    Scenario(
+        id="drain_best",
+        title="One worker, 20,000 jobs, at the best of a few settings",
+        unit="jobs/s",
+        how="Median of three at each setting.",
+        measure=_drain(_NO_OP),
+        candidates=(
+            *(ours(slots=slots) for slots in (100, 500, 1000)),
+            *(pgqueuer(batch=batch) for batch in (100, 500, 1000)),
+            procrastinate(concurrency=10, delete_jobs="always"),
+            *(raw_sql(batch=batch) for batch in (100, 500, 1000)),
+        ),
+        repetitions=3,
+    ),
+    Scenario(
+        id="drain_default",
+        title="The same with every library's defaults",
+        unit="jobs/s",
+        how="Ours runs 10 jobs at a time, PgQueuer takes 10 at a time, Procrastinate runs one and keeps finished jobs. "
+        "The limit has no defaults: it is that at batch 500. Median of three.",
+        measure=_drain(_NO_OP),
+        candidates=(ours(), pgqueuer(autovacuum=False), procrastinate(), raw_sql(batch=500)),
+        repetitions=3,
+    ),
+    Scenario(
+        id="enqueue_concurrent",
+        title=f"Jobs enqueued one a call by {CALLERS} concurrent callers, each of which waits until its own is durable",
+        unit="jobs/s",
+        how="20,000 jobs, made before the clock starts. Callers of PgQueuer share ten pooled connections, those "
+        "of Procrastinate twelve; the limit collects what callers ask for while a statement is under way. Median of "
+        "three.",
+        measure=_enqueue_concurrent(_NO_OP),
+        candidates=(ours(), pgqueuer(jobs=5000), procrastinate(jobs=3000), raw_sql()),
+        repetitions=3,
+    ),
+    Scenario(
+        id="enqueue_many",
+        title="Jobs enqueued 1,000 a call, one call after another",
+        unit="jobs/s",
+        how="200,000 jobs, made before the clock starts. The limit is COPY. Median of three.",
+        measure=_enqueue_many(_MANY),
+        candidates=(ours(), pgqueuer(), procrastinate(jobs=20_000), raw_sql()),
+        repetitions=3,
+    ),
+    Scenario(
+        id="drain_pinned_xmin",
+        title="100,000 jobs while another transaction stays open, so that no dead row can be removed",
+        unit="last tenth ÷ first",
+        how=f"The same worker works off {CHUNKS} chunks of 10,000, each enqueued in one call and timed from its first "
+        "job to its last; the figure is the last chunk's rate over the first's. The limit's SQL does nothing about it.",
+        measure=_pinned_xmin(_PINNED),
+        candidates=(ours(slots=500), pgqueuer(batch=500), raw_sql(batch=500)),
+        missing={"Procrastinate": "not run: it would take minutes"},
+    ),
+    Scenario(
+        id="wal_bytes_per_job",
+        title="Write-ahead log of a job, from its enqueueing to its completion",
+        unit="bytes/job",
+        how="20,000 jobs enqueued 1,000 a call and worked off, with a checkpoint before each of the two and none "
+        "within; whatever the server wrote meanwhile counts.",
+        measure=_wal(_NO_OP),
+        candidates=BEST,
+        better="lower",
+    ),
+    Scenario(
+        id="drain_backlog_1m",
+        title="A million jobs waiting; how fast the first of them go",
+        unit="jobs/s",
+        how="From the first request to the 20,000th job handled (the 2,000th of Procrastinate's).",
+        measure=_drain(_BACKLOG, some={OURS: 20_000, "PgQueuer": 20_000, "Procrastinate": 2000, LIMIT: 20_000}),
+        candidates=(
+            ours(slots=500),
+            pgqueuer(batch=500),
+            procrastinate(jobs=200_000, concurrency=10, delete_jobs="always"),
+            raw_sql(batch=500),
+        ),
+    ),
+    Scenario(
+        id="drain_groups",
+        title="20,000 jobs in 1,000 message groups, each group in order and one at a time",
+        unit="jobs/s",
+        how="The order within each group is checked. Procrastinate's locks are the nearest that the peers have. Median "
+        "of three.",
+        measure=_drain(_GROUPS),
+        candidates=(
+            *(ours(slots=slots) for slots in (100, 500)),
+            procrastinate(concurrency=10, delete_jobs="always"),
+        ),
+        repetitions=3,
+        missing={"PgQueuer": "has no groups", LIMIT: "has no groups"},
+    ),
+    Scenario(
+        id="drain_priorities",
+        title="20,000 jobs of 11 priorities, mixed",
+        unit="jobs/s",
+        how="Median of three.",
+        measure=_drain(_PRIORITIES),
+        candidates=BEST,
+        repetitions=3,
+    ),
+    Scenario(
+        id="drain_2kb",
+        title="20,000 jobs with 2 kB each that do not compress",
+        unit="jobs/s",
+        how="Median of three.",
+        measure=_drain(_2KB),
+        candidates=BEST,
+        repetitions=3,
+    ),
+    Scenario(
+        id="drain_100kb",
+        title="1,000 jobs with 100 kB each that do not compress",
+        unit="jobs/s",
+        how="Median of three.",
+        measure=_drain(_100KB),
+        candidates=(
+            ours(slots=100),
+            pgqueuer(batch=100),
+            procrastinate(jobs=500, concurrency=10, delete_jobs="always"),
+            raw_sql(batch=100),
+        ),
+        repetitions=3,
+    ),
+    Scenario(
+        id="drain_4_processes",
+        title="80,000 jobs worked off by four processes",
+        unit="jobs/s",
+        how="Four workers on one queue, begun together.",
+        measure=_drain(_FOUR, processes=4),
+        candidates=BEST,
+    ),
+    Scenario(
+        id="idle_queries_per_minute",
+        title="Statements that a worker with an empty queue sends, by default settings",
+        unit="statements/min",
+        how="As the server logs them (`log_statement=all`) for a minute, when the worker has been up for a while.",
+        measure=_idle(_IDLE_SECONDS),
+        candidates=(ours(), pgqueuer(), procrastinate(jobs=1)),
+        at_once=True,
+        better="lower",
+        missing={LIMIT: "none"},
+    ),
+    Scenario(
+        id="wake_p99_ms",
+        title="Milliseconds from calling enqueue to the job's start, on a worker that waits",
+        unit="ms",
+        how=f"99th percentile of {_WAKE_SAMPLES}, at irregular pauses of about 0.1 s, default settings, producer and "
+        "worker in one process on connections of their own. The limit is LISTEN and NOTIFY by hand.",
+        measure=_wake(_WAKE_SAMPLES),
+        candidates=(ours(), pgqueuer(), procrastinate(jobs=1), raw_sql()),
+        better="lower",
+    ),
+)
