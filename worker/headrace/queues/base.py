@@ -219,11 +219,14 @@ class Queue(Protocol):
         ----------
         connection
             What the backend's documentation names; Postgres takes those of asyncpg, psycopg and SQLAlchemy (async).
+            Synchronous code uses `headrace.sync.enqueue_in`.
 
         Raises
         ------
         UnsupportedCapabilityError
             When the backend has no transactions, or does not know such a connection.
+        QueueError
+            When no transaction is open there. What the driver raises is passed on as it is.
         """
         ...
 
@@ -251,15 +254,22 @@ class Queue(Protocol):
         """Complete a job within the transaction that is open on the caller's own connection: both happen, or neither.
 
         The delivery must be passed to `complete` all the same, once the transaction has ended either way: after a
-        commit that frees what is kept for the delivery, after a rollback it completes the job.
+        commit that frees what is kept for the delivery, after a rollback it completes the job. Any other verb will do,
+        too: after a commit it is accepted and changes nothing, after a rollback it does what it says.
 
         Raises
         ------
         LeaseLostError
-            When somebody else has the job: roll back.
+            When somebody else has the job: roll back (nothing can be committed any more).
         UnsupportedCapabilityError
             When the backend has no transactions, or does not know such a connection.
+        QueueError
+            When no transaction is open there. What the driver raises is passed on as it is.
         """
+        ...
+
+    def complete_in_sync(self, connection: Any, delivery: Delivery) -> None:
+        """As `complete_in`, on a synchronous connection, and from any thread."""
         ...
 
     async def retry(

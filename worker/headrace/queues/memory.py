@@ -524,6 +524,10 @@ class MemoryQueue:
         """See `headrace.queues.base.Queue`. Always refused."""
         raise UnsupportedCapabilityError("transactions: a queue in memory has none; use `complete`")
 
+    def complete_in_sync(self, connection: Any, delivery: Delivery) -> None:  # noqa: ARG002
+        """See `headrace.queues.base.Queue`. Always refused."""
+        raise UnsupportedCapabilityError("transactions: a queue in memory has none; use `complete`")
+
     async def retry(
         self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
     ) -> Settled:

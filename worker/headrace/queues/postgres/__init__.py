@@ -2,15 +2,19 @@
 
 ``connection`` knows asyncpg's connections and errors, ``statements`` the SQL files; ``migrate``, ``queue``, ``backlog``
 and ``provisioner`` stand on them. Only the listener needs a session of its own; for all else, a pooler in
-transaction mode may stand in between.
+transaction mode may stand in between. ``transactions`` knows connections of the caller's own, and needs no asyncpg.
 """
 
 from __future__ import annotations
 
-from headrace.queues.postgres.backlog import PostgresBacklog
-from headrace.queues.postgres.connection import Place
-from headrace.queues.postgres.provisioner import PostgresProvisioner
-from headrace.queues.postgres.queue import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER, PostgresQueue
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.queues.postgres.backlog import PostgresBacklog
+    from headrace.queues.postgres.connection import Place
+    from headrace.queues.postgres.provisioner import PostgresProvisioner
+    from headrace.queues.postgres.queue import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER, PostgresQueue
 
 __all__ = [
     "CONNECTIONS_PER_WORKER",
@@ -20,3 +24,19 @@ __all__ = [
     "PostgresProvisioner",
     "PostgresQueue",
 ]
+
+_HOMES = {
+    "CONNECTIONS_PER_WORKER": "queue",
+    "DIRECT_CONNECTIONS_PER_WORKER": "queue",
+    "Place": "connection",
+    "PostgresBacklog": "backlog",
+    "PostgresProvisioner": "provisioner",
+    "PostgresQueue": "queue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on demand: `transactions` alone shall work where asyncpg is not installed."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

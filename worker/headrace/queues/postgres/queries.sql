@@ -65,6 +65,10 @@ SELECT extract(epoch FROM least(
 -- See the function.
 SELECT {schema}.complete($1, $2, $3)
 
+-- name: forget
+-- See the function.
+SELECT {schema}.forget($1, $2, $3, $4, $5)
+
 -- name: release
 -- See the function.
 SELECT {schema}.release($1, $2, $3, $4)

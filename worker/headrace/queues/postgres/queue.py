@@ -7,8 +7,9 @@ import contextlib
 import os
 import socket
 import time
+from dataclasses import replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headrace.queues.base import (
     LEASE_SECONDS,
@@ -23,6 +24,7 @@ from headrace.queues.base import (
     Settled,
     refuse_unsupported,
 )
+from headrace.queues.postgres import transactions
 from headrace.queues.postgres.coalescer import Coalescer
 from headrace.queues.postgres.connection import CLOSE_TIMEOUT_SECONDS, Database, Place
 from headrace.queues.postgres.listener import Listener
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
     from headrace.job import NewJob
     from headrace.queues.base import Depth
+
+_Key: TypeAlias = tuple[int, str]  # A delivery's claim and job.
 
 CAPABILITIES = Capabilities(
     priorities=True, delays=True, groups=True, deduplication=True, uncharged_abandon=True, transactions=True
@@ -125,6 +129,9 @@ class PostgresQueue:
         self._heartbeats = False
         # What this object holds: of each claim, its lease and the jobs not settled yet.
         self._held: dict[int, tuple[int, set[str]]] = {}
+        # What may have been completed in a transaction of its handler's own: claim and job.
+        self._completed_in: set[_Key] = set()
+        self._gone_unreported: set[_Key] = set()
         self._holds_suspect = False
         self._suspects_wait = False
         self._makes_room = False
@@ -202,6 +209,11 @@ class PostgresQueue:
             return []
         refuse_unsupported(jobs, CAPABILITIES)
         return await self._coalescer.enqueue(jobs)
+
+    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[str]:
+        """See `headrace.queues.base.Queue`. Needs no connection of this queue's own: it may be closed."""
+        refuse_unsupported(jobs, CAPABILITIES)
+        return await transactions.enqueue(connection, self._database.place.schema, self._name, jobs)
 
     async def _send(self, jobs: Sequence[NewJob]) -> list[str]:
         if all(map(is_plain, jobs)):
@@ -353,12 +365,61 @@ class PostgresQueue:
 
     async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        return await self._settle("complete", deliveries)
+        gone = await self._gone(deliveries)
+        return self._with(gone, await self._settle("complete", _without(gone, deliveries)))
+
+    async def complete_in(self, connection: Any, delivery: Delivery) -> None:
+        """See `headrace.queues.base.Queue`."""
+        fence = self._fence(delivery)
+        await transactions.complete(connection, self._database.place.schema, *fence)
+
+    def complete_in_sync(self, connection: Any, delivery: Delivery) -> None:
+        """See `headrace.queues.base.Queue`."""
+        fence = self._fence(delivery)
+        transactions.complete_sync(connection, self._database.place.schema, *fence)
+
+    def _fence(self, delivery: Delivery) -> tuple[int, int, int]:
+        """What proves that a job is ours: lease, claim and id. Remembered before its use: the answer may get lost."""
+        claim = int(delivery.lease)
+        held = self._held.get(claim)
+        if held is None or delivery.job.id not in held[1]:
+            raise LeaseLostError(f"job {delivery.job.id} of queue {self._name!r} is not held any more: roll back")
+        self._completed_in.add(_key(delivery))
+        return held[0], claim, int(delivery.job.id)
+
+    async def _gone(self, deliveries: Sequence[Delivery]) -> set[_Key]:
+        """Let go of those that were completed in a transaction: whatever their handlers said later comes too late.
+
+        They are remembered until their end has been reported, since what else is settled with them may fail.
+        """
+        if not self._completed_in and not self._gone_unreported:
+            return set()
+        by_lease: dict[int, list[Delivery]] = {}
+        for delivery in deliveries:
+            held = self._held.get(int(delivery.lease))
+            if _key(delivery) in self._completed_in and held is not None and delivery.job.id in held[1]:
+                by_lease.setdefault(held[0], []).append(delivery)
+        for lease, group in by_lease.items():
+            claims = list({int(delivery.lease) for delivery in group})
+            ids = [int(delivery.job.id) for delivery in group]
+            groups = list({delivery.job.group for delivery in group if delivery.job.group is not None})
+            rows = await self._database.fetch("forget", self._queue_id, lease, claims, ids, groups)
+            gone = {str(row[0]) for row in rows}
+            forgotten = [delivery for delivery in group if delivery.job.id in gone]
+            self._gone_unreported.update(map(_key, forgotten))
+            self._came_back = self._came_back or bool(groups)  # The next of its group has an old id.
+            await self._let_go(forgotten)
+        return self._gone_unreported.intersection(map(_key, deliveries))
+
+    def _with(self, gone: set[_Key], settled: Settled) -> Settled:
+        self._gone_unreported -= gone
+        return replace(settled, accepted=settled.accepted + len(gone)) if gone else settled
 
     async def release(self, deliveries: Sequence[Delivery], *, delay_seconds: float = 0.0) -> Settled:
         """See `headrace.queues.base.Queue`."""
         self._came_back = True
-        return await self._settle("release", deliveries, delay_seconds)
+        gone = await self._gone(deliveries)
+        return self._with(gone, await self._settle("release", _without(gone, deliveries), delay_seconds))
 
     async def _settle(self, query: str, deliveries: Sequence[Delivery], *arguments: object) -> Settled:
         """Settle all that is held under one lease in one statement; workers have one."""
@@ -388,6 +449,8 @@ class PostgresQueue:
         self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
     ) -> Settled:
         """See `headrace.queues.base.Queue`."""
+        if gone := await self._gone([delivery]):
+            return self._with(gone, Settled(accepted=0))
         trace = None if traceback is None else storable(traceback)
         ended = await self._settle_one("retry", delivery, delay_seconds, storable(error), trace)
         if not ended:
@@ -398,6 +461,8 @@ class PostgresQueue:
         self, delivery: Delivery, *, reason: str, error: str | None = None, traceback: str | None = None
     ) -> Settled:
         """See `headrace.queues.base.Queue`."""
+        if gone := await self._gone([delivery]):
+            return self._with(gone, Settled(accepted=0))
         texts = [None if text is None else storable(text) for text in (reason, error, traceback)]
         if await self._settle_one("dead_letter", delivery, *texts):
             return Settled(accepted=1, dead_lettered=1)
@@ -405,6 +470,8 @@ class PostgresQueue:
 
     async def discard(self, delivery: Delivery) -> Settled:
         """See `headrace.queues.base.Queue`."""
+        if gone := await self._gone([delivery]):
+            return self._with(gone, Settled(accepted=0))
         if await self._settle_one("discard", delivery):
             return Settled(accepted=1)
         return Settled(accepted=0, refused=(delivery,))
@@ -425,6 +492,7 @@ class PostgresQueue:
         for delivery in deliveries:
             claim = int(delivery.lease)
             held = self._held.get(claim)
+            self._completed_in.discard(_key(delivery))
             if held is None:
                 continue
             lease, ids = held
@@ -457,6 +525,9 @@ class PostgresQueue:
         if not rows:
             self._heartbeat_lease = None
             self._held = {claim: held for claim, held in self._held.items() if held[0] != lease}
+            # A copy first: handlers in threads may add to it meanwhile.
+            self._gone_unreported.clear()
+            self._completed_in -= {key for key in list(self._completed_in) if key[0] not in self._held}
             self._holds_suspect = False
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")
         self._settings = settings_from(rows[0])
@@ -485,7 +556,8 @@ class PostgresQueue:
             and self._heartbeat_lease is not None
             and await self._database.fetch_value("oldest_lease", self._queue_id, self._heartbeat_lease)
         )
-        if todo["groups"] and time.monotonic() >= self._swept_at + _SWEEP_SECONDS:
+        # Who died after a handler's own transaction had completed a job left the job's group without a head.
+        if todo["groups"] and (todo["rescue"] or time.monotonic() >= self._swept_at + _SWEEP_SECONDS):
             self._swept_at = time.monotonic()
             if await self._database.fetch_value("sweep_groups", self._queue_id):
                 self._came_back = True
@@ -543,3 +615,11 @@ class PostgresQueue:
             f"queue {self._name!r} does not exist in schema {self._database.place.schema!r}: "
             f"apply its JobQueue, or run `headrace migrate --queue {self._name}`"
         )
+
+
+def _key(delivery: Delivery) -> _Key:
+    return int(delivery.lease), delivery.job.id
+
+
+def _without(keys: set[_Key], deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    return [delivery for delivery in deliveries if _key(delivery) not in keys] if keys else deliveries

@@ -782,6 +782,7 @@ DECLARE
     lost bigint;
     held {schema}.claims;
     alone boolean;
+    idle bigint[];
     job {schema}.jobs;
     dead_ids bigint[];
     dead_groups text[];
@@ -800,9 +801,16 @@ BEGIN
         LOOP
             alone := (SELECT coalesce(sum(cardinality(job_ids)), 0) = 1 FROM {schema}.claims WHERE lease_id = lost);
             FOR held IN DELETE FROM {schema}.claims WHERE lease_id = lost RETURNING * LOOP
+                -- A locked row is being completed in a transaction of its handler's own, and that alone decides.
+                idle := ARRAY (
+                    SELECT id
+                    FROM {schema}.jobs
+                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                    FOR UPDATE SKIP LOCKED
+                );
                 FOR job IN
                     DELETE FROM {schema}.jobs
-                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (idle)
                     RETURNING *
                 LOOP
                     job.suspect := true;
@@ -846,7 +854,12 @@ BEGIN
     FOR held IN DELETE FROM {schema}.claims WHERE id = ANY (p_claims) RETURNING * LOOP
         WITH gone AS (
             DELETE FROM {schema}.jobs
-            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids) AND suspect
+            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (ARRAY (
+                SELECT id
+                FROM {schema}.jobs
+                WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids) AND suspect
+                FOR UPDATE SKIP LOCKED
+            ))
             RETURNING *
         )
         INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
@@ -1056,7 +1069,8 @@ RETURNS TABLE (name text, ready bigint, delayed bigint, in_flight bigint, dead_l
 LANGUAGE sql STABLE SET jit = off SET enable_seqscan = off
 BEGIN ATOMIC
     SELECT queue.name,
-        (SELECT count(*) FROM {schema}.jobs AS job WHERE job.queue_id = queue.id)
+        -- A job completed in a transaction of its handler's own is gone, and for a moment still held.
+        greatest(0, (SELECT count(*) FROM {schema}.jobs AS job WHERE job.queue_id = queue.id)
         - held.count
         - (SELECT count(*) FROM {schema}.jobs AS job
             WHERE job.queue_id = queue.id AND job.expires_at <= now() AND job.expires_at IS NOT NULL AND job.attempt = 0
@@ -1069,7 +1083,7 @@ BEGIN ATOMIC
                     OR (job.state = 4 AND (job.run_at IS NULL OR job.run_at <= now()))))
         + (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 4 AND (job.run_at IS NULL OR job.run_at <= now()))
-        + arrived.startable AS ready,
+        + arrived.startable) AS ready,
         (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at > now())
         + (SELECT count(*) FROM {schema}.parked_jobs AS job WHERE job.queue_id = queue.id AND job.state = 3)
