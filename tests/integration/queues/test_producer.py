@@ -1,0 +1,171 @@
+"""Enqueuing from synchronous code by itself: connections, threads, forks, and errors with a fix."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from headrace import new_job
+from headrace.queues.base import (
+    Owner,
+    QueueAccessError,
+    QueueError,
+    QueueNotFoundError,
+    QueueSettings,
+    QueueUnavailableError,
+)
+from headrace.queues.postgres import Place, PostgresProvisioner
+from headrace.sync import Producer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = 'he%s "ra:ce{}'
+QUOTED = '"he%s ""ra:ce{}"'
+
+
+@pytest.fixture
+def admin(database_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    place = Place(dsn=database_dsn, schema=SCHEMA)
+    asyncio.run(PostgresProvisioner(place).ensure("orders", QueueSettings(), Owner(namespace="", name="o", uid="")))
+    with psycopg.connect(database_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def producer(admin: psycopg.Connection[Any], database_dsn: str) -> Iterator[Producer]:
+    with Producer(database_dsn, schema=SCHEMA) as producer:
+        yield producer
+
+
+def names(admin: psycopg.Connection[Any]) -> list[str]:
+    return [row[0] for row in admin.execute(f"SELECT name FROM {QUOTED}.jobs ORDER BY id").fetchall()]
+
+
+def sessions(admin: psycopg.Connection[Any]) -> list[int]:
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace-producer'"
+    return [row[0] for row in admin.execute(query).fetchall()]
+
+
+def test_jobs_are_there_when_the_call_returns(producer: Producer, admin: psycopg.Connection[Any]) -> None:
+    ids = producer.enqueue("orders", [new_job("100 % 'a' \\ %s", {"b": "c"}), new_job("d", b"\x00")])
+    assert names(admin) == ["100 % 'a' \\ %s", "d"]
+    assert ids == sorted(ids, key=int)
+    assert producer.enqueue("orders", []) == []
+
+
+def test_threads_share_it_and_connections_are_used_again(producer: Producer, admin: psycopg.Connection[Any]) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: producer.enqueue("orders", [new_job(str(number))]), range(100)))
+    assert sorted(names(admin), key=int) == [str(number) for number in range(100)]
+    while len(sessions(admin)) > 4:
+        time.sleep(0.01)  # Those that are not kept are about to go.
+
+
+def test_all_or_none(producer: Producer, admin: psycopg.Connection[Any]) -> None:
+    bad = new_job("b")
+    object.__setattr__(bad, "priority", 11)  # As if the server knew a rule that this code does not.
+    with pytest.raises(QueueError, match=r"the database refused \(22023\): job 2: priority 11"):
+        producer.enqueue("orders", [new_job("a"), bad])
+    with pytest.raises(QueueNotFoundError, match="headrace migrate --queue nowhere"):
+        producer.enqueue("nowhere", [new_job("a")])
+    assert names(admin) == []
+    producer.enqueue("orders", [new_job("c")])
+    assert names(admin) == ["c"], "its connection is as good as new"
+
+
+def test_after_the_server_has_ended_an_idle_connection_the_next_call_works(
+    producer: Producer, admin: psycopg.Connection[Any]
+) -> None:
+    producer.enqueue("orders", [new_job("a")])
+    (pid,) = sessions(admin)
+    admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    while sessions(admin):
+        time.sleep(0.01)
+    producer.enqueue("orders", [new_job("b")])
+    assert names(admin) == ["a", "b"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_leaves_its_parents_connections_alone(producer: Producer, admin: psycopg.Connection[Any]) -> None:
+    producer.enqueue("orders", [new_job("parent")])
+    before = sessions(admin)
+    child = os.fork()
+    if child == 0:
+        try:
+            producer.enqueue("orders", [new_job("child")])
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    producer.enqueue("orders", [new_job("parent")])
+    assert names(admin) == ["parent", "child", "parent"]
+    assert set(before) <= set(sessions(admin))
+
+
+def test_a_lock_that_somebody_forgot_ends_in_an_error(
+    producer: Producer, admin: psycopg.Connection[Any], database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
+    with psycopg.connect(database_dsn) as other:
+        other.execute(f"LOCK TABLE {QUOTED}.jobs")
+        with pytest.raises(QueueUnavailableError, match="timeout"):
+            producer.enqueue("orders", [new_job("a")])
+    producer.enqueue("orders", [new_job("b")])
+    assert names(admin) == ["b"]
+    assert admin.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "kind", "fix"),
+    [
+        ("nonsense hidden", QueueAccessError, "postgresql://USER"),
+        ("postgresql://me:hidden@db/x?nonsense=1", QueueAccessError, "postgresql://USER"),
+        ("postgresql://me:hidden@127.0.0.1:1/x", QueueUnavailableError, "can't be reached"),
+    ],
+)
+def test_a_dsn_that_leads_nowhere(dsn: str, kind: type[QueueError], fix: str) -> None:
+    with pytest.raises(QueueError, match=fix) as caught:
+        Producer(dsn).enqueue("orders", [new_job("a")])
+    assert type(caught.value) is kind
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_unknown_user_and_an_unknown_database(database_dsn: str) -> None:
+    with pytest.raises(QueueAccessError, match="credentials"):
+        Producer(database_dsn.replace("//", "//nobody_here@").replace("@postgres@", "@")).enqueue("o", [new_job("a")])
+    with pytest.raises(QueueUnavailableError, match="does not exist"):
+        Producer(database_dsn + "_not").enqueue("orders", [new_job("a")])
+
+
+def test_without_psycopg_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(QueueError, match=r"pip install 'headrace\[sync\]'"):
+        Producer("postgresql://db/x")
+
+
+def test_no_thread_waits_for_another(producer: Producer, database_dsn: str) -> None:
+    done = threading.Event()
+
+    def enqueue() -> None:
+        producer.enqueue("orders", [new_job("a", deduplication_key="k")])
+        done.set()
+
+    with psycopg.connect(database_dsn) as other:
+        other.execute(f"SELECT {QUOTED}.enqueue('orders', 'a', deduplication_key => 'k')")
+        blocked = threading.Thread(target=enqueue)
+        blocked.start()
+        producer.enqueue("orders", [new_job("b")])
+        assert not done.is_set()
+        other.commit()
+        blocked.join(10)
+    assert done.is_set()
