@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from headrace.queues.base import UnsupportedCapabilityError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -22,13 +24,32 @@ class AppError(ValueError):
     """A declaration that can't work; the message names the job and the fix."""
 
 
+async def _complete_nothing(connection: Any) -> None:
+    _complete_nothing_sync(connection)
+
+
+def _complete_nothing_sync(connection: Any) -> None:
+    raise UnsupportedCapabilityError(f"nothing here completes jobs on a {type(connection).__qualname__}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a handler with a second parameter gets beside the payload."""
+    """What a handler with a second parameter gets beside the payload.
+
+    A handler whose effects are in the queue's own database can commit them together with the job's completion, so that
+    they happen exactly once, whatever dies when: it opens a transaction, does its work, and calls `complete` with the
+    connection last, before it commits. Then it returns as ever.
+    """
 
     job: Job
     enqueue: Callable[[Sequence[NewJob]], Awaitable[list[str]]]
     """Enqueue more jobs into the same queue (from async handlers)."""
+    complete: Callable[[Any], Awaitable[None]] = _complete_nothing
+    """Complete the job within the transaction that is open on a connection of asyncpg, psycopg or SQLAlchemy (async).
+
+    Raises `LeaseLostError` where somebody else has the job by now: let it pass, and the transaction is rolled back."""
+    complete_sync: Callable[[Any], None] = _complete_nothing_sync
+    """The same, in handlers that are no coroutines, for connections of psycopg, SQLAlchemy or Django."""
 
     @property
     def attempt(self) -> int:

@@ -15,6 +15,7 @@ import logging
 import random
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
@@ -364,7 +365,13 @@ class Worker:
         outcome: Completed | Failed | GivenUp
         started = perf_counter()
         try:
-            outcome = await self._handler.run(Context(job=job, enqueue=self._enqueue))
+            context = Context(
+                job=job,
+                enqueue=self._enqueue,
+                complete=partial(self._complete_in, delivery),
+                complete_sync=partial(self._complete_in_sync, delivery),
+            )
+            outcome = await self._handler.run(context)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -402,6 +409,12 @@ class Worker:
         ids = await self._queue.enqueue(jobs)
         self._metrics.enqueued.inc(len(ids))
         return ids
+
+    async def _complete_in(self, delivery: Delivery, connection: Any) -> None:
+        await self._queue.complete_in(connection, delivery)
+
+    def _complete_in_sync(self, delivery: Delivery, connection: Any) -> None:
+        self._queue.complete_in_sync(connection, delivery)
 
     def _lease_lost(self) -> None:
         """Others have what was held: stop it all and say nothing of it."""
