@@ -365,13 +365,7 @@ class Worker:
         outcome: Completed | Failed | GivenUp
         started = perf_counter()
         try:
-            context = Context(
-                job=job,
-                enqueue=self._enqueue,
-                complete=partial(self._complete_in, delivery),
-                complete_sync=partial(self._complete_in_sync, delivery),
-            )
-            outcome = await self._handler.run(context)
+            outcome = await self._handler.run(job, partial(self._context, delivery))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -409,6 +403,14 @@ class Worker:
         ids = await self._queue.enqueue(jobs)
         self._metrics.enqueued.inc(len(ids))
         return ids
+
+    def _context(self, delivery: Delivery) -> Context:
+        return Context(
+            job=delivery.job,
+            enqueue=self._enqueue,
+            complete=partial(self._complete_in, delivery),
+            complete_sync=partial(self._complete_in_sync, delivery),
+        )
 
     async def _complete_in(self, delivery: Delivery, connection: Any) -> None:
         await self._queue.complete_in(connection, delivery)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from headrace.app import Context
+    from headrace.job import Job
     from headrace.runtime.outcome import Outcome
 
 
@@ -25,8 +28,11 @@ class Handler(Protocol):
         """Whether jobs of this name can be run at all."""
         ...
 
-    async def run(self, context: Context) -> Outcome:
-        """Run one job to its outcome. Cancelled, it stops what it started and lets the cancellation through."""
+    async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:
+        """Run one job to its outcome. Cancelled, it stops what it started and lets the cancellation through.
+
+        `context` makes what a handler may ask for beside the job: most don't.
+        """
         ...
 
     def close(self) -> None:

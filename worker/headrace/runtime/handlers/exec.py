@@ -20,7 +20,7 @@ from headrace.runtime.handlers import HandlerError
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from headrace.app import Context
     from headrace.job import Job
@@ -33,7 +33,13 @@ _GRACE_SECONDS = 2.0
 _CHUNK_BYTES = 16 * 1024
 
 # Ours, and none of a job's business.
-_SECRETS = frozenset({"HEADRACE_DSN", "BACKGROUND_JOBS__POSTGRES__CONNECTIONSTRING"})
+_SECRETS = frozenset(
+    {
+        "HEADRACE_DSN",
+        "BACKGROUND_JOBS__POSTGRES__CONNECTIONSTRING",
+        "BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING",
+    }
+)
 
 
 class ExecHandler:
@@ -61,14 +67,14 @@ class ExecHandler:
         """See `Handler`."""
         return True
 
-    async def run(self, context: Context) -> Outcome:
+    async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:  # noqa: ARG002
         """See `Handler`."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=_environment(context.job),
+                env=_environment(job),
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -76,7 +82,7 @@ class ExecHandler:
         tail = _Tail()
         reading = asyncio.create_task(tail.read(process.stderr))
         try:
-            await _feed(process.stdin, context.job.payload)
+            await _feed(process.stdin, job.payload)
             status = await process.wait()
         except asyncio.CancelledError:
             await _terminate(process)

@@ -54,14 +54,14 @@ class PythonHandler:
         """See `Handler`."""
         return name in self._jobs
 
-    async def run(self, context: Context) -> Outcome:
+    async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:
         """See `Handler`."""
-        declaration = self._jobs[context.job.name]
+        declaration = self._jobs[job.name]
         try:
-            payload = _decode(context.job)
+            payload = _decode(job)
         except ValueError as error:
-            return GivenUp(clipped(f"the payload is no {context.job.content_type}: {error}"))
-        arguments = (payload, context) if declaration.takes_context else (payload,)
+            return GivenUp(clipped(f"the payload is no {job.content_type}: {error}"))
+        arguments = (payload, context()) if declaration.takes_context else (payload,)
         try:
             if declaration.is_async:
                 await declaration.function(*arguments)
