@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from headrace.queues.base import Owner, QueueError, QueueSettings
 
 if TYPE_CHECKING:
-    from headrace.queues.base import Queue
+    from headrace.queues.base import Inspector, Queue
     from headrace.queues.memory import MemoryBackend
 
 DEFAULT_SCHEMA = "headrace"
@@ -69,10 +69,35 @@ def from_url(
                 backend.register(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
             return MemoryQueue(backend, queue, holder=holder)
         case _:
-            # The URL itself may hold a password.
-            raise QueueError(
-                f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://"
-            )
+            raise _unknown(scheme)
+
+
+def inspector_from_url(url: str, *, schema: str = DEFAULT_SCHEMA, ca_certificates: str | None = None) -> Inspector:
+    """What people ask of the queues in one place, not yet opened; the parameters are those of `from_url`.
+
+    Raises
+    ------
+    QueueError
+        When the URL names no backend, or one whose packages are not installed.
+    """
+    scheme = _scheme(url, "the queues' URL")
+    match scheme:
+        case "postgresql" | "postgres":
+            require_postgres()
+            from headrace.queues.postgres import Place, PostgresInspector  # noqa: PLC0415 - only who uses it pays for it
+
+            return PostgresInspector(Place(dsn=url, schema=schema, ca_certificates=ca_certificates))
+        case "memory":
+            from headrace.queues.memory import MemoryInspector  # noqa: PLC0415 - as above
+
+            return MemoryInspector(_process_backend())
+        case _:
+            raise _unknown(scheme)
+
+
+def _unknown(scheme: str) -> QueueError:
+    # The URL itself may hold a password.
+    return QueueError(f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://")
 
 
 def _scheme(url: str, what: str) -> str:

@@ -1,8 +1,9 @@
 """Queues in PostgreSQL (14 and later): tables shared by all queues of a schema, claimed with SKIP LOCKED.
 
-``connection`` knows asyncpg's connections and errors, ``statements`` the SQL files; ``migrate``, ``queue``, ``backlog``
-and ``provisioner`` stand on them. Only the listener needs a session of its own; for all else, a pooler in
-transaction mode may stand in between. ``transactions`` knows connections of the caller's own, and needs no asyncpg.
+``connection`` knows asyncpg's connections and errors, ``statements`` the SQL files; ``migrate``, ``queue``,
+``backlog``, ``inspector`` and ``provisioner`` stand on them. Only the listener needs a session of its own; for all else, a
+pooler in transaction mode may stand in between. ``transactions`` knows connections of the caller's own, and needs no
+asyncpg.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.queues.postgres.backlog import PostgresBacklog
     from headrace.queues.postgres.connection import Place
+    from headrace.queues.postgres.inspector import PostgresInspector
     from headrace.queues.postgres.provisioner import PostgresProvisioner
     from headrace.queues.postgres.queue import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER, PostgresQueue
 
@@ -21,6 +23,7 @@ __all__ = [
     "DIRECT_CONNECTIONS_PER_WORKER",
     "Place",
     "PostgresBacklog",
+    "PostgresInspector",
     "PostgresProvisioner",
     "PostgresQueue",
 ]
@@ -30,6 +33,7 @@ _HOMES = {
     "DIRECT_CONNECTIONS_PER_WORKER": "queue",
     "Place": "connection",
     "PostgresBacklog": "backlog",
+    "PostgresInspector": "inspector",
     "PostgresProvisioner": "provisioner",
     "PostgresQueue": "queue",
 }
