@@ -145,7 +145,7 @@ class TestJobs:
         assert abs(record.ended_at - failure.at).total_seconds() < 60
 
     @pytest.mark.parametrize("job_id", ["17", "", "-1", "x", "1" * 30, "¹"])
-    async def test_there_is_no_job_of_such_an_id(self, inspector: Inspector, queue: PostgresQueue, job_id: str) -> None:
+    async def test_there_is_no_job_of_such_an_id(self, inspector: Inspector, job_id: str) -> None:
         assert await inspector.job("orders", job_id) is None
         assert await inspector.cancel("orders", job_id) is None
         assert not await inspector.retry_now("orders", job_id)

@@ -335,9 +335,9 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return QueueNotFoundError(
                 f"schema {schema!r} holds no queues: apply a JobQueue with that schema, or run `headrace migrate`"
             )
-        case asyncpg.DuplicateTableError():
+        case asyncpg.DuplicateTableError() | asyncpg.DuplicateFunctionError():
             return PlaceTakenError(
-                f"schema {schema!r} holds other tables of these names ({error}): choose another schema"
+                f"schema {schema!r} holds other tables or functions of these names ({error}): choose another schema"
             )
         case asyncpg.UndefinedColumnError():
             return SchemaVersionError(f"schema {schema!r} was made by another version: {error}")
