@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import sys
@@ -76,11 +75,6 @@ def with_exit_statuses(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
 
     return wrapped
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value))
 
 
 class OneLine(logging.Formatter):

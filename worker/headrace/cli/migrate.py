@@ -1,94 +1,151 @@
-"""``headrace migrate``: make or upgrade the tables, and a queue in them, without an operator."""
+"""``headrace migrate``: make or upgrade the tables, a queue in them, and the rights on them, without an operator."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.common import connection_options, environment, print_json, read_ca, with_exit_statuses
+from headrace.cli.connection import Connection, with_connection
+from headrace.cli.options import FiniteRange, block, output_option
+from headrace.cli.output import print_json
 from headrace.queues import require_postgres
 from headrace.queues.base import Owner, QueueSettings
-from headrace.settings import connection_binding
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from headrace.queues.base import Provisioned
 
 
-@click.command()
+@click.command(
+    short_help="Make or upgrade tables, queues and rights.",
+    epilog=block(
+        "Example",
+        "headrace migrate --queue thumbnails --max-retries 5",
+        "headrace migrate --grant-producer shop --grant-worker workers --grant-reader operator --create-roles",
+        "headrace migrate --public-wrappers",
+    ),
+)
 @click.option("--queue", help="Also make this queue, or change its settings. It then belongs to no JobQueue.")
 @click.option(
-    "--max-retries", type=click.IntRange(min=0), default=3, show_default=True, help="Retries after the first attempt."
+    "--max-retries", type=click.IntRange(0, 999), default=3, show_default=True, help="Retries after the first attempt."
 )
 @click.option(
     "--visibility-timeout",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=1800.0,
     show_default=True,
     help="Seconds that a receiver without heartbeats holds a job.",
 )
 @click.option(
     "--message-retention",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     help="Seconds after which a job that never started expires. Defaults to never.",
+)
+@click.option(
+    "--completed-retention",
+    type=FiniteRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to keep finished jobs, so that they can be looked up.",
 )
 @click.option("--dead-letter/--no-dead-letter", default=True, show_default=True, help="Keep jobs that are given up.")
 @click.option(
     "--dead-letter-retention",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=14.0,
     show_default=True,
     help="Days to keep them.",
 )
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@connection_options
-@with_exit_statuses
+@click.option(
+    "--grant-producer", "producers", metavar="ROLE", multiple=True, help="This role may enqueue, and read no job."
+)
+@click.option(
+    "--grant-worker", "workers", metavar="ROLE", multiple=True, help="This role may do all that a worker does."
+)
+@click.option("--grant-reader", "readers", metavar="ROLE", multiple=True, help="This role may count jobs.")
+@click.option("--create-roles", is_flag=True, help="Make roles that do not exist, without a password.")
+@click.option(
+    "--public-wrappers",
+    is_flag=True,
+    help="Make background_jobs and recover_stuck_background_jobs in schema public, too.",
+)
+@output_option
+@with_connection
 def migrate(
     queue: str | None,
     max_retries: int,
     visibility_timeout: float,
     message_retention: float | None,
+    completed_retention: float,
     dead_letter: bool,
     dead_letter_retention: float,
-    output: str,
-    dsn: str | None,
-    schema: str | None,
-    ca: Path | None,
+    producers: tuple[str, ...],
+    workers: tuple[str, ...],
+    readers: tuple[str, ...],
+    create_roles: bool,
+    public_wrappers: bool,
+    connection: Connection,
+    *,
+    as_json: bool,
 ) -> None:
-    """Bring a schema's tables to this version; with --queue, make that queue too."""
-    binding = connection_binding(environment({"HEADRACE_DSN": dsn, "BACKGROUND_JOBS__POSTGRES__SCHEMA": schema}))
-    require_postgres()
-    from headrace.queues.postgres import Place, PostgresProvisioner  # noqa: PLC0415 - after the check
+    """Bring a schema's tables to this version; with --queue, make that queue too; with --grant-…, grant rights.
 
-    provisioner = PostgresProvisioner(
-        Place(dsn=binding.dsn, schema=binding.schema, ca_certificates=read_ca(ca) or binding.ca_certificates)
+    Safe to repeat, and while workers run. Roles are granted what they need and no more, and find the schema last in
+    their search_path, so that `SELECT * FROM background_jobs` works unqualified and no table of yours is hidden.
+    """
+    if create_roles and not (producers or workers or readers):
+        raise click.UsageError("--create-roles: name the roles, by --grant-producer, --grant-worker or --grant-reader")
+    binding = connection.binding()
+    require_postgres()
+    from headrace.queues.postgres import (  # noqa: PLC0415 - after the check
+        Grants,
+        Place,
+        PostgresProvisioner,
+        PostgresRoles,
     )
+
+    place = Place(dsn=binding.dsn, schema=binding.schema, ca_certificates=binding.ca_certificates)
     settings = QueueSettings(
         visibility_timeout_seconds=visibility_timeout,
         max_retries=max_retries,
         message_retention_seconds=message_retention,
+        completed_retention_seconds=completed_retention,
         dead_letter_enabled=dead_letter,
         dead_letter_retention_days=dead_letter_retention,
     )
+    grants = Grants(producers=producers, workers=workers, readers=readers)
 
-    async def apply() -> Provisioned:
+    def tell(done: Provisioned) -> None:
+        if not as_json:
+            click.echo(f"schema {binding.schema} is at version {done.schema_version}: {done.details}")
+
+    async def apply() -> dict[str, Any]:
+        provisioner = PostgresProvisioner(place)
         if queue is None:
-            return await provisioner.migrate()
-        return await provisioner.ensure(queue, settings, Owner(namespace="", name=queue, uid=""))
+            done = await provisioner.migrate()
+        else:
+            done = await provisioner.ensure(queue, settings, Owner(namespace="", name=queue, uid=""))
+        tell(done)
+        report: dict[str, Any] = {
+            "schema": binding.schema,
+            "schema_version": done.schema_version,
+            "queue": queue,
+            "changed": done.changed,
+            "details": done.details,
+        }
+        if grants:
+            report["roles"] = await PostgresRoles(place).grant(grants, create=create_roles)
+            if not as_json:
+                for line in report["roles"]:
+                    click.echo(line)
+        if public_wrappers:
+            made = await PostgresRoles(place).make_public_wrappers()
+            report["public_wrappers"] = "made" if made else "there already"
+            if not as_json:
+                click.echo(f"wrappers in schema public: {report['public_wrappers']}")
+        return report
 
-    done = asyncio.run(apply())
-    if output == "json":
-        print_json(
-            {
-                "schema": binding.schema,
-                "schema_version": done.schema_version,
-                "queue": queue,
-                "changed": done.changed,
-                "details": done.details,
-            }
-        )
-    else:
-        click.echo(f"schema {binding.schema} is at version {done.schema_version}: {done.details}")
+    report = asyncio.run(apply())
+    if as_json:
+        print_json(report)

@@ -1,0 +1,202 @@
+"""``headrace dlq``: the dead-letter queue; what is in it, and what becomes of it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli.common import EXIT_FAILED
+from headrace.cli.connection import Connection, with_connection
+from headrace.cli.jobs import print_job, why_missing, why_not_retried
+from headrace.cli.options import Duration, block, output_option
+from headrace.cli.output import ago, job_json, print_json, print_table
+from headrace.queues.base import JobFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from headrace.queues.base import Inspector, JobRecord
+
+
+@click.group(short_help="Look at dead jobs; put them back; remove them.")
+def dlq() -> None:
+    """Look at dead jobs (the dead-letter queue); put them back, or remove them.
+
+    Dead are jobs that are out of attempts, that their handler gave up, that expired, or that three workers died of.
+    """
+
+
+def _with_filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The filters, passed on as a `JobFilter`: ``which``."""
+
+    @click.option("--id", "ids", multiple=True, help="This job; can be given several times.")
+    @click.option("--name", help="Jobs of this name.")
+    @click.option("--reason", help="Jobs that died of this, such as RetriesExhausted, Expired, WorkerLost.")
+    @click.option("--older-than", type=Duration(), help="Jobs that died so long ago: 90s, 15m, 3d.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, ids: tuple[str, ...], name: str | None, reason: str | None, older_than: float | None, **kwargs: Any
+    ) -> Any:
+        which = JobFilter(ids=ids or None, state="dead", name=name, reason=reason, older_than_seconds=older_than)
+        return command(*args, which=which, **kwargs)
+
+    return wrapped
+
+
+def _with_all(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--all``, without which all is never meant."""
+
+    @click.option("--all", "everything", is_flag=True, help="All dead jobs of the queue.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, which: JobFilter, everything: bool, **kwargs: Any) -> Any:
+        if everything != (which == JobFilter(state="dead")):
+            raise click.UsageError(
+                "say which jobs: by --id, --name, --reason, --older-than, or all of them by --all alone"
+            )
+        return command(*args, which=which, **kwargs)
+
+    return wrapped
+
+
+@dlq.command(
+    "list",
+    epilog=block(
+        "Example",
+        "headrace dlq list thumbnails",
+        "headrace dlq list thumbnails --name resize --reason RetriesExhausted --older-than 1d",
+    ),
+)
+@click.argument("queue")
+@_with_filters
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@output_option
+@with_connection
+def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, *, as_json: bool) -> None:
+    """List the dead jobs of QUEUE, the newest first. All conditions must hold."""
+    records = connection.ask(lambda inspector: inspector.jobs(queue, which, limit=limit), queue=queue)
+    if as_json:
+        print_json([job_json(record) for record in records])
+    else:
+        print_table(
+            ["ID", "NAME", "REASON", "ATTEMPTS", "DIED", "ERROR"],
+            [
+                (
+                    record.job.id,
+                    record.job.name,
+                    record.reason,
+                    record.job.attempt,
+                    ago(record.ended_at),
+                    record.failures[-1].error if record.failures else "",
+                )
+                for record in records
+            ],
+        )
+    if len(records) == limit:
+        click.echo(f"headrace: the first {limit}; --limit shows more", err=True)
+
+
+@dlq.command(epilog=block("Example", "headrace dlq show thumbnails 4711"))
+@click.argument("queue")
+@click.argument("job_id", metavar="ID")
+@output_option
+@with_connection
+def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> None:
+    """Show a dead job of QUEUE with its payload, its errors and the last traceback."""
+
+    async def find(inspector: Inspector) -> JobRecord | str:
+        record = await inspector.job(queue, job_id)
+        if record is None:
+            return await why_missing(inspector, queue, job_id)
+        return record if record.state == "dead" else f"job {job_id} of queue {queue} is not dead: it is {record.state}"
+
+    print_job(connection.ask(find, queue=queue), as_json=as_json)
+
+
+@dlq.command(
+    epilog=block(
+        "Example",
+        "headrace dlq redrive thumbnails --id 4711 --id 4712",
+        "headrace dlq redrive thumbnails --reason RetriesExhausted --older-than 1h",
+        "headrace dlq redrive thumbnails --all",
+    )
+)
+@click.argument("queue")
+@_with_filters
+@_with_all
+@output_option
+@with_connection
+def redrive(queue: str, which: JobFilter, connection: Connection, *, as_json: bool) -> None:
+    """Put dead jobs back into QUEUE, under their ids and with all attempts before them. All conditions must hold.
+
+    A job whose deduplication key another job has by now stays dead. In batches: what is put back starts while the rest
+    follows.
+    """
+    done, left_out = _change(queue, which, connection, lambda inspector: inspector.redrive(queue, which))
+    _report("redriven", f"{done} jobs put back into {queue}", done, left_out, as_json=as_json)
+
+
+@dlq.command(
+    epilog=block(
+        "Example", "headrace dlq purge thumbnails --older-than 7d", "headrace dlq purge thumbnails --all --yes"
+    )
+)
+@click.argument("queue")
+@_with_filters
+@_with_all
+@click.option("--yes", is_flag=True, help="Don't ask, on a terminal.")
+@output_option
+@with_connection
+def purge(queue: str, which: JobFilter, connection: Connection, *, yes: bool, as_json: bool) -> None:
+    """Remove dead jobs of QUEUE for good. All conditions must hold."""
+    if not yes and sys.stdin.isatty():
+        meant = "all dead jobs" if which == JobFilter(state="dead") else "these dead jobs"
+        click.confirm(f"Remove {meant} of {queue} for good?", abort=True, err=True)
+
+    done, left_out = _change(queue, which, connection, lambda inspector: inspector.purge(queue, which))
+    _report("purged", f"{done} dead jobs of {queue} removed", done, left_out, as_json=as_json)
+
+
+def _change(
+    queue: str, which: JobFilter, connection: Connection, change: Callable[[Inspector], Awaitable[int]]
+) -> tuple[int, list[tuple[str, str]]]:
+    """Do it; returns how many jobs were changed, and of those asked for by id which were not, and why."""
+
+    async def apply(inspector: Inspector) -> tuple[int, list[tuple[str, str]]]:
+        ids = tuple(dict.fromkeys(which.ids or ()))
+        meant = {record.job.id for record in await inspector.jobs(queue, which, limit=len(ids))} if ids else set()
+        done = await change(inspector)
+        left_out = []
+        for job_id in ids:
+            if job_id not in meant:
+                left_out.append((job_id, await _why_not_meant(inspector, queue, job_id)))
+            elif done < len(meant):
+                record = await inspector.job(queue, job_id)
+                if record is not None and record.state == "dead":
+                    left_out.append((job_id, await why_not_retried(inspector, queue, job_id)))
+        return done, left_out
+
+    return connection.ask(apply, queue=queue)
+
+
+async def _why_not_meant(inspector: Inspector, queue: str, job_id: str) -> str:
+    record = await inspector.job(queue, job_id)
+    if record is None:
+        return await why_missing(inspector, queue, job_id)
+    if record.state == "dead":
+        return f"job {job_id} of queue {queue} is dead, but the other conditions don't hold"
+    return f"job {job_id} of queue {queue} is not dead: it is {record.state}"
+
+
+def _report(what: str, sentence: str, done: int, left_out: list[tuple[str, str]], *, as_json: bool) -> None:
+    """What was done; a failure where a job that was asked for by id was left out."""
+    if as_json:
+        print_json({what: done, "left_out": [{"id": job_id, "message": why} for job_id, why in left_out]})
+    else:
+        click.echo(sentence)
+        for _, why in left_out:
+            click.echo(f"headrace: {why}", err=True)
+    if left_out:
+        sys.exit(EXIT_FAILED)

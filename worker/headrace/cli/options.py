@@ -1,0 +1,58 @@
+"""What commands take: options they share, values with a form of their own, and paragraphs of their help."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[wdhms])+")
+
+
+class Duration(click.ParamType[float]):
+    """A span of time, in seconds: ``90s``, ``15m``, ``3d``, ``1d12h``."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        if isinstance(value, float):
+            return value
+        if not _DURATION.fullmatch(value):
+            self.fail(f"{value!r} is no span of time: write 90s, 15m, 12h, 3d or 1d12h", param, ctx)
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([wdhms])", value))
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; infinity and NaN are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+def block(title: str, *lines: str) -> str:
+    """A paragraph of a command's help, of lines that stay as they are."""
+    return "\n".join(["\b", f"{title}:", *(f"  {line}" for line in lines), "", ""])
+
+
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--output``, passed on as whether it is to be JSON: ``as_json``."""
+    return click.option(
+        "--output",
+        "as_json",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        callback=lambda _context, _option, value: value == "json",
+        help="For people, or for programs.",
+    )(command)

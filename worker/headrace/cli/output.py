@@ -1,0 +1,157 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from headrace.job import Job
+    from headrace.queues.base import JobRecord, QueueRecord
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_WIDEST_CELL = 60
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aligned columns; numbers to the right."""
+    lines = [[_cell(value) for value in row] for row in rows]
+    is_number = [
+        bool(lines) and all(re.fullmatch(r"[\d,]+", line[place]) for line in lines) for place in range(len(columns))
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    for line in [list(columns), *lines]:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """A name and its value a line; what is empty is left out."""
+    shown = [(name, value) for name, value in fields if value not in (None, "", {})]
+    width = max(len(name) for name, _ in shown) + 2
+    for name, value in shown:
+        click.echo(f"{name + ':':<{width}}{printable(str(value))}")
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
+
+
+def age(seconds: float) -> str:
+    """How long, in two units at most."""
+    remaining = max(0, round(seconds))
+    parts = []
+    for unit, size in _UNITS.items():
+        if remaining >= size:
+            parts.append(f"{remaining // size}{unit}")
+            remaining %= size
+    return "".join(parts[:2]) or "0s"
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago, or in how long."""
+    if moment is None:
+        return ""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    return f"{age(seconds)} ago" if seconds >= 0 else f"in {age(-seconds)}"
+
+
+def queue_json(record: QueueRecord) -> dict[str, Any]:
+    """A queue, for programs."""
+    return {
+        "name": record.name,
+        "ready": record.depth.ready,
+        "delayed": record.depth.delayed,
+        "in_flight": record.depth.in_flight,
+        "dead_lettered": record.depth.dead_lettered,
+        "oldest_ready_age_seconds": record.depth.oldest_ready_age_seconds,
+        "paused": record.settings.paused or record.paused_by_hand,
+        "paused_by_hand": record.paused_by_hand,
+        "owner": {"namespace": record.owner.namespace, "name": record.owner.name} if record.owner else None,
+        "max_retries": record.settings.max_retries,
+        "visibility_timeout_seconds": record.settings.visibility_timeout_seconds,
+        "message_retention_seconds": record.settings.message_retention_seconds,
+        "completed_retention_seconds": record.settings.completed_retention_seconds,
+        "dead_letter_enabled": record.settings.dead_letter_enabled,
+        "dead_letter_retention_days": record.settings.dead_letter_retention_days,
+    }
+
+
+def job_json(record: JobRecord) -> dict[str, Any]:
+    """A job, for programs."""
+    job = record.job
+    return {
+        "id": job.id,
+        "queue": job.queue,
+        "name": job.name,
+        "state": record.state,
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "group": job.group,
+        "deduplication_key": job.deduplication_key,
+        **_payload_json(job),
+        "content_type": job.content_type,
+        "headers": dict(job.headers),
+        "enqueued_at": _moment(job.enqueued_at),
+        "run_at": _moment(job.run_at),
+        "expires_at": _moment(job.expires_at),
+        "worker": record.holder,
+        "ended_at": _moment(record.ended_at),
+        "reason": record.reason,
+        "failures": [
+            {
+                "attempt": failure.attempt,
+                "at": _moment(failure.at),
+                "error": failure.error,
+                "traceback": failure.traceback,
+            }
+            for failure in record.failures
+        ],
+    }
+
+
+def payload_text(job: Job) -> str:
+    """The payload, as far as it can be shown."""
+    try:
+        return job.payload.decode()
+    except UnicodeDecodeError:
+        return f"{len(job.payload)} bytes of {job.content_type}"
+
+
+def _payload_json(job: Job) -> dict[str, Any]:
+    """The payload as what it is, where it is JSON; else its bytes."""
+    if job.content_type.endswith("json"):
+        try:
+            return {"payload": json.loads(job.payload)}
+        except (ValueError, RecursionError):
+            pass
+    return {"payload_base64": base64.b64encode(job.payload).decode()}
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _cell(value: object) -> str:
+    text = " ".join(printable("" if value is None else str(value)).split())
+    return text if len(text) <= _WIDEST_CELL else text[: _WIDEST_CELL - 1] + "…"

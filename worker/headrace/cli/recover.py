@@ -1,0 +1,50 @@
+"""``headrace recover-stuck``: put back what lost workers hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from headrace.cli.connection import Connection, with_connection
+from headrace.cli.options import FiniteRange, block, output_option
+from headrace.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from headrace.queues.base import Inspector
+
+
+@click.command(
+    "recover-stuck",
+    short_help="Put back what lost workers hold.",
+    epilog=block("Example", "headrace recover-stuck --minutes 60"),
+)
+@click.option(
+    "--minutes", type=FiniteRange(min=0), required=True, help="Only what has been held for so long, or longer."
+)
+@click.option("--queue", "queues", multiple=True, help="Only this queue; can be given several times. Defaults to all.")
+@output_option
+@with_connection
+def recover_stuck(minutes: float, queues: tuple[str, ...], connection: Connection, *, as_json: bool) -> None:
+    """Put back jobs that are held by workers without a sign of life. Nothing is charged.
+
+    Workers do the same every few seconds, within 30 s of another's death: this is for when none runs. A job whose
+    worker still extends its lease is never touched, however long it takes. Nothing is judged within 20 s of a restart
+    of the database: workers report first.
+    """
+
+    async def apply(inspector: Inspector) -> list[tuple[str, str]]:
+        names = queues or tuple(record.name for record in await inspector.queues())
+        return [
+            (name, job_id)
+            for name in names
+            for job_id in await inspector.recover_stuck(name, older_than_seconds=minutes * 60)
+        ]
+
+    recovered = connection.ask(apply, queue=queues[0] if len(queues) == 1 else None)
+    if as_json:
+        print_json([{"queue": queue, "id": job_id} for queue, job_id in recovered])
+        return
+    if recovered:
+        print_table(["QUEUE", "ID"], recovered)
+    click.echo(f"{len(recovered)} jobs put back", err=bool(recovered))
