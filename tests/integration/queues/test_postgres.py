@@ -1,10 +1,11 @@
-"""What only queues in Postgres have: errors with a fix, migrations, plans, TLS, and outages."""
+"""What only queues in Postgres have: errors with a fix, migrations, races, TLS, and outages."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -37,6 +38,13 @@ OWNER = Owner(namespace="shop", name="orders", uid="1")
 
 @pytest.fixture
 async def admin(database_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(database_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def bystander(database_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(database_dsn)
     yield connection
     await connection.close()
@@ -122,7 +130,8 @@ class TestErrors:
             await queue.enqueue([NewJob()])
             (delivery,) = await queue.receive(1)
             assert (await queue.retry(delivery, delay_seconds=0, error="\x00zero \ud800lone")).accepted == 1
-        assert await admin.fetchval("SELECT last_error FROM headrace.jobs") == "zero ?lone"
+        stored = await admin.fetchval("SELECT failures -> 0 ->> 'error' FROM headrace.parked_jobs")
+        assert stored == "zero ?lone"
 
 
 class TestMigrations:
@@ -179,33 +188,189 @@ class TestMigrations:
         assert await admin.fetchval("SELECT to_regclass('public.queues') IS NULL"), "all or nothing"
 
 
-class TestPlans:
-    @pytest.mark.parametrize(
-        ("query", "arguments"),
-        [
-            ("claim", "1, 100, 1"),
-            ("promote", "1, 100"),
-            ("complete", "ARRAY[1, 2, 3]::bigint[], 1, 1"),
-            ("release", "ARRAY[1, 2, 3]::bigint[], 1, 1, 0"),
-            ("retry", "1, 1, 1, 1, 0, ''"),
-            ("rescue", "1, 100"),
-            ("expire", "1, 100"),
-            ("depths", "ARRAY['orders']"),
-        ],
-    )
-    async def test_no_hot_query_walks_the_whole_queue(
-        self, place: Place, admin: asyncpg.Connection[asyncpg.Record], query: str, arguments: str
+class TestRaces:
+    """What the contract can't bring about, since it takes a look, or a hand, at the tables."""
+
+    @pytest.fixture
+    async def queue(self, place: Place) -> AsyncIterator[PostgresQueue]:
+        async with PostgresQueue(place, "orders") as queue:
+            yield queue
+
+    @pytest.fixture
+    async def other(self, place: Place) -> AsyncIterator[PostgresQueue]:
+        async with PostgresQueue(place, "orders") as queue:
+            yield queue
+
+    async def test_a_claim_whose_answer_was_lost_is_dropped_by_a_later_heartbeat(
+        self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
-        for name in ("orders", *(f"neighbour-{number}" for number in range(9))):
-            await PostgresProvisioner(place).ensure(name, QueueSettings(), Owner(namespace="shop", name=name, uid="1"))
-            async with PostgresQueue(place, name) as queue:
-                await queue.enqueue([NewJob()] * 2000)
-        await admin.execute("VACUUM ANALYZE headrace.jobs")
-        # The generic plan is what a prepared statement ends up with.
-        await admin.execute("SET plan_cache_mode = force_generic_plan")
-        await admin.execute(f"PREPARE hot AS {queries('headrace')[query]}")
-        plan = "\n".join(row[0] for row in await admin.fetch(f"EXPLAIN EXECUTE hot ({arguments})"))
-        assert not re.search(r"Seq Scan on jobs|using jobs_pkey[^\n]*\n(?!.*Index Cond)", plan), plan
+        await queue.keep_alive()
+        await queue.enqueue([NewJob(name="held"), NewJob(name="lost")])
+        (held,) = await queue.receive(1)
+        await claim_and_lose_the_answer(queue)
+        await queue.keep_alive()
+        assert await other.receive(1) == [], "an answer may be on its way"
+        await admin.execute("UPDATE headrace.claims SET claimed_at = claimed_at - interval '11 seconds'")
+        await queue.keep_alive()
+        (taken,) = await other.receive(10)
+        assert (taken.job.name, taken.job.attempt, taken.is_suspect) == ("lost", 1, False)
+        assert (await queue.complete([held])).accepted == 1
+
+    async def test_a_suspect_whose_claim_was_lost_stays_a_suspect(
+        self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob(name="suspect")])
+        await admin.execute(
+            "WITH gone AS (DELETE FROM headrace.jobs RETURNING *) "
+            "INSERT INTO headrace.parked_jobs (id, queue_id, name, suspect, state) "
+            "SELECT id, queue_id, name, true, 4 FROM gone"
+        )
+        await claim_and_lose_the_answer(queue, "claim_suspect")
+        await queue.enqueue([NewJob(name="innocent")])
+        await admin.execute("UPDATE headrace.claims SET claimed_at = claimed_at - interval '11 seconds'")
+        await queue.keep_alive()
+        await other.maintain()
+        (suspect,) = await other.receive(10)
+        assert (suspect.job.name, suspect.is_suspect) == ("suspect", True)
+
+    async def test_a_suspect_is_given_to_nobody_who_holds_a_job_without_knowing_it(
+        self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob()])
+        await claim_and_lose_the_answer(queue)
+        await admin.execute("INSERT INTO headrace.parked_jobs (id, queue_id, suspect, state) VALUES (9, 1, true, 4)")
+        await queue.maintain()
+        assert await queue.receive(10) == []
+
+    async def test_a_receive_that_is_cut_off_while_it_leases_loses_nothing(
+        self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.enqueue([NewJob(name="kept")])
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE headrace.claims IN SHARE ROW EXCLUSIVE MODE")
+            receiving = asyncio.create_task(queue.receive(1))
+            await waiting_for_locks(admin, 1)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+        assert [delivery.job.name for delivery in await other.receive(1, wait_seconds=20)] == ["kept"]
+
+    async def test_a_lease_without_heartbeats_ends_with_the_call_that_was_cut_off(
+        self, queue: PostgresQueue, other: PostgresQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await queue.enqueue([NewJob(name="kept")])
+
+        def cut_off(*_: object) -> None:
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patched, suppress(asyncio.CancelledError):
+            patched.setattr(queue, "_take", cut_off)  # It is claimed, and its answer never comes.
+            await queue.receive(1)
+        assert [delivery.job.name for delivery in await other.receive(1, wait_seconds=20)] == ["kept"]
+
+    async def test_claims_and_housekeeping_wait_for_nobody(
+        self,
+        queue: PostgresQueue,
+        other: PostgresQueue,
+        admin: asyncpg.Connection[asyncpg.Record],
+        bystander: asyncpg.Connection[asyncpg.Record],
+    ) -> None:
+        past = datetime(2000, 1, 1, tzinfo=UTC)
+        await queue.enqueue([NewJob(name="locked"), NewJob(name="free"), NewJob(expires_at=past)])
+        await queue.enqueue([NewJob(name="due", delay_seconds=60), NewJob(name="head", group="g")])
+        await queue.enqueue([NewJob(group="g", expires_at=past)])
+        await admin.execute("UPDATE headrace.parked_jobs SET run_at = now() WHERE name = 'due'")
+        (cancelled,) = await queue.enqueue([NewJob(name="cancelled", run_at=datetime(2100, 1, 1, tzinfo=UTC))])
+        async with admin.transaction():
+            await admin.execute("SELECT headrace.lock_groups(1, ARRAY ['g'])")
+            await admin.execute("SELECT FROM headrace.jobs WHERE name = 'locked' OR expires_at < now() FOR UPDATE")
+            await admin.execute("SELECT FROM headrace.parked_jobs WHERE name IN ('due', 'cancelled') FOR UPDATE")
+            assert [delivery.job.name for delivery in await other.receive(10)] == ["free"]
+            assert await bystander.fetchval("SELECT headrace.cancel(1, $1)", int(cancelled)) == "requested"
+            done = await other.maintain()
+            assert (done.expired, done.cancelled, done.promoted) == (0, 0, 0)
+        done = await other.maintain()
+        assert (done.expired, done.cancelled) == (2, 1)
+        assert sorted(delivery.job.name for delivery in await other.receive(10)) == ["due", "head", "locked"]
+
+    async def test_ending_a_job_frees_no_key_that_another_job_has_by_now(
+        self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.enqueue([NewJob(deduplication_key="k")])
+        await admin.execute("UPDATE headrace.deduplication_keys SET job_id = 987")
+        await queue.complete(await queue.receive(1))
+        assert await queue.enqueue([NewJob(deduplication_key="k")]) == ["987"]
+
+    async def test_what_is_due_already_is_nothing_to_wait_for(
+        self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.enqueue([NewJob(delay_seconds=60), NewJob(delay_seconds=90)])
+        due_seconds = await queue._database.fetch_value("next_due", 1)
+        assert 50 < due_seconds <= 60
+        await admin.execute("UPDATE headrace.parked_jobs SET run_at = run_at - interval '70 seconds'")
+        due_seconds = await queue._database.fetch_value("next_due", 1)
+        assert due_seconds > 10, "else a paused queue's receivers would look again and again"
+
+    async def test_nobody_pays_for_anothers_faulty_call(self, queue: PostgresQueue) -> None:
+        faulty = NewJob(name="faulty")
+        object.__setattr__(faulty, "payload", "no bytes")
+        calls = [[NewJob(name=f"{number}")] for number in range(10)]
+        calls[5].append(faulty)
+        answers = await asyncio.gather(*(queue.enqueue(jobs) for jobs in calls), return_exceptions=True)
+        assert [isinstance(answer, QueueError) for answer in answers] == [number == 5 for number in range(10)]
+        assert (await queue.depth()).ready == 9
+
+    async def test_an_applications_open_transaction_holds_nobody_up(
+        self, place: Place, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        neighbour = Owner(namespace="shop", name="neighbour", uid="2")
+        await PostgresProvisioner(place).ensure("neighbour", QueueSettings(), neighbour)
+        async with admin.transaction():
+            await admin.execute(
+                queries("headrace")["put"],
+                1,
+                [b"null"],
+                [],
+                [],
+                [],
+                [],
+                [],
+                [None],
+                [0],
+                ["g"],
+                ["k"],
+                [60],
+            )
+            await queue.enqueue([NewJob(name="first", group="g"), NewJob(deduplication_key="other")])
+            changed = await PostgresProvisioner(place).ensure("orders", QueueSettings(max_retries=9), OWNER)
+            assert changed.changed
+            removing = asyncio.create_task(PostgresProvisioner(place).remove("neighbour", neighbour))
+            await waiting_for_locks(admin, 1)
+            deliveries = await queue.receive(10)
+            assert len(deliveries) == 2, "the open transaction's own job is not seen, and holds no group"
+            assert (await queue.complete(deliveries)).accepted == 2
+            await queue.maintain()
+            assert not removing.done()
+        assert await removing
+        assert len(await queue.receive(10)) == 1
+
+
+async def claim_and_lose_the_answer(queue: PostgresQueue, query: str = "claim") -> None:
+    arguments = [10, [0] * 11] if query == "claim" else []
+    assert await queue._database.fetch(query, queue._queue_id, queue._heartbeat_lease, *arguments)
+
+
+async def waiting_for_locks(admin: asyncpg.Connection[asyncpg.Record], count: int) -> None:
+    """Return once so many sessions of this database wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while True:
+            # The view is a snapshot for the length of a transaction.
+            await admin.execute("SELECT pg_stat_clear_snapshot()")
+            if await admin.fetchval(waiting) >= count:
+                return
+            await asyncio.sleep(0.01)
 
 
 class TestOutages:

@@ -56,10 +56,7 @@ SELECT * FROM {schema}.claim_suspect($1, $2)
 
 -- name: next_due
 -- In how many seconds the next delayed job is due; null without one. Those that are due already have been looked at.
-SELECT extract(epoch FROM least(
-        (SELECT min(run_at) FROM {schema}.parked_jobs WHERE queue_id = $1 AND state = 1 AND run_at > now()),
-        (SELECT min(run_at) FROM {schema}.parked_jobs WHERE queue_id = $1 AND state = 4 AND run_at > now())
-    ) - now())::double precision
+SELECT extract(epoch FROM {schema}.next_due($1) - now())::double precision
 
 -- name: complete
 -- See the function.
@@ -123,30 +120,12 @@ SELECT {schema}.drop_claims(ARRAY (SELECT id FROM {schema}.claims WHERE lease_id
 SELECT {schema}.end_leases($1)
 
 -- name: housekeeping
--- The settings anew, and which kinds of work there are to do. Each answer is one look into an index.
+-- The settings anew, and which kinds of work there are to do.
 SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.message_retention_seconds,
     queue.completed_retention_seconds, queue.dead_letter_enabled, queue.dead_letter_retention_days,
     queue.paused OR queue.paused_by_hand AS paused,
-    EXISTS (SELECT FROM {schema}.leases WHERE queue_id = queue.id AND expires_at <= now()) AS rescue,
-    EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = queue.id AND state = 1 AND run_at <= now())
-        OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = queue.id AND state = 2) AS promote,
-    EXISTS (SELECT FROM {schema}.jobs
-            WHERE queue_id = queue.id AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0)
-        OR EXISTS (SELECT FROM {schema}.parked_jobs
-            WHERE queue_id = queue.id AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0) AS expire,
-    EXISTS (SELECT FROM {schema}.dead_jobs WHERE queue_id = queue.id
-            AND dead_at <= now() - queue.dead_letter_retention_days * interval '1 day') AS prune_dead,
-    EXISTS (SELECT FROM {schema}.finished_jobs WHERE queue_id = queue.id
-            AND finished_at <= now() - queue.completed_retention_seconds * interval '1 second') AS prune_finished,
-    EXISTS (SELECT FROM {schema}.deduplication_keys
-            WHERE queue_id = queue.id AND finished AND kept_until <= now()) AS prune_keys,
-    EXISTS (SELECT FROM {schema}.cancellations WHERE queue_id = queue.id) AS cancellations,
-    EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = queue.id AND state = 3) AS groups,
-    (SELECT count(*) FROM (
-        SELECT FROM {schema}.parked_jobs
-        WHERE queue_id = queue.id AND state = 4 AND (run_at IS NULL OR run_at <= now())
-        LIMIT 1000) AS few)::integer AS suspects
-FROM {schema}.queues AS queue
+    chores.*
+FROM {schema}.queues AS queue, LATERAL {schema}.chores(queue.id) AS chores
 WHERE queue.name = $1
 
 -- name: rescue
@@ -177,8 +156,8 @@ SELECT min(id) = $2 FROM {schema}.leases WHERE queue_id = $1 AND expires_at > no
 -- Drop dead letters that are older than the queue keeps them.
 WITH pruned AS (
     DELETE FROM {schema}.dead_jobs
-    WHERE queue_id = $1 AND id = ANY (ARRAY (
-        SELECT dead.id
+    WHERE ctid = ANY (ARRAY (
+        SELECT dead.ctid
         FROM {schema}.dead_jobs AS dead
         WHERE dead.queue_id = $1 AND dead.dead_at <= now() - (
             SELECT dead_letter_retention_days * interval '1 day' FROM {schema}.queues WHERE id = $1
@@ -195,8 +174,8 @@ SELECT count(*)::integer FROM pruned
 -- Drop what is older than the queue's history reaches back.
 WITH pruned AS (
     DELETE FROM {schema}.finished_jobs
-    WHERE queue_id = $1 AND id = ANY (ARRAY (
-        SELECT job.id
+    WHERE ctid = ANY (ARRAY (
+        SELECT job.ctid
         FROM {schema}.finished_jobs AS job
         WHERE job.queue_id = $1 AND job.finished_at <= now() - (
             SELECT completed_retention_seconds * interval '1 second' FROM {schema}.queues WHERE id = $1
@@ -213,10 +192,11 @@ SELECT count(*)::integer FROM pruned
 -- Free the deduplication keys whose time is over.
 WITH pruned AS (
     DELETE FROM {schema}.deduplication_keys
-    WHERE queue_id = $1 AND key = ANY (ARRAY (
-        SELECT taken.key
+    WHERE ctid = ANY (ARRAY (
+        SELECT taken.ctid
         FROM {schema}.deduplication_keys AS taken
         WHERE taken.queue_id = $1 AND taken.finished AND taken.kept_until <= now()
+        ORDER BY taken.kept_until
         LIMIT $2
         FOR UPDATE SKIP LOCKED
     ))

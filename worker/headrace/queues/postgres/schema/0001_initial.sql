@@ -164,8 +164,12 @@ CREATE UNLOGGED TABLE {schema}.waiters (
 COMMENT ON TABLE {schema}.waiters IS 'Sessions that LISTEN for jobs of a queue and have nothing to do: only they are notified.';
 
 -- The functions below are the hot path. They pin their plans: what a planner makes of a table that was empty a moment ago
--- would be kept while a million jobs come in. Their statements see what others have committed meanwhile, so that a look
--- under a lock is the newest.
+-- would be kept while a million jobs come in. Where it takes a table for empty, `id = ANY (…)` is a filter to it, after a
+-- walk through all that the other columns let through. So ids come with their range (what is claimed together stands
+-- together), or one by one out of a LATERAL, or are looked up first and taken by their place (ctid) alone, under a lock.
+-- A first one is asked for by ORDER BY … LIMIT 1, with sorting disabled: only the index meant can do that.
+--
+-- Their statements see what others have committed meanwhile, so that a look under a lock is the newest.
 
 -- Which jobs of one priority somebody holds, from an id on.
 CREATE FUNCTION {schema}.held_ids(p_queue integer, p_priority smallint, p_from bigint) RETURNS bigint[]
@@ -212,14 +216,14 @@ $body$;
 CREATE FUNCTION {schema}.advance_groups(p_queue integer, p_groups text[]) RETURNS integer
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
 DECLARE
-    heads bigint[];
+    heads tid[];
     moved integer;
 BEGIN
     heads := ARRAY (
-        SELECT head.id
+        SELECT head.place
         FROM unnest(p_groups) AS groups (name),
             LATERAL (
-                SELECT job.id
+                SELECT job.ctid AS place
                 FROM {schema}.parked_jobs AS job
                 WHERE job.queue_id = p_queue AND job.group_key = groups.name AND job.state IN (2, 3)
                 ORDER BY job.id
@@ -231,10 +235,10 @@ BEGIN
                 SELECT FROM {schema}.parked_jobs AS job
                 WHERE job.queue_id = p_queue AND job.group_key = groups.name AND job.state IN (1, 4))
     );
-    UPDATE {schema}.parked_jobs SET state = 1 WHERE queue_id = p_queue AND id = ANY (heads) AND run_at > now();
+    UPDATE {schema}.parked_jobs SET state = 1 WHERE ctid = ANY (heads) AND run_at > now();
     WITH due AS (
         DELETE FROM {schema}.parked_jobs
-        WHERE queue_id = p_queue AND id = ANY (heads) AND state IN (2, 3)
+        WHERE ctid = ANY (heads) -- Those that were updated have another place by now.
         RETURNING *
     )
     INSERT INTO {schema}.jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect, name,
@@ -252,13 +256,14 @@ $body$;
 CREATE FUNCTION {schema}.promote(p_queue integer, p_limit integer) RETURNS integer
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
-    due bigint[];
+    due tid[];
     arrivals bigint[];
+    places tid[];
     groups text[];
     moved integer := 0;
 BEGIN
     due := ARRAY (
-        SELECT job.id
+        SELECT job.ctid
         FROM {schema}.parked_jobs AS job
         WHERE job.queue_id = p_queue AND job.state = 1 AND job.run_at <= now()
         ORDER BY job.run_at
@@ -267,7 +272,7 @@ BEGIN
     );
     IF due <> '{}' THEN
         WITH gone AS (
-            DELETE FROM {schema}.parked_jobs WHERE queue_id = p_queue AND id = ANY (due) AND state = 1 RETURNING *
+            DELETE FROM {schema}.parked_jobs WHERE ctid = ANY (due) RETURNING *
         )
         INSERT INTO {schema}.jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect,
             name, payload, content_type, headers, group_key, deduplication_key, failures)
@@ -276,24 +281,23 @@ BEGIN
         FROM gone;
         GET DIAGNOSTICS moved = ROW_COUNT;
     END IF;
-    arrivals := ARRAY (
-        SELECT job.id
-        FROM {schema}.parked_jobs AS job
-        WHERE job.queue_id = p_queue AND job.state = 2
-        ORDER BY job.id
+    SELECT array_agg(job.id), array_agg(job.place), array_agg(DISTINCT job.group_key)
+    INTO arrivals, places, groups
+    FROM (
+        SELECT id, ctid AS place, group_key
+        FROM {schema}.parked_jobs
+        WHERE queue_id = p_queue AND state = 2
+        ORDER BY id
         LIMIT p_limit
-    );
+    ) AS job;
     -- Not locked before their groups are: who advances a group locks it first, and its jobs then.
-    IF arrivals <> '{}' THEN
-        groups := {schema}.try_lock_groups(p_queue, ARRAY (
-            SELECT DISTINCT job.group_key
-            FROM {schema}.parked_jobs AS job
-            WHERE job.queue_id = p_queue AND job.id = ANY (arrivals)
-        ));
+    IF arrivals IS NOT NULL THEN
+        groups := {schema}.try_lock_groups(p_queue, groups);
         moved := moved + {schema}.advance_groups(p_queue, groups);
+        -- Only what advance_groups() has seen: whatever stands in its place by now has another id.
         UPDATE {schema}.parked_jobs
         SET state = 3
-        WHERE queue_id = p_queue AND id = ANY (arrivals) AND state = 2 AND group_key = ANY (groups);
+        WHERE ctid = ANY (places) AND id + 0 = ANY (arrivals) AND state + 0 = 2 AND group_key = ANY (groups);
     END IF;
     RETURN moved;
 END
@@ -329,7 +333,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 1 AND run_at <= now())
+    IF (SELECT run_at <= now() FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 1 ORDER BY run_at LIMIT 1)
         OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 2)
     THEN
         IF {schema}.promote(p_queue, 1000) > 0 THEN
@@ -368,7 +372,8 @@ BEGIN
             SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type, headers,
                 enqueued_at, run_at, expires_at, group_key, deduplication_key
             FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id = ANY (picked);
+            WHERE queue_id = p_queue AND priority = level AND id = ANY (picked)
+                AND id BETWEEN picked[1] AND picked[cardinality(picked)];
         wanted := wanted - cardinality(picked);
         EXIT WHEN wanted <= 0;
     END LOOP;
@@ -424,8 +429,8 @@ BEGIN
 END
 $body$;
 
--- Take jobs out of the claims of a lease; gives those that were in them, by priority. The fence: what stands in no claim
--- of a lease that exists belongs to somebody else, or is settled already.
+-- Take jobs out of the claims of a lease; gives those that were in them, in the order of their ids. The fence: what
+-- stands in no claim of a lease that exists belongs to somebody else, or is settled already.
 CREATE FUNCTION {schema}.let_go(p_lease bigint, p_claims bigint[], p_ids bigint[])
 RETURNS TABLE (queue_id integer, priority smallint, job_ids bigint[])
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
@@ -462,19 +467,30 @@ $body$;
 -- another job has by now). Call it once for all that a transaction ends, with the ids.
 CREATE FUNCTION {schema}.after_end(p_queue integer, p_groups text[], p_keys text[], p_ids bigint[] DEFAULT NULL)
 RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+DECLARE
+    places tid[];
 BEGIN
     IF p_groups IS NOT NULL THEN
         PERFORM {schema}.lock_groups(p_queue, p_groups);
         PERFORM {schema}.advance_groups(p_queue, p_groups);
     END IF;
     IF p_keys IS NOT NULL THEN
+        places := ARRAY (
+            SELECT taken.place
+            FROM unnest(p_keys) AS keys (name),
+                LATERAL (
+                    SELECT job_id, ctid AS place
+                    FROM {schema}.deduplication_keys
+                    WHERE queue_id = p_queue AND key = keys.name
+                    OFFSET 0
+                    FOR UPDATE
+                ) AS taken
+            WHERE p_ids IS NULL OR taken.job_id = ANY (p_ids)
+        );
         DELETE FROM {schema}.deduplication_keys
-        WHERE queue_id = p_queue AND key = ANY (p_keys) AND (kept_until IS NULL OR kept_until <= now())
-            AND (p_ids IS NULL OR job_id = ANY (p_ids));
-        UPDATE {schema}.deduplication_keys
-        SET finished = true
-        WHERE queue_id = p_queue AND key = ANY (p_keys) AND (p_ids IS NULL OR job_id = ANY (p_ids));
+        WHERE ctid = ANY (places) AND (kept_until IS NULL OR kept_until <= now());
+        UPDATE {schema}.deduplication_keys SET finished = true WHERE ctid = ANY (places);
     END IF;
 END
 $body$;
@@ -500,11 +516,13 @@ BEGIN
             SELECT id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect, name, payload,
                 content_type, headers, group_key, deduplication_key, failures, 'completed'
             FROM {schema}.jobs
-            WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids);
+            WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
+                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)];
         END IF;
         WITH gone AS (
             DELETE FROM {schema}.jobs
             WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
+                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
             RETURNING id, group_key, deduplication_key
         )
         SELECT array_agg(id), array_agg(group_key) FILTER (WHERE group_key IS NOT NULL),
@@ -535,6 +553,7 @@ BEGIN
         RETURN QUERY
             DELETE FROM {schema}.jobs AS job
             WHERE job.queue_id = mine.queue_id AND job.priority = mine.priority AND job.id = ANY (mine.job_ids)
+                AND job.id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
             RETURNING job.*;
     END LOOP;
 END
@@ -554,12 +573,14 @@ BEGIN
         moving := ARRAY (
             SELECT id FROM {schema}.jobs
             WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
+                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
                 AND (p_delay_seconds > 0 OR suspect)
         );
         IF moving <> '{}' THEN
             WITH gone AS (
                 DELETE FROM {schema}.jobs
                 WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (moving)
+                    AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
                 RETURNING *
             )
             INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
@@ -696,14 +717,24 @@ CREATE FUNCTION {schema}.groups_of(p_queue integer, p_ids bigint[]) RETURNS text
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 BEGIN
     RETURN ARRAY (
-        SELECT job.group_key
-        FROM {schema}.parked_jobs AS job
-        WHERE job.queue_id = p_queue AND job.id = ANY (p_ids) AND job.group_key IS NOT NULL
-        UNION
-        SELECT job.group_key
-        FROM {schema}.jobs AS job
-        WHERE job.queue_id = p_queue AND job.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
-            AND job.id = ANY (p_ids) AND job.group_key IS NOT NULL
+        SELECT DISTINCT job.group_key
+        FROM unnest(p_ids) AS wanted (id),
+            LATERAL (
+                SELECT parked.group_key
+                FROM {schema}.parked_jobs AS parked
+                WHERE parked.queue_id = p_queue AND parked.id = wanted.id
+                UNION ALL
+                SELECT found.group_key
+                FROM generate_series(0, 10) AS level (priority),
+                    LATERAL (
+                        SELECT ready.group_key
+                        FROM {schema}.jobs AS ready
+                        WHERE ready.queue_id = p_queue AND ready.priority = level.priority::smallint
+                            AND ready.id = wanted.id
+                        OFFSET 0
+                    ) AS found
+            ) AS job
+        WHERE job.group_key IS NOT NULL
     );
 END
 $body$;
@@ -729,11 +760,15 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    SELECT job.priority INTO level
-    FROM {schema}.jobs AS job
-    WHERE job.queue_id = p_queue AND job.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
-        AND job.id = p_id
-    FOR UPDATE SKIP LOCKED;
+    SELECT found.priority INTO level
+    FROM generate_series(0, 10) AS number,
+        LATERAL (
+            SELECT job.priority
+            FROM {schema}.jobs AS job
+            WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.id = p_id
+            OFFSET 0
+            FOR UPDATE SKIP LOCKED
+        ) AS found;
     -- Locked, and only then looked at: nobody claims it in between. Who has it locked already claims or completes it.
     IF FOUND AND p_id <> ALL ({schema}.held_ids(p_queue, level, p_id)) THEN
         RETURN QUERY
@@ -741,6 +776,24 @@ BEGIN
             WHERE job.queue_id = p_queue AND job.priority = level AND job.id = p_id
             RETURNING job.*;
     END IF;
+END
+$body$;
+
+-- Whether there is such a job, in one look: who moves it meanwhile does so in one step.
+CREATE FUNCTION {schema}.is_unfinished(p_queue integer, p_id bigint) RETURNS boolean
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+BEGIN
+    RETURN EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND id = p_id)
+        OR EXISTS (
+            SELECT
+            FROM generate_series(0, 10) AS level (priority),
+                LATERAL (
+                    SELECT
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = level.priority::smallint AND job.id = p_id
+                    OFFSET 0
+                ) AS found
+        );
 END
 $body$;
 
@@ -757,13 +810,7 @@ BEGIN
         PERFORM {schema}.remember_cancelled(job);
         RETURN 'cancelled';
     END IF;
-    -- In one statement: who moves the job moves it behind our back, but in one step.
-    IF EXISTS (
-            SELECT FROM {schema}.jobs AS held
-            WHERE held.queue_id = p_queue AND held.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
-                AND held.id = p_id)
-        OR EXISTS (SELECT FROM {schema}.parked_jobs AS moving WHERE moving.queue_id = p_queue AND moving.id = p_id)
-    THEN
+    IF {schema}.is_unfinished(p_queue, p_id) THEN
         INSERT INTO {schema}.cancellations (queue_id, job_id) VALUES (p_queue, p_id) ON CONFLICT DO NOTHING;
         RETURN 'requested';
     END IF;
@@ -806,11 +853,13 @@ BEGIN
                     SELECT id
                     FROM {schema}.jobs
                     WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                        AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
                     FOR UPDATE SKIP LOCKED
                 );
                 FOR job IN
                     DELETE FROM {schema}.jobs
                     WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (idle)
+                        AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
                     RETURNING *
                 LOOP
                     job.suspect := true;
@@ -855,11 +904,13 @@ BEGIN
         WITH gone AS (
             DELETE FROM {schema}.jobs
             WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (ARRAY (
-                SELECT id
-                FROM {schema}.jobs
-                WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids) AND suspect
-                FOR UPDATE SKIP LOCKED
-            ))
+                    SELECT id
+                    FROM {schema}.jobs
+                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                        AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)] AND suspect
+                    FOR UPDATE SKIP LOCKED
+                ))
+                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
             RETURNING *
         )
         INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
@@ -883,7 +934,7 @@ $body$;
 
 -- Dead-letter jobs that were not started in time.
 CREATE FUNCTION {schema}.expire(p_queue integer, p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
     late record;
     job {schema}.jobs;
@@ -943,14 +994,7 @@ BEGIN
         ELSE
             -- Gone, unless held, or just being moved.
             DELETE FROM {schema}.cancellations
-            WHERE queue_id = p_queue AND job_id = wanted
-                AND NOT EXISTS (
-                    SELECT FROM {schema}.jobs AS present
-                    WHERE present.queue_id = p_queue AND present.id = wanted
-                        AND present.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[]))
-                AND NOT EXISTS (
-                    SELECT FROM {schema}.parked_jobs AS present
-                    WHERE present.queue_id = p_queue AND present.id = wanted);
+            WHERE queue_id = p_queue AND job_id = wanted AND NOT {schema}.is_unfinished(p_queue, wanted);
         END IF;
     END LOOP;
     RETURN cancelled;
@@ -959,7 +1003,8 @@ $body$;
 
 -- Look at every group that waits without a head, whatever the cause. Waits for nobody.
 CREATE FUNCTION {schema}.sweep_groups(p_queue integer) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $body$
 DECLARE
     groups text[];
 BEGIN
@@ -989,6 +1034,58 @@ BEGIN
         RETURN 0;
     END IF;
     RETURN {schema}.advance_groups(p_queue, {schema}.try_lock_groups(p_queue, groups));
+END
+$body$;
+
+-- Which kinds of housekeeping there are to do. Each answer is one look into an index.
+CREATE FUNCTION {schema}.chores(p_queue integer)
+RETURNS TABLE (rescue boolean, promote boolean, expire boolean, prune_dead boolean, prune_finished boolean,
+    prune_keys boolean, cancellations boolean, groups boolean, suspects boolean)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+BEGIN
+    RETURN QUERY
+        SELECT
+            EXISTS (SELECT FROM {schema}.leases WHERE queue_id = p_queue AND expires_at <= now()),
+            coalesce((
+                SELECT run_at <= now() FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND state = 1 ORDER BY run_at LIMIT 1), false)
+            OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 2),
+            coalesce((
+                SELECT expires_at <= now() FROM {schema}.jobs
+                WHERE queue_id = p_queue AND expires_at IS NOT NULL AND attempt = 0 ORDER BY expires_at LIMIT 1), false)
+            OR coalesce((
+                SELECT expires_at <= now() FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND expires_at IS NOT NULL AND attempt = 0 ORDER BY expires_at LIMIT 1), false),
+            coalesce((
+                SELECT dead_at <= now() - queue.dead_letter_retention_days * interval '1 day' FROM {schema}.dead_jobs
+                WHERE queue_id = p_queue ORDER BY dead_at LIMIT 1), false),
+            coalesce((
+                SELECT finished_at <= now() - queue.completed_retention_seconds * interval '1 second'
+                FROM {schema}.finished_jobs
+                WHERE queue_id = p_queue ORDER BY finished_at LIMIT 1), false),
+            coalesce((
+                SELECT kept_until <= now() FROM {schema}.deduplication_keys
+                WHERE queue_id = p_queue AND finished ORDER BY kept_until LIMIT 1), false),
+            EXISTS (SELECT FROM {schema}.cancellations WHERE queue_id = p_queue),
+            EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 3),
+            EXISTS (
+                SELECT FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND state = 4 AND (run_at IS NULL OR run_at <= now()))
+        FROM {schema}.queues AS queue
+        WHERE queue.id = p_queue;
+END
+$body$;
+
+-- When the next delayed job is due; null without one. What is due already has been looked at.
+CREATE FUNCTION {schema}.next_due(p_queue integer) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+BEGIN
+    RETURN least(
+        (SELECT run_at FROM {schema}.parked_jobs
+            WHERE queue_id = p_queue AND state = 1 AND run_at > now() ORDER BY run_at LIMIT 1),
+        -- Suspects are few.
+        (SELECT min(run_at) FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 4 AND run_at > now())
+    );
 END
 $body$;
 
@@ -1066,7 +1163,7 @@ $body$;
 CREATE FUNCTION {schema}.depths(p_names text[])
 RETURNS TABLE (name text, ready bigint, delayed bigint, in_flight bigint, dead_lettered bigint,
     oldest_ready_age_seconds double precision)
-LANGUAGE sql STABLE SET jit = off SET enable_seqscan = off
+LANGUAGE sql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 BEGIN ATOMIC
     SELECT queue.name,
         -- A job completed in a transaction of its handler's own is gone, and for a moment still held.
@@ -1086,10 +1183,10 @@ BEGIN ATOMIC
         + arrived.startable) AS ready,
         (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 1 AND job.run_at > now())
-        + (SELECT count(*) FROM {schema}.parked_jobs AS job WHERE job.queue_id = queue.id AND job.state = 3)
+        + (SELECT count(*) FROM {schema}.parked_jobs AS job WHERE job.queue_id = queue.id AND job.state IN (2, 3))
         + (SELECT count(*) FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 4 AND job.run_at > now())
-        + arrived.count - arrived.due AS delayed,
+        - arrived.due AS delayed,
         held.count AS in_flight,
         (SELECT count(*) FROM {schema}.dead_jobs AS dead WHERE dead.queue_id = queue.id) AS dead_lettered,
         coalesce(extract(epoch FROM now() - least(
@@ -1123,22 +1220,26 @@ BEGIN ATOMIC
             WHERE claim.queue_id = queue.id
         ) AS held,
         LATERAL (
-            SELECT coalesce(sum(arrivals.count), 0)::bigint AS count,
-                count(*) FILTER (WHERE arrivals.is_due) AS due,
+            SELECT count(*) FILTER (WHERE arrivals.is_due) AS due,
                 count(*) FILTER (WHERE arrivals.is_due AND arrivals.is_unexpired) AS startable,
                 min(arrivals.since) FILTER (WHERE arrivals.is_due AND arrivals.is_unexpired) AS since
             FROM (
-                SELECT count(*) AS count,
-                    (array_agg(coalesce(job.run_at, job.enqueued_at) ORDER BY job.id))[1] AS since,
+                SELECT (array_agg(coalesce(job.run_at, job.enqueued_at) ORDER BY job.id))[1] AS since,
                     coalesce((array_agg(job.expires_at ORDER BY job.id))[1] > now(), true) AS is_unexpired,
                     coalesce((array_agg(job.run_at ORDER BY job.id))[1] <= now(), true)
-                        AND NOT EXISTS (SELECT FROM {schema}.jobs AS head
-                            WHERE head.queue_id = queue.id AND head.group_key = job.group_key)
-                        AND NOT EXISTS (SELECT FROM {schema}.parked_jobs AS head
-                            WHERE head.queue_id = queue.id AND head.group_key = job.group_key AND head.state IN (1, 4))
+                        -- No EXISTS: that might be made a hash of all jobs.
+                        AND (SELECT head.id FROM {schema}.jobs AS head
+                            WHERE head.queue_id = queue.id AND head.group_key = job.group_key LIMIT 1) IS NULL
+                        AND (SELECT head.id FROM {schema}.parked_jobs AS head
+                            WHERE head.queue_id = queue.id AND head.group_key = job.group_key AND head.state IN (1, 4)
+                            LIMIT 1) IS NULL
                         AS is_due
-                FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = queue.id AND job.state = 2
+                FROM (
+                    -- Put like this, the groups' own index, with all that wait in them, is of no use.
+                    SELECT id, run_at, enqueued_at, expires_at, group_key || '' AS group_key
+                    FROM {schema}.parked_jobs
+                    WHERE queue_id = queue.id AND state = 2
+                ) AS job
                 GROUP BY job.group_key
             ) AS arrivals
         ) AS arrived
