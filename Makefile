@@ -28,7 +28,7 @@ e2e:
 
 # Not in `make test`: figures need a machine with nothing else to do.
 bench: $(READY) ## The queue beside its peers: ten minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
-	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY))
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(foreach id,$(ONLY),--only $(id))
 
 lint: $(READY) ## Style, types, import contracts, shell scripts.
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ class Drained:
 
     jobs_per_second: float
     wal_bytes: int
-    """Since before the first job was enqueued."""
+    """Since before the first job was enqueued, whatever wrote them."""
 
 
 class Process:
@@ -74,8 +74,9 @@ class Process:
         """The next."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        if not line:
-            raise BrokenError(f"{self._name} failed; see build/bench/contestants.log")
+        if not line.endswith(b"\n"):
+            status = await self._process.wait()
+            raise BrokenError(f"{self._name} ended with status {status}; see build/bench/contestants.log")
         message: dict[str, Any] = json.loads(line)
         if message["event"] == "missing":
             raise MissingError(message["what"])
@@ -106,9 +107,23 @@ class Arena:
         self._log = log
 
     async def drain(
-        self, candidate: Candidate, workload: Workload, *, processes: int = 1, some: int | None = None
+        self,
+        candidate: Candidate,
+        workload: Workload,
+        *,
+        processes: int = 1,
+        some: int | None = None,
+        settles: bool = True,
     ) -> Drained:
-        """Enqueue everything, then have it worked off; with `some`, only so many of them."""
+        """Enqueue everything, then have it worked off.
+
+        Parameters
+        ----------
+        some
+            Only so many of the jobs are worked off.
+        settles
+            Whether tables are vacuumed, and all is on disk, before the work begins.
+        """
         workload = candidate.share(workload)
         async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
             order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings, some=some or 0)
@@ -117,14 +132,13 @@ class Arena:
                 start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
                 filling.begin()
                 await filling.message()
-            enqueued_wal = await _wal_since(session, start)
-            await session.execute("VACUUM ANALYZE")
-            await session.execute("CHECKPOINT")
-            start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
+            if settles:
+                await session.execute("VACUUM ANALYZE")
+                await session.execute("CHECKPOINT")
             verb: Verb = "drain" if some is None else "drain_some"
             draining = replace(order, verb=verb, alone=processes == 1)
             reports = await self._together(candidate, draining, processes)
-            drained_wal = await _wal_since(session, start)
+            wal_bytes = int(await session.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", start))
         numbers = [number for report in reports for number in report["numbers"]]
         left = sum(report.get("remaining", 0) for report in reports)
         _check(candidate, numbers, enqueued=workload.jobs, left=left)
@@ -135,7 +149,7 @@ class Arena:
         )
         return Drained(
             jobs_per_second=(workload.jobs if some is None else some) / seconds,
-            wal_bytes=enqueued_wal + drained_wal,
+            wal_bytes=wal_bytes,
         )
 
     async def enqueue(self, candidate: Candidate, workload: Workload, verb: Verb) -> float:
@@ -242,10 +256,6 @@ class Arena:
             yield connection
         finally:
             await connection.close()
-
-
-async def _wal_since(session: asyncpg.Connection[asyncpg.Record], start: str) -> int:
-    return int(await session.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", start))
 
 
 def _check(candidate: Candidate, numbers: list[int], *, enqueued: int, left: int) -> None:
