@@ -1,9 +1,9 @@
 """Queues in PostgreSQL (14 and later): tables shared by all queues of a schema, claimed with SKIP LOCKED.
 
 ``connection`` knows asyncpg's connections and errors, ``statements`` the SQL files; ``migrate``, ``queue``,
-``backlog``, ``inspector``, ``provisioner`` and ``roles`` stand on them. Only the listener needs a session of its own; for all else, a
-pooler in transaction mode may stand in between. ``transactions`` knows connections of the caller's own, and needs no
-asyncpg.
+``backlog``, ``inspector``, ``provisioner`` and ``roles`` stand on them. Only the listener needs a session of its own;
+for all else, a pooler in transaction mode may stand in between. ``transactions`` knows connections of the caller's own,
+and needs no asyncpg.
 """
 
 from __future__ import annotations
