@@ -1,0 +1,55 @@
+"""docs/cli.md and the commands' own help know the same commands, options and states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+import pytest
+
+from headrace.cli import main
+from headrace.queues.base import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+ALL = list(commands(main))
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_every_command_is_on_the_page_and_teaches_by_an_example(path: tuple[str, ...], command: click.Command) -> None:
+    group, name = path[0], path[-1]
+    assert any(f"headrace {group}" in line and name in line for line in PAGE.splitlines() if line.startswith("| `"))
+    if name != "worker":
+        assert command.epilog is not None
+        assert f"headrace {' '.join(path)}" in command.epilog
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_every_option_says_what_it_is_for(path: tuple[str, ...], command: click.Command) -> None:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_the_page_has_every_option_of_enqueue_and_of_the_dead_letter_queue() -> None:
+    for command in (main.commands["enqueue"], *main.commands["dlq"].commands.values()):  # type: ignore[attr-defined]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[0] in PAGE
+
+
+def test_the_page_has_every_state() -> None:
+    assert [state for state in get_args(JobState) if f"`{state}`" not in PAGE] == []
