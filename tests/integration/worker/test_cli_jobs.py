@@ -204,7 +204,7 @@ class TestDeadLetterQueue:
         (job_id,) = await kill(queue, new_job("resize"))
         await kill(queue, new_job("other"))
         done = await headrace("dlq", "redrive", "orders", "--name", "resize", dsn=database_dsn)
-        assert done.stdout == "1 jobs put back into orders\n"
+        assert done.stdout == "1 job put back into orders\n"
         (delivery,) = await queue.receive(10, wait_seconds=2)
         assert (delivery.job.id, delivery.job.attempt) == (job_id, 1)
         assert (await headrace("dlq", "redrive", "orders", "--name", "resize", dsn=database_dsn)).returncode == 0
@@ -217,7 +217,7 @@ class TestDeadLetterQueue:
         (ready,) = await queue.enqueue([new_job("has the key", deduplication_key="k")])
         ids = [word for job_id in (fine, keyed, ready, "999") for word in ("--id", job_id)]
         done = await headrace("dlq", "redrive", "orders", *ids, dsn=database_dsn)
-        assert (done.returncode, done.stdout) == (1, "1 jobs put back into orders\n")
+        assert (done.returncode, done.stdout) == (1, "1 job put back into orders\n")
         complaints = done.stderr.splitlines()
         assert f"job {keyed} of queue orders stays dead: another job has its deduplication key 'k'" in complaints[0]
         assert f"job {ready} of queue orders is not dead: it is ready" in complaints[1]
@@ -228,7 +228,7 @@ class TestDeadLetterQueue:
         purge = ["dlq", "purge", "orders", "--all"]
         assert "for good?" in await on_a_terminal(purge, answer=b"n\n", dsn=database_dsn)
         assert len(await headrace_json("dlq", "list", "orders", dsn=database_dsn)) == 1
-        assert "1 dead jobs of orders removed" in await on_a_terminal(purge, answer=b"y\n", dsn=database_dsn)
+        assert "1 dead job of orders removed" in await on_a_terminal(purge, answer=b"y\n", dsn=database_dsn)
         assert "for good?" not in await on_a_terminal([*purge, "--yes"], answer=b"", dsn=database_dsn)
 
 

@@ -12,7 +12,7 @@ from headrace.cli.common import EXIT_FAILED
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.jobs import print_job, why_missing, why_not_retried
 from headrace.cli.options import Duration, block, output_option
-from headrace.cli.output import ago, job_json, print_json, print_table
+from headrace.cli.output import ago, counted, job_json, print_json, print_table
 from headrace.queues.base import JobFilter
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def redrive(queue: str, which: JobFilter, connection: Connection, *, as_json: bo
     follows.
     """
     done, left_out = _change(queue, which, connection, lambda inspector: inspector.redrive(queue, which))
-    _report("redriven", f"{done} jobs put back into {queue}", done, left_out, as_json=as_json)
+    _report("redriven", f"{counted(done, 'job')} put back into {queue}", done, left_out, as_json=as_json)
 
 
 @dlq.command(
@@ -156,7 +156,7 @@ def purge(queue: str, which: JobFilter, connection: Connection, *, yes: bool, as
         click.confirm(f"Remove {meant} of {queue} for good?", abort=True, err=True)
 
     done, left_out = _change(queue, which, connection, lambda inspector: inspector.purge(queue, which))
-    _report("purged", f"{done} dead jobs of {queue} removed", done, left_out, as_json=as_json)
+    _report("purged", f"{counted(done, 'dead job')} of {queue} removed", done, left_out, as_json=as_json)
 
 
 def _change(

@@ -17,7 +17,7 @@ import click
 from headrace.cli.common import EXIT_USAGE
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import Duration, FiniteRange, block, output_option
-from headrace.cli.output import print_json
+from headrace.cli.output import counted, print_json
 from headrace.job import MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
 from headrace.queues import from_url
 from headrace.queues.base import QueueError, QueueUnavailableError
@@ -113,7 +113,7 @@ def enqueue(
     elif deduplication_key is not None:
         click.echo(f"job {ids[0]} of {queue} has the key {deduplication_key}")
     else:
-        click.echo(f"{len(ids)} jobs enqueued into {queue}")
+        click.echo(f"{counted(len(ids), 'job')} enqueued into {queue}")
 
 
 async def _enqueue_all(queue: Queue, jobs: Iterable[NewJob], total: int) -> list[str]:

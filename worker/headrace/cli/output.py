@@ -49,6 +49,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name + ':':<{width}}{printable(str(value))}")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
     """The text without what would steer a terminal."""
     return "".join(

@@ -8,7 +8,7 @@ import click
 
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import FiniteRange, block, output_option
-from headrace.cli.output import print_json, print_table
+from headrace.cli.output import counted, print_json, print_table
 
 if TYPE_CHECKING:
     from headrace.queues.base import Inspector
@@ -47,4 +47,4 @@ def recover_stuck(minutes: float, queues: tuple[str, ...], connection: Connectio
         return
     if recovered:
         print_table(["QUEUE", "ID"], recovered)
-    click.echo(f"{len(recovered)} jobs put back", err=bool(recovered))
+    click.echo(f"{counted(len(recovered), 'job')} put back", err=bool(recovered))
