@@ -279,8 +279,8 @@ def test_any_sequence_of_verbs_ends_as_in_memory(postgres_dsn: str, monkeypatch:
             run_state_machine_as_test(
                 machine,
                 settings=settings(
-                    max_examples=20,
-                    stateful_step_count=40,
+                    max_examples=15,
+                    stateful_step_count=30,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
                     print_blob=True,

@@ -161,6 +161,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     for delay_seconds in (0, 5):
         await run("release", lease, claims, [held.pop()[1] for _ in range(10)], delay_seconds)
     assert len(await run("complete", lease, claims, [job_id for _, job_id in held])) == len(held)
+    await run("forget", 1, lease, [1], list(range(1, LIMIT)), ["g5"])
     await run("drop_strays", lease, [1])
     await run("oldest_lease", 1, lease)
     (lost,) = (row[0] for row in await run("start_lease", 1, -1, "lost"))

@@ -283,11 +283,16 @@ DECLARE
     rolled_back bigint[];
 BEGIN
     rolled_back := ARRAY (
-        SELECT job.id
-        FROM {schema}.jobs AS job
-        WHERE job.queue_id = p_queue AND job.priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[])
-            AND job.id = ANY (p_ids)
-        FOR UPDATE SKIP LOCKED
+        SELECT found.id
+        FROM unnest(p_ids) AS number,
+            generate_series(0, 10) AS level (priority),
+            LATERAL (
+                SELECT job.id
+                FROM {schema}.jobs AS job
+                WHERE job.queue_id = p_queue AND job.priority = level.priority::smallint AND job.id = number
+                OFFSET 0
+                FOR UPDATE SKIP LOCKED
+            ) AS found
     );
     RETURN QUERY
         SELECT unnest(mine.job_ids)
