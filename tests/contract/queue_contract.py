@@ -15,6 +15,7 @@ from headrace.job import NewJob
 from headrace.queues.base import (
     Depth,
     Failure,
+    JobFilter,
     LeaseLostError,
     Owner,
     PlaceTakenError,
@@ -26,7 +27,17 @@ from headrace.queues.base import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from headrace.queues.base import Backlog, Delivery, Maintained, Provisioner, Queue, Settled
+    from headrace.queues.base import (
+        Backlog,
+        Delivery,
+        Inspector,
+        JobRecord,
+        JobState,
+        Maintained,
+        Provisioner,
+        Queue,
+        Settled,
+    )
 
 QUEUE = "orders"
 OWNER = Owner(namespace="shop", name=QUEUE, uid="1")
@@ -75,17 +86,21 @@ class Bench(Protocol):
         """The history of finished jobs, oldest first."""
         ...
 
-    async def cancel(self, job_id: str) -> Literal["cancelled", "requested"] | None:
-        """Cancel a job as people do."""
-        ...
-
-    async def pause(self, *, paused: bool) -> None:
-        """Pause or resume the queue as people do, beside its settings."""
+    async def inspector(self) -> Inspector:
+        """What people use, open; it is closed with the bench."""
         ...
 
 
 async def made(bench: Bench, **settings: object) -> None:
     await bench.provisioner.ensure(QUEUE, QueueSettings(**settings), OWNER)  # type: ignore[arg-type]
+
+
+async def cancel(bench: Bench, job_id: str) -> Literal["cancelled", "requested"] | None:
+    return await (await bench.inspector()).cancel(QUEUE, job_id)
+
+
+async def pause(bench: Bench, *, paused: bool) -> None:
+    await (await bench.inspector()).pause(QUEUE, paused=paused)
 
 
 def names(deliveries: list[Delivery]) -> list[str]:
@@ -301,12 +316,12 @@ class ReceiveContract:
             await queue.keep_alive()
             await queue.enqueue([NewJob(), NewJob(delay_seconds=10), NewJob(group="g")])
             await bench.pass_time(11)
-            await bench.pause(paused=True)
+            await pause(bench, paused=True)
             await queue.keep_alive()
             assert queue.settings.paused
             await made(bench, max_retries=5)
             assert await queue.receive(10) == []
-            await bench.pause(paused=False)
+            await pause(bench, paused=False)
             await queue.keep_alive()
             assert not queue.settings.paused
             assert len(await queue.receive(10)) == 3
@@ -741,7 +756,7 @@ class GroupContract:
             ids = await queue.enqueue([NewJob(name=name, group="g") for name in order])
             if looked_at:
                 await queue.maintain()
-            assert await bench.cancel(ids[order.index(place)]) == "cancelled"
+            assert await cancel(bench, ids[order.index(place)]) == "cancelled"
             order.remove(place)
             for name in order:
                 delivery = await received_one(queue)
@@ -790,7 +805,7 @@ class GroupContract:
                     ended.append(job.name)
                 elif number % 12 == 10:
                     (job_id,) = await queue.enqueue([replace(job, run_at=datetime(2100, 1, 1, tzinfo=UTC))])
-                    while (outcome := await bench.cancel(job_id)) == "requested":
+                    while (outcome := await cancel(bench, job_id)) == "requested":
                         await queue.maintain()
                     assert outcome in {"cancelled", None}
                     ended.append(job.name)
@@ -869,7 +884,7 @@ class DeduplicationContract:
             cancelled, expired = await queue.enqueue(
                 [NewJob(deduplication_key="a"), NewJob(deduplication_key="b", expires_at=soon)]
             )
-            await bench.cancel(cancelled)
+            await cancel(bench, cancelled)
             await bench.pass_time(11)
             assert (await queue.enqueue([NewJob(deduplication_key="b")])) == [expired], "expired, but not yet given up"
             await queue.maintain()
@@ -1119,8 +1134,8 @@ class CancelContract:
             )
             await queue.retry((await queue.receive(1))[0], delay_seconds=60, error="boom")
             for job_id in ids:
-                assert await bench.cancel(job_id) == "cancelled"
-                assert await bench.cancel(job_id) is None, "once is enough"
+                assert await cancel(bench, job_id) == "cancelled"
+                assert await cancel(bench, job_id) is None, "once is enough"
             assert await queue.depth() == Depth()
             assert await queue.receive(10) == []
         assert await bench.dead_letters() == []
@@ -1128,7 +1143,7 @@ class CancelContract:
     @pytest.mark.parametrize("job_id", ["0", "987654321"])
     async def test_what_is_not_there_can_not_be_cancelled(self, bench: Bench, job_id: str) -> None:
         await made(bench)
-        assert await bench.cancel(job_id) is None
+        assert await cancel(bench, job_id) is None
 
     async def test_a_running_job_is_stopped_by_its_worker(self, bench: Bench) -> None:
         await made(bench)
@@ -1136,8 +1151,8 @@ class CancelContract:
             worker, other = await working(bench, stack), await working(bench, stack)
             (job_id, _) = await worker.enqueue([NewJob(name="a"), NewJob(name="b")])
             running, beside = await worker.receive(2)
-            assert await bench.cancel(job_id) == "requested"
-            assert await bench.cancel(job_id) == "requested"
+            assert await cancel(bench, job_id) == "requested"
+            assert await cancel(bench, job_id) == "requested"
             assert (await worker.maintain()).cancelled == 0, "nobody takes it from its worker"
             assert await other.keep_alive() == frozenset()
             assert await worker.keep_alive() == {job_id}
@@ -1155,7 +1170,7 @@ class CancelContract:
             await worker.keep_alive()
             (job_id,) = await worker.enqueue([NewJob(name="quick")])
             running = await received_one(worker)
-            assert await bench.cancel(job_id) == "requested"
+            assert await cancel(bench, job_id) == "requested"
             assert (await worker.complete([running])).accepted == 1
             assert await worker.keep_alive() == frozenset()
             assert (await worker.maintain()).cancelled == 0
@@ -1171,7 +1186,7 @@ class CancelContract:
             await worker.keep_alive()
             (job_id,) = await worker.enqueue([NewJob(group=group)])
             running = await received_one(worker)
-            await bench.cancel(job_id)
+            await cancel(bench, job_id)
             assert (await VERBS[verb](worker, running)).accepted == 1
             assert (await worker.maintain()).cancelled == 1
             assert await worker.receive(10) == []
@@ -1183,7 +1198,7 @@ class CancelContract:
             worker, other = await working(bench, stack), await working(bench, stack)
             (job_id,) = await worker.enqueue([NewJob()])
             running = await received_one(worker)
-            await bench.cancel(job_id)
+            await cancel(bench, job_id)
             await worker.release([running])
             again = await received_one(other)
             assert await other.keep_alive() == {job_id}
@@ -1195,7 +1210,7 @@ class CancelContract:
             dead, other = await working(bench, stack), await working(bench, stack)
             (job_id,) = await dead.enqueue([NewJob(name="a")])
             await received_one(dead)
-            assert await bench.cancel(job_id) == "requested"
+            assert await cancel(bench, job_id) == "requested"
             assert (await after_the_death_of(bench, dead, witness=other)).cancelled == 1
             assert await other.receive(10) == []
             assert await other.depth() == Depth()
@@ -1208,7 +1223,7 @@ class CancelContract:
             await worker.keep_alive()
             (job_id,) = await worker.enqueue([NewJob()])
             running = await received_one(worker)
-            await bench.cancel(job_id)
+            await cancel(bench, job_id)
             await worker.retry(running, delay_seconds=0, error="boom")
             assert (await worker.maintain()).cancelled == 0
             assert await worker.depth() == Depth(dead_lettered=1)
@@ -1220,7 +1235,7 @@ class CancelContract:
             (job_id,) = await dead.enqueue([NewJob()])
             await received_one(dead)
             await after_the_death_of(bench, dead, witness=other)
-            assert await bench.cancel(job_id) == "cancelled"
+            assert await cancel(bench, job_id) == "cancelled"
             assert await other.depth() == Depth()
 
     async def test_a_job_is_either_cancelled_or_claimed_never_both(self, bench: Bench) -> None:
@@ -1236,7 +1251,7 @@ class CancelContract:
                 return held
 
             one, two, *answers = await asyncio.gather(
-                *(receive_all(worker) for worker in workers), *(bench.cancel(job_id) for job_id in ids[::-1])
+                *(receive_all(worker) for worker in workers), *(cancel(bench, job_id) for job_id in ids[::-1])
             )
             assert isinstance(one, list)
             assert isinstance(two, list)
@@ -1251,6 +1266,258 @@ class CancelContract:
             assert await workers[0].depth() == Depth()
 
 
+async def killed(queue: Queue, *jobs: NewJob, reason: str = "Broken") -> list[str]:
+    """Enqueue these jobs, and let them die."""
+    ids = await queue.enqueue(jobs)
+    while deliveries := await queue.receive(100):
+        for delivery in deliveries:
+            await queue.dead_letter(delivery, reason=reason, error="disk on fire", traceback="Traceback: …")
+    return ids
+
+
+async def listed(bench: Bench, which: JobFilter, *, limit: int = 100) -> list[str]:
+    return [record.job.name for record in await (await bench.inspector()).jobs(QUEUE, which, limit=limit)]
+
+
+async def record_of(bench: Bench, job_id: str) -> JobRecord:
+    record = await (await bench.inspector()).job(QUEUE, job_id)
+    assert record is not None
+    return record
+
+
+class InspectContract:
+    async def test_queues_are_listed_with_what_they_hold(self, bench: Bench) -> None:
+        await made(bench, max_retries=7)
+        await bench.provisioner.ensure("letters", QueueSettings(), Owner(namespace="post", name="letters", uid="2"))
+        async with bench.queue() as queue:
+            await queue.enqueue([NewJob(), NewJob(delay_seconds=60)])
+        await pause(bench, paused=True)
+        letters, orders = await (await bench.inspector()).queues()
+        assert (letters.name, letters.owner) == ("letters", Owner(namespace="post", name="letters", uid="2"))
+        assert (letters.depth, letters.paused_by_hand) == (Depth(), False)
+        assert (orders.name, orders.owner, orders.settings.max_retries) == (QUEUE, OWNER, 7)
+        assert (orders.depth.ready, orders.depth.delayed, orders.paused_by_hand) == (1, 1, True)
+
+    async def test_a_queue_that_does_not_exist_is_said(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        for asked in (
+            inspector.pause("nowhere", paused=True),
+            inspector.job("nowhere", "1"),
+            inspector.jobs("nowhere", JobFilter()),
+            inspector.cancel("nowhere", "1"),
+            inspector.retry_now("nowhere", "1"),
+            inspector.redrive("nowhere", JobFilter()),
+            inspector.purge("nowhere", JobFilter()),
+            inspector.recover_stuck("nowhere", older_than_seconds=0),
+        ):
+            with pytest.raises(QueueNotFoundError, match="nowhere"):
+                await asked
+
+    async def test_a_job_is_known_wherever_it_stands(self, bench: Bench) -> None:
+        await made(bench, completed_retention_seconds=60)
+        async with AsyncExitStack() as stack:
+            queue = await stack.enter_async_context(bench.queue())
+            (dead,) = await killed(queue, NewJob(name="dead"))
+            completed, cancelled = await queue.enqueue([NewJob(name="completed"), NewJob(name="cancelled")])
+            await queue.complete(await queue.receive(1))
+            await cancel(bench, cancelled)
+            running, blocked = await queue.enqueue([NewJob(name=name, group="g") for name in ("running", "blocked")])
+            await queue.receive(1)
+            worker, lost = await working(bench, stack), await working(bench, stack)
+            (suspect,) = await lost.enqueue([NewJob(name="suspect")])
+            await received_one(lost)
+            await after_the_death_of(bench, lost, witness=worker)
+            ready, delayed = await lost.enqueue([NewJob(name="ready"), NewJob(name="delayed", delay_seconds=60)])
+            states: dict[str, JobState] = {
+                suspect: "suspect",
+                dead: "dead",
+                completed: "completed",
+                cancelled: "cancelled",
+                running: "running",
+                blocked: "blocked",
+                ready: "ready",
+                delayed: "delayed",
+            }
+            for job_id, state in states.items():
+                record = await record_of(bench, job_id)
+                assert (record.job.id, record.job.name, record.state) == (job_id, state, state)
+                assert (record.holder is not None) == (state == "running")
+                assert (record.ended_at is not None) == (state in {"dead", "completed", "cancelled"})
+                assert await listed(bench, JobFilter(state=state)) == [state]
+            assert (await record_of(bench, running)).job.attempt == 1, "the attempt under way"
+            record = await record_of(bench, dead)
+            assert (record.job.attempt, record.reason) == (1, "Broken")
+            assert [(failure.error, failure.traceback) for failure in record.failures] == [
+                ("disk on fire", "Traceback: …")
+            ]
+            assert await listed(bench, JobFilter()) == [
+                *("running", "suspect", "ready"),
+                *("delayed", "blocked"),
+                *("cancelled", "completed"),
+            ], "the dead only where they are asked for"
+
+    @pytest.mark.parametrize("job_id", ["0", "987654321", "no number", "", "-1", "9" * 30, "٣"])
+    async def test_there_is_no_job_of_such_an_id(self, bench: Bench, job_id: str) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        assert await inspector.job(QUEUE, job_id) is None
+        assert await inspector.cancel(QUEUE, job_id) is None
+        assert not await inspector.retry_now(QUEUE, job_id)
+
+    async def test_jobs_are_listed_as_they_would_be_claimed_then_those_that_wait(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await queue.enqueue(
+                [
+                    NewJob(name="later", delay_seconds=120),
+                    NewJob(name="soon", delay_seconds=60),
+                    NewJob(name="second"),
+                    NewJob(name="first", priority=5),
+                    NewJob(name="third", group="g"),
+                    NewJob(name="behind", group="g"),
+                ]
+            )
+            # Before anybody has looked at the group, and after.
+            for _ in range(2):
+                assert await listed(bench, JobFilter()) == ["first", "second", "third", "soon", "later", "behind"]
+                assert await listed(bench, JobFilter(), limit=4) == ["first", "second", "third", "soon"]
+                await queue.maintain()
+
+    async def test_filters_must_all_hold(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            old, _ = await queue.enqueue([NewJob(name="a", payload=b"1"), NewJob(name="b")])
+            await bench.pass_time(3600)
+            new, delayed = await queue.enqueue([NewJob(name="a", payload=b"2"), NewJob(name="a", delay_seconds=60)])
+            inspector = await bench.inspector()
+
+            async def ids(which: JobFilter) -> list[str]:
+                return [record.job.id for record in await inspector.jobs(QUEUE, which)]
+
+            assert await ids(JobFilter(name="a")) == [old, new, delayed]
+            assert await ids(JobFilter(name="a", older_than_seconds=1800)) == [old]
+            assert await ids(JobFilter(state="delayed")) == [delayed]
+            assert await ids(JobFilter(ids=(delayed, new, "no number"))) == [new, delayed]
+            assert await ids(JobFilter(ids=(delayed, new), state="ready")) == [new]
+            assert await ids(JobFilter(reason="Broken")) == []
+
+    async def test_a_delayed_job_can_be_made_due_and_a_dead_one_put_back(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            (dead,) = await killed(queue, NewJob(name="dead"))
+            delayed, ready, running = await queue.enqueue(
+                [NewJob(name="delayed", delay_seconds=60), NewJob(name="ready"), NewJob(name="running", priority=9)]
+            )
+            await queue.receive(1)
+            assert await inspector.retry_now(QUEUE, delayed)
+            assert await inspector.retry_now(QUEUE, dead)
+            assert not await inspector.retry_now(QUEUE, ready)
+            assert not await inspector.retry_now(QUEUE, running)
+            assert sorted(names(await queue.receive(10))) == ["dead", "delayed", "ready"]
+
+    async def test_redriven_jobs_keep_their_ids_and_have_all_attempts_before_them(self, bench: Bench) -> None:
+        await made(bench, max_retries=0)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            ids = await killed(queue, NewJob(name="a", priority=3), NewJob(name="b"))
+            assert await inspector.redrive(QUEUE, JobFilter()) == 2
+            assert await inspector.redrive(QUEUE, JobFilter()) == 0
+            deliveries = await queue.receive(10)
+            assert [(delivery.job.id, delivery.job.attempt) for delivery in deliveries] == [(ids[0], 1), (ids[1], 1)]
+            await queue.retry(deliveries[0], delay_seconds=0, error="still burning")
+        assert [failure.error for failure in (await record_of(bench, ids[0])).failures] == [
+            "disk on fire",
+            "still burning",
+        ]
+
+    async def test_only_what_is_meant_is_redriven_or_purged(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            await killed(queue, NewJob(name="old"))
+            await bench.pass_time(3600)
+            (by_id,) = await killed(queue, NewJob(name="x"))
+            await killed(queue, NewJob(name="by-name"))
+            await killed(queue, NewJob(name="by-reason"), reason="Expired")
+            await queue.enqueue([NewJob(name="alive", delay_seconds=60)])
+            for act in (inspector.redrive, inspector.purge):
+                assert await act(QUEUE, JobFilter(name="by-name", reason="Expired")) == 0
+                assert await act(QUEUE, JobFilter(state="delayed")) == 0
+                assert await act(QUEUE, JobFilter(name="alive")) == 0
+            assert await inspector.purge(QUEUE, JobFilter(name="by-name")) == 1
+            for which, name in (
+                (JobFilter(ids=(by_id, "999", "nonsense")), "x"),
+                (JobFilter(reason="Expired"), "by-reason"),
+                (JobFilter(older_than_seconds=1800), "old"),
+            ):
+                assert await inspector.redrive(QUEUE, which) == 1
+                assert names(await queue.receive(10)) == [name]
+            assert (await queue.depth()).dead_lettered == 0
+
+    async def test_a_redriven_job_goes_behind_the_head_of_its_group(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            await queue.enqueue([NewJob(name="first", group="g"), NewJob(name="second", group="g")])
+            await queue.dead_letter(await received_one(queue), reason="Broken")
+            second = await received_one(queue)
+            await queue.enqueue([NewJob(name="third", group="g")])
+            assert await inspector.redrive(QUEUE, JobFilter()) == 1
+            assert await queue.receive(10) == [], "one at a time"
+            await queue.complete([second])
+            for name in ("first", "third"):
+                delivery = await received_one(queue)
+                assert delivery.job.name == name
+                await queue.complete([delivery])
+
+    async def test_a_redriven_job_takes_its_key_again_where_it_is_free(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            (kept,) = await killed(queue, NewJob(deduplication_key="kept", deduplication_window_seconds=60))
+            (free,) = await killed(queue, NewJob(deduplication_key="free"))
+            (lost,) = await killed(queue, NewJob(deduplication_key="lost"))
+            await queue.enqueue([NewJob(deduplication_key="lost")])
+            assert await inspector.redrive(QUEUE, JobFilter()) == 2
+            assert await queue.enqueue([NewJob(deduplication_key=key) for key in ("kept", "free")]) == [kept, free]
+            assert (await record_of(bench, lost)).state == "dead", "another has its key"
+            assert not await inspector.retry_now(QUEUE, lost)
+
+    async def test_a_redriven_job_has_as_long_to_start_as_a_new_one(self, bench: Bench) -> None:
+        await made(bench, message_retention_seconds=60)
+        inspector = await bench.inspector()
+        async with bench.queue() as queue:
+            (job_id,) = await queue.enqueue([NewJob()])
+            await bench.pass_time(61)
+            assert (await queue.maintain()).expired == 1
+            assert await inspector.redrive(QUEUE, JobFilter(reason="Expired")) == 1
+            await bench.pass_time(50)
+            assert (await received_one(queue)).job.id == job_id
+
+    async def test_what_nobody_keeps_alive_can_be_put_back_by_hand(self, bench: Bench) -> None:
+        await made(bench)
+        inspector = await bench.inspector()
+        async with AsyncExitStack() as stack:
+            alive, silent = await working(bench, stack), await working(bench, stack)
+            held, stuck = await alive.enqueue([NewJob(name="held"), NewJob(name="stuck")])
+            await alive.receive(1)
+            late = await received_one(silent)
+            await bench.pass_time(100)
+            await alive.keep_alive()
+            assert await inspector.recover_stuck(QUEUE, older_than_seconds=200) == []
+            assert await inspector.recover_stuck(QUEUE, older_than_seconds=60) == [stuck]
+            assert await inspector.recover_stuck(QUEUE, older_than_seconds=60) == []
+            assert ((await record_of(bench, stuck)).state, (await record_of(bench, held)).state) == (
+                "suspect",
+                "running",
+            )
+            assert (await silent.complete([late])).refused == (late,)
+            with pytest.raises(LeaseLostError):
+                await silent.keep_alive()
+
+
 class HistoryContract:
     async def test_finished_jobs_are_kept_where_the_queue_says_so_and_for_so_long(self, bench: Bench) -> None:
         await made(bench, completed_retention_seconds=60)
@@ -1260,7 +1527,7 @@ class HistoryContract:
             await queue.complete([one])
             await queue.retry(two, delay_seconds=0, error="boom")
             await bench.pass_time(30)
-            await bench.cancel(waiting)
+            await cancel(bench, waiting)
             await queue.complete(await queue.receive(1))
             assert await bench.finished() == [
                 Finished(name="one", outcome="completed", attempt=0),
@@ -1277,7 +1544,7 @@ class HistoryContract:
         async with bench.queue() as queue:
             _, cancelled = await queue.enqueue([NewJob(), NewJob()])
             await queue.complete(await queue.receive(1))
-            await bench.cancel(cancelled)
+            await cancel(bench, cancelled)
         assert await bench.finished() == []
 
     async def test_a_history_that_is_given_up_is_pruned(self, bench: Bench) -> None:
@@ -1445,7 +1712,7 @@ class ProvisionContract:
             running, dead, finished = await queue.receive(3)
             await queue.dead_letter(dead, reason="x")
             await queue.complete([finished])
-            await bench.cancel(running.job.id)
+            await cancel(bench, running.job.id)
             await queue.enqueue([NewJob(), NewJob(delay_seconds=60), NewJob(group="g"), NewJob(group="g")])
             await queue.enqueue(
                 [NewJob(deduplication_key="k", deduplication_window_seconds=1000, group="h", delay_seconds=60)]
@@ -1492,6 +1759,7 @@ class QueueContract(
     DeduplicationContract,
     SuspectContract,
     CancelContract,
+    InspectContract,
     HistoryContract,
     HousekeepingContract,
     DepthContract,

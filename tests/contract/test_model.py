@@ -130,11 +130,7 @@ class World:
         assert replace(real, promoted=0) == model
 
     async def cancel(self, ours: str) -> None:
-        outcome = await self.bench.connection.fetchval(
-            'SELECT "head ""race".cancel(id, $2) FROM "head ""race".queues WHERE name = $1',
-            self.name,
-            int(self.numbers[ours]),
-        )
+        outcome = await (await self.bench.inspector()).cancel(self.name, self.numbers[ours])
         assert outcome == await self.inspector.cancel(self.name, ours)
 
     async def pass_time(self, seconds: int) -> None:
@@ -142,7 +138,7 @@ class World:
         self.backend.pass_time(seconds)
 
     async def pause(self, *, paused: bool) -> None:
-        await self.bench.pause(paused=paused)
+        await (await self.bench.inspector()).pause(self.name, paused=paused)
         await self.inspector.pause(self.name, paused=paused)
 
     async def compare(self) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import asyncio
 import json
+from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from contract.queue_contract import LEASE_SECONDS, QUEUE, DeadLetter, Finished, QueueContract
 from headrace.queues.base import Failure
 from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
-from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
+from headrace.queues.postgres import Place, PostgresBacklog, PostgresInspector, PostgresProvisioner, PostgresQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -49,11 +49,8 @@ class MemoryBench:
                 Finished(name=job.job.name, outcome=job.outcome, attempt=job.job.attempt) for job in queue.finished_jobs
             ]
 
-    async def cancel(self, job_id: str) -> Literal["cancelled", "requested"] | None:
-        return await MemoryInspector(self.backend).cancel(QUEUE, job_id)
-
-    async def pause(self, *, paused: bool) -> None:
-        await MemoryInspector(self.backend).pause(QUEUE, paused=paused)
+    async def inspector(self) -> MemoryInspector:
+        return MemoryInspector(self.backend)
 
 
 class TestMemory(QueueContract):
@@ -80,7 +77,8 @@ class PostgresBench:
     def __init__(self, dsn: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self.place = Place(dsn=dsn, schema=self.schema)
         self.connection = connection
-        self._busy = asyncio.Lock()
+        self._inspector: PostgresInspector | None = None
+        self._stack = AsyncExitStack()
         self.provisioner = PostgresProvisioner(self.place)
         self.backlog = BacklogPerCall(self.place)
 
@@ -113,15 +111,15 @@ class PostgresBench:
         )
         return [Finished(**dict(row)) for row in rows]
 
-    async def cancel(self, job_id: str) -> Literal["cancelled", "requested"] | None:
-        async with self._busy:
-            outcome: Literal["cancelled", "requested"] | None = await self.connection.fetchval(
-                'SELECT "head ""race".cancel(id, $2) FROM "head ""race".queues WHERE name = $1', QUEUE, int(job_id)
-            )
-            return outcome
+    async def inspector(self) -> PostgresInspector:
+        # Opened late: the schema must be there.
+        if self._inspector is None:
+            inspector = PostgresInspector(self.place, lease_seconds=LEASE_SECONDS)
+            self._inspector = await self._stack.enter_async_context(inspector)
+        return self._inspector
 
-    async def pause(self, *, paused: bool) -> None:
-        await self.connection.execute('UPDATE "head ""race".queues SET paused_by_hand = $1', paused)
+    async def close(self) -> None:
+        await self._stack.aclose()
 
 
 def failures_from(stored: str | None) -> tuple[Failure, ...]:
@@ -141,6 +139,8 @@ class TestPostgres(QueueContract):
                     "$1", str(LEASE_SECONDS)
                 )
             )
-            yield PostgresBench(database_dsn, connection)
+            bench = PostgresBench(database_dsn, connection)
+            yield bench
+            await bench.close()
         finally:
             await connection.close()

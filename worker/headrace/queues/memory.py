@@ -123,7 +123,7 @@ class _Place:
         """Enqueue; the number of the job that has the deduplication key, where it is taken."""
         if job.deduplication_key is not None:
             key = self.keys.get(job.deduplication_key)
-            if key is not None and (key.number in self.entries or _is_future(key.kept_until, now)):
+            if key is not None and self.is_taken(key, now):
                 return key.number
             window = job.deduplication_window_seconds
             self.keys[job.deduplication_key] = _Key(number, None if window is None else now + timedelta(seconds=window))
@@ -149,6 +149,10 @@ class _Place:
             )
         )
         return number
+
+    def is_taken(self, key: _Key | None, now: datetime) -> bool:
+        """Whether a deduplication key is some job's."""
+        return key is not None and (key.number in self.entries or _is_future(key.kept_until, now))
 
     def is_head(self, number: int, job: Job) -> bool:
         """Whether no other job of its group comes first."""
@@ -222,14 +226,36 @@ class _Place:
             del self.keys[name]
         return entry
 
+    def end_lease(self, lease: _Lease, *, are_suspects: bool) -> list[int]:
+        """Put all that is held under it back; gives the numbers."""
+        numbers = sorted(lease.held)
+        for number in numbers:
+            entry = self.entries[number]
+            self.put_back(number, entry)
+            entry.is_suspect = entry.is_suspect or are_suspects
+        return numbers
+
+    def redrive(self, number: int, now: datetime) -> bool:
+        """Put a dead job back, with all attempts before it; not where another has its deduplication key by now."""
+        dead = self.dead[number]
+        if (name := dead.job.deduplication_key) is not None:
+            key = self.keys.get(name)
+            if self.is_taken(key, now) and key is not None and key.number != number:
+                return False
+            self.keys[name] = _Key(number, key.kept_until if key is not None else None)
+        del self.dead[number]
+        retention = self.settings.message_retention_seconds
+        expires_at = None if retention is None else now + timedelta(seconds=retention)
+        job = replace(dead.job, attempt=0, run_at=now, expires_at=expires_at)
+        self.entries[number] = _Entry(job, failures=dead.failures)
+        return True
+
     def judge(self, lease: _Lease, now: datetime) -> int:
         """The worker is lost: its jobs go back as suspects. Gives how many turned out to be poisonous."""
         was_alone = len(lease.held) == 1
         poisoned = 0
-        for number in sorted(lease.held):
+        for number in self.end_lease(lease, are_suspects=True):
             entry = self.entries[number]
-            self.put_back(number, entry)
-            entry.is_suspect = True
             entry.deaths += was_alone
             if entry.deaths >= _POISONOUS_DEATHS:
                 self.bury(number, now, "WorkerLost", "three workers died while they ran this job and no other")
@@ -244,11 +270,7 @@ class _Place:
 
     def prune(self, now: datetime) -> int:
         """Forget what is older than the queue keeps it."""
-        self.keys = {
-            name: key
-            for name, key in self.keys.items()
-            if key.number in self.entries or _is_future(key.kept_until, now)
-        }
+        self.keys = {name: key for name, key in self.keys.items() if self.is_taken(key, now)}
         pruned = 0
         for ended, keep in (
             (self.dead, timedelta(days=self.settings.dead_letter_retention_days)),
@@ -436,8 +458,7 @@ class MemoryQueue:
     ) -> None:
         if (place := self._backend.places.get(self._name)) is not None:
             for lease in self._own_leases(place):
-                for number in sorted(lease.held):
-                    place.put_back(number, place.entries[number])
+                place.end_lease(lease, are_suspects=False)
             place.leases = {number: lease for number, lease in place.leases.items() if number not in self._leases}
         self._leases.clear()
         self._heartbeat_lease = None
@@ -680,11 +701,12 @@ class MemoryInspector:
         return list(itertools.islice(shown, limit))
 
     def _records(self, queue: str, which: JobFilter) -> Iterator[JobRecord]:
-        """Those that can be claimed or are, in claiming order, those that wait, then the ended, newest first."""
+        """Those that can be claimed or are, in claiming order, those that wait, then the ended, newest first.
+
+        Delayed jobs come by their time, blocked ones group by group.
+        """
         place, now = self._backend.place(queue), self._backend.now()
-        waiting: list[JobState] = ["delayed", "blocked"]
-        live = [_live_record(place, number, now) for number in place.entries]
-        live.sort(key=lambda record: (record.state in waiting, -record.job.priority, int(record.job.id)))
+        live = sorted((_live_record(place, number, now) for number in place.entries), key=_order)
         ended = sorted([*place.dead.values(), *place.finished.values()], key=lambda job: job.ended_at, reverse=True)
         for record in itertools.chain(live, map(_ended_record, ended)):
             if _is_meant(record, which, now):
@@ -719,16 +741,9 @@ class MemoryInspector:
     async def redrive(self, queue: str, which: JobFilter) -> int:
         """See `headrace.queues.base.Inspector`."""
         place, now = self._backend.place(queue), self._backend.now()
-        meant = self._dead(queue, which)
-        for number in meant:
-            dead = place.dead.pop(number)
-            # Its time to start was over, or it would start no more; now it has all the time that others have.
-            retention = place.settings.message_retention_seconds
-            expires_at = None if retention is None else now + timedelta(seconds=retention)
-            job = replace(dead.job, attempt=0, run_at=now, expires_at=expires_at)
-            place.entries[number] = _Entry(job, failures=dead.failures)
+        put_back = [number for number in self._dead(queue, which) if place.redrive(number, now)]
         self._backend.changed()
-        return len(meant)
+        return len(put_back)
 
     async def purge(self, queue: str, which: JobFilter) -> int:
         """See `headrace.queues.base.Inspector`."""
@@ -745,16 +760,15 @@ class MemoryInspector:
         """See `headrace.queues.base.Inspector`."""
         place, now = self._backend.place(queue), self._backend.now()
         since = now - timedelta(seconds=older_than_seconds)
-        stuck = [
-            (number, entry)
-            for number, entry in place.entries.items()
-            if entry.lease and entry.lease.ends_at <= now and entry.claimed_at and entry.claimed_at <= since
-        ]
-        for number, entry in stuck:
-            place.put_back(number, entry)
-            entry.is_suspect = True
+        recovered: list[int] = []
+        for lease_number, lease in list(place.leases.items()):
+            claimed_at = [place.entries[number].claimed_at for number in lease.held]
+            if lease.ends_at <= now and any(moment is not None and moment <= since for moment in claimed_at):
+                # A lease is judged whole, and nobody is charged.
+                del place.leases[lease_number]
+                recovered += place.end_lease(lease, are_suspects=True)
         self._backend.changed()
-        return [str(number) for number, _ in stuck]
+        return [str(number) for number in recovered]
 
 
 def _is_future(moment: datetime | None, now: datetime) -> bool:
@@ -791,6 +805,15 @@ def _live_record(place: _Place, number: int, now: datetime) -> JobRecord:
     elif entry.job.run_at > now:
         state = "delayed"
     return JobRecord(job=entry.job, state=state, failures=entry.failures)
+
+
+def _order(record: JobRecord) -> tuple[Any, ...]:
+    number = int(record.job.id)
+    if record.state == "delayed":
+        return (1, record.job.run_at, number)
+    if record.state == "blocked":
+        return (2, record.job.group, number)
+    return (0, -record.job.priority, number)
 
 
 def _ended_record(ended: EndedJob) -> JobRecord:
