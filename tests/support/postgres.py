@@ -1,4 +1,7 @@
-"""A real PostgreSQL for tests: the one TEST_DATABASE_CONNECTION names, else one from the machine's binaries."""
+"""A real PostgreSQL for tests: the one TEST_DATABASE_CONNECTION names, else one from the machine's binaries.
+
+TEST_POSTGRES_BINARIES names the directory of other binaries: those of another major version, say.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 ENVIRONMENT_VARIABLE = "TEST_DATABASE_CONNECTION"
+BINARIES_VARIABLE = "TEST_POSTGRES_BINARIES"
 START_TIMEOUT_SECONDS = 30.0
 
 _database_numbers = itertools.count(1)
@@ -85,12 +89,19 @@ class PostgresServer:
                 **_unprivileged(),
             )
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(ready, check=False).returncode:
+        while not self._is_up(self.process.pid):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 complaints = (self.directory / "server.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"PostgreSQL did not start:\n{complaints}")
             time.sleep(0.02)
+
+    def _is_up(self, pid: int) -> bool:
+        """What pg_ctl looks at, too: the server's own word, in its lock file."""
+        try:
+            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and int(lines[0]) == pid and lines[7].strip() in {"ready", "standby"}
 
     def give(self, name: str, content: bytes) -> Path:
         """A file that only the server may read, such as a key."""
@@ -101,16 +112,18 @@ class PostgresServer:
             shutil.chown(path, "postgres", "postgres")
         return path
 
-    def stop(self) -> None:
-        """Stop at once, breaking connections off."""
+    def stop(self, *, immediately: bool = False) -> None:
+        """Stop at once, breaking connections off; immediately: as a crash would."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGQUIT if immediately else signal.SIGINT)
             self.process.wait(START_TIMEOUT_SECONDS)
             self.process = None
 
 
 def find_binaries() -> Path:
-    """The newest server's binaries, on PATH or where Debian and pg_config keep them."""
+    """The given binaries, else the newest server's, on PATH or where Debian and pg_config keep them."""
+    if given := os.environ.get(BINARIES_VARIABLE):
+        return Path(given)
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     if pg_config := shutil.which("pg_config"):
         output = subprocess.run([pg_config, "--bindir"], check=True, capture_output=True, text=True).stdout
@@ -119,7 +132,7 @@ def find_binaries() -> Path:
         candidates.append(Path(on_path).resolve().parent)
     for candidate in reversed(candidates):
         # Client packages bring some of these; a server has them all.
-        if all((candidate / program).exists() for program in ("initdb", "postgres", "pg_isready")):
+        if all((candidate / program).exists() for program in ("initdb", "postgres")):
             return candidate
     raise PostgresNotFoundError(
         f"no PostgreSQL server here: install the package `postgresql`, or set {ENVIRONMENT_VARIABLE} to a DSN "
