@@ -1,0 +1,172 @@
+"""The whole soak: produce and strike, let it drain, collect the evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from soak.monkey import Monkey, Workers
+from soak.producers import Producers
+from soak.verdict import MAX_RETRIES, Evidence, Run, Verdict, judge
+from support.postgres import PostgresServer
+
+# Leases, their rescue, suspects one at a time, and retries: what is not done by then hangs.
+DRAIN_SECONDS = 180.0
+
+_LEFT = """
+SELECT id::text FROM headrace.jobs UNION SELECT id::text FROM headrace.parked_jobs
+UNION SELECT 'claimed ' || unnest(job_ids) FROM headrace.claims
+"""
+_DEAD = "SELECT id::text, reason, error FROM headrace.dead_jobs"
+
+_TOLD = {
+    "leases lost": "lease lost",
+    "leases given up, out of reach": "lease out of reach",
+    "outcomes refused": "outcome refused",
+    "outcomes reported late": "outcomes not reported",
+}
+
+
+@dataclass(kw_only=True)
+class Report:
+    """How it ended."""
+
+    verdict: Verdict
+    blows: Counter[str]
+    told: Counter[str]
+    """What the workers' logs say, counted."""
+
+
+async def soak(
+    server: PostgresServer,
+    directory: Path,
+    *,
+    seconds: float,
+    seed: int,
+    workers: int = 3,
+    jobs_per_second: float = 100.0,
+    every_seconds: float = 4.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Produce and strike for so long, then drain; gives what is wrong.
+
+    Parameters
+    ----------
+    server
+        Empty; it is restarted now and then.
+    directory
+        Where workers leave their records and logs.
+    seconds
+        How long to strike.
+    seed
+        Of all chance.
+    workers
+        How many processes.
+    jobs_per_second
+        About.
+    every_seconds
+        How often the monkey strikes, about.
+    say
+        Takes lines of progress.
+    """
+    chance = random.Random(seed)  # noqa: S311
+    place = Place(dsn=server.dsn)
+    await PostgresProvisioner(place).ensure(
+        "orders", QueueSettings(max_retries=MAX_RETRIES), Owner(namespace="shop", name="orders", uid="1")
+    )
+    crew = Workers(directory, server.dsn, count=workers)
+    try:
+        async with PostgresQueue(place, "orders") as queue:
+            producers = Producers(queue, chance, jobs_per_second=jobs_per_second)
+            monkey = Monkey(server, crew, chance)
+            watching = asyncio.create_task(_watch(producers, monkey, crew, directory, say))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(producers.run())
+                    await monkey.run(seconds, every_seconds=every_seconds)
+                    producers.stop()
+                say("calm: the rest drains")
+                await _drained(server.dsn)
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
+        await crew.stop()
+        left, dead = await _remains(server.dsn)
+    finally:
+        crew.close()
+    evidence = Evidence(
+        asked=producers.asked, runs=read_runs(directory), blows=monkey.blows, exits=crew.exits, left=left, dead=dead
+    )
+    (directory / "evidence.json").write_text(json.dumps(evidence, default=vars))
+    verdict = judge(evidence)
+    verdict.wrong += crew.wrong
+    logs = "\n".join(log.read_text() for log in directory.glob("worker-*.log"))
+    return Report(
+        verdict=verdict,
+        blows=Counter(blow.kind for blow in monkey.blows),
+        told=Counter({what: len(re.findall(words, logs)) for what, words in _TOLD.items()}),
+    )
+
+
+async def _watch(
+    producers: Producers, monkey: Monkey, crew: Workers, directory: Path, say: Callable[[str], None]
+) -> None:
+    started = time.monotonic()
+    while True:
+        for _ in range(20):
+            await asyncio.sleep(1)
+            crew.look_after()
+        finished = sum(run.ended == "done" for run in read_runs(directory))
+        say(
+            f"{time.monotonic() - started:5.0f} s: {len(producers.asked)} asked for, {finished} done, "
+            f"{len(monkey.blows)} blows, last: {monkey.blows[-1].kind if monkey.blows else 'none'}"
+        )
+
+
+async def _drained(dsn: str) -> None:
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < deadline and (await _remains(dsn))[0]:
+        await asyncio.sleep(0.5)
+
+
+async def _remains(dsn: str) -> tuple[list[str], dict[str, str]]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        left = [row[0] for row in await connection.fetch(_LEFT)]
+        dead = {row["id"]: row["reason"] for row in await connection.fetch(_DEAD)}
+    finally:
+        await connection.close()
+    return left, dead
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """What all workers have noted so far."""
+    begun: dict[str, dict[str, Any]] = {}
+    for file in directory.glob("runs-*.jsonl"):
+        for line in file.read_text().splitlines():
+            note = json.loads(line)
+            if "began" in note:
+                begun[note["run"]] = {
+                    "name": note["run"],
+                    "job_id": note["began"],
+                    "token": note["token"],
+                    "attempt": note["attempt"],
+                    "process": note["process"],
+                    "began_at": note["at"],
+                    "group": note["group"],
+                }
+            else:
+                begun[note["run"]] |= {"ended": note["ended"], "ended_at": note["at"]}
+    return [Run(**run) for run in begun.values()]

@@ -1,0 +1,236 @@
+"""What happens to workers and the database: kills, pauses, restarts, old transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import asyncpg
+
+from soak.verdict import Blow
+from support.postgres import PostgresServer
+from support.worker_process import WorkerProcess, running_worker
+
+_CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+class Workers:
+    """Worker processes that are started anew when they end."""
+
+    def __init__(self, directory: Path, dsn: str, *, count: int) -> None:
+        self.exits: dict[int, float] = {}
+        self.wrong: list[str] = []
+        self._to_end: set[int] = set()
+        self._directory = directory
+        self._dsn = dsn
+        self._stack = ExitStack()
+        self.running = [self._start() for _ in range(count)]
+
+    def _start(self) -> WorkerProcess:
+        return self._stack.enter_context(
+            running_worker(
+                self._directory,
+                *("--app", "soak.app:app", "--concurrency", "8", "--drain-timeout", "5"),
+                dsn=self._dsn,
+                HEADRACE_LOG_LEVEL="INFO",
+                BACKGROUND_JOBS__RETRY__INITIALDELAYSECONDS="0.2",
+            )
+        )
+
+    def replace(self, worker: WorkerProcess) -> None:
+        """Note a worker's end and start another in its place."""
+        self._note_end(worker)
+        self.running[self.running.index(worker)] = self._start()
+
+    async def drain(self, worker: WorkerProcess) -> None:
+        """End a worker as Kubernetes does."""
+        self._to_end.add(worker.process.pid)
+        worker.terminate()
+        if status := await worker.exit_status():
+            self.wrong.append(f"worker {worker.process.pid} drained with status {status}: {worker.log_file.name}")
+        self._note_end(worker)
+
+    def _note_end(self, worker: WorkerProcess) -> None:
+        self.exits[worker.process.pid] = time.monotonic()
+
+    def look_after(self) -> None:
+        """Replace workers that ended by themselves, which is a fault."""
+        for worker in list(self.running):
+            if worker.process.poll() is not None and worker.process.pid not in self._to_end:
+                self.wrong.append(
+                    f"worker {worker.process.pid} ended by itself with status {worker.process.returncode}: "
+                    f"{worker.log_file.name}"
+                )
+                self.replace(worker)
+
+    async def stop(self) -> None:
+        """Drain them all."""
+        await asyncio.gather(*map(self.drain, self.running))
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._stack.close()
+
+
+class Monkey:
+    """Strikes every few seconds until told to stop.
+
+    Parameters
+    ----------
+    server
+        The queue's.
+    workers
+        Whom to hit.
+    chance
+        Decides.
+    """
+
+    def __init__(self, server: PostgresServer, workers: Workers, chance: random.Random) -> None:
+        self.blows: list[Blow] = []
+        self._server = server
+        self._workers = workers
+        self._chance = chance
+        self._background = asyncio.TaskGroup()
+        self._busy: set[int] = set()
+        self._kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
+            (self.kill_worker, 4),
+            (self.drain_worker, 2),
+            (self.kill_backends, 4),
+            (self.cancel_backends, 2),
+            (self.restart_fast, 1),
+            (self.restart_immediately, 1),
+            (self.pause_long, 1),
+            (self.pause_briefly, 2),
+            (self.hold_xmin, 1),
+        ]
+
+    async def run(self, seconds: float, *, every_seconds: float) -> None:
+        """Strike for so long."""
+        end = time.monotonic() + seconds
+        deck: list[Callable[[], Awaitable[None]]] = []
+        async with self._background:
+            while (remaining := end - time.monotonic()) > 0:
+                await asyncio.sleep(min(remaining, every_seconds * self._chance.uniform(0.3, 1.7)))
+                if not deck:  # Each kind as often as it should come, in a new order each time.
+                    deck = [blow for blow, times in self._kinds for _ in range(times)]
+                    self._chance.shuffle(deck)
+                await deck.pop()()
+
+    def _note(self, kind: str, at: float, process: int | None = None) -> None:
+        self.blows.append(Blow(kind=kind, at=at, until=time.monotonic(), process=process))
+
+    def _victim(self) -> WorkerProcess | None:
+        free = [worker for worker in self._workers.running if worker.process.pid not in self._busy]
+        return self._chance.choice(free) if free else None
+
+    async def kill_worker(self) -> None:
+        """SIGKILL."""
+        if (worker := self._victim()) is not None:
+            at = time.monotonic()
+            worker.kill()
+            self._note("kill", at, worker.process.pid)
+            self._workers.replace(worker)
+
+    async def drain_worker(self) -> None:
+        """SIGTERM; the next starts when it has gone."""
+        if (worker := self._victim()) is not None:
+            self._later(self._drain(worker), worker)
+
+    async def _drain(self, worker: WorkerProcess) -> None:
+        at = time.monotonic()
+        await self._workers.drain(worker)
+        self._note("drain", at, worker.process.pid)
+        self._workers.replace(worker)
+
+    async def pause_long(self) -> None:
+        """SIGSTOP for longer than the lease and the others' look at it."""
+        await self._pause(32.0)
+
+    async def pause_briefly(self) -> None:
+        """SIGSTOP for less than costs the lease."""
+        await self._pause(4.0)
+
+    async def _pause(self, seconds: float) -> None:
+        if (worker := self._victim()) is not None:
+            self._later(self._stop_and_go(worker, seconds), worker)
+
+    async def _stop_and_go(self, worker: WorkerProcess, seconds: float) -> None:
+        at = time.monotonic()
+        worker.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._note("pause", at, worker.process.pid)
+            worker.process.send_signal(signal.SIGCONT)
+
+    async def kill_backends(self) -> None:
+        """pg_terminate_backend on about half of the clients' sessions."""
+        await self._on_backends("pg_terminate_backend", "backends killed")
+
+    async def cancel_backends(self) -> None:
+        """pg_cancel_backend on all of them."""
+        await self._on_backends("pg_cancel_backend", "queries cancelled")
+
+    async def _on_backends(self, function: str, kind: str) -> None:
+        at = time.monotonic()
+        with suppress(*_CLIENT_ERRORS):
+            connection = await asyncpg.connect(self._server.dsn, timeout=2)
+            try:
+                await connection.execute(
+                    f"SELECT {function}(pid) FROM pg_stat_activity "
+                    "WHERE application_name LIKE 'headrace%' AND random() < 0.5"
+                )
+            finally:
+                await connection.close()
+        self._note(kind, at)
+
+    async def restart_fast(self) -> None:
+        """Connections are broken off, all is written, the server is away for a moment."""
+        await self._restart("restart", immediately=False)
+
+    async def restart_immediately(self) -> None:
+        """As a crash: the server comes back by recovery."""
+        await self._restart("crash", immediately=True)
+
+    async def _restart(self, kind: str, *, immediately: bool) -> None:
+        at = time.monotonic()
+        await asyncio.to_thread(self._server.stop, immediately=immediately)
+        await asyncio.sleep(self._chance.choice([0.0, 1.0, 6.0]))
+        await asyncio.to_thread(self._server.start)
+        self._note(kind, at)
+
+    async def hold_xmin(self) -> None:
+        """An old transaction: what dies meanwhile can't be cleared away."""
+        self._later(self._hold_xmin(20.0))
+
+    async def _hold_xmin(self, seconds: float) -> None:
+        at = time.monotonic()
+        with suppress(*_CLIENT_ERRORS):
+            connection = await asyncpg.connect(self._server.dsn, timeout=2)
+            try:
+                async with connection.transaction(isolation="repeatable_read"):
+                    await connection.fetchval("SELECT count(*) FROM headrace.queues")
+                    await asyncio.sleep(seconds)
+            finally:
+                connection.terminate()
+        self._note("xmin held", at, process=-1)
+
+    def _later(self, blow: Awaitable[None], worker: WorkerProcess | None = None) -> None:
+        """Go on with others meanwhile."""
+
+        async def strike() -> None:
+            if worker is None:
+                await blow
+                return
+            self._busy.add(worker.process.pid)
+            try:
+                await blow
+            finally:
+                self._busy.discard(worker.process.pid)
+
+        self._background.create_task(strike())

@@ -1,0 +1,122 @@
+"""Producers of every kind. Each keeps account of what it asked for, and of what was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from headrace import NewJob, new_job
+from headrace.queues.base import Queue, QueueUnavailableError
+from soak.verdict import MAX_RETRIES, Asked
+
+GROUPS = 6
+KEYS = 4
+
+
+class Producers:
+    """Enqueue until told to stop, at about the rate given.
+
+    Parameters
+    ----------
+    queue
+        Open.
+    chance
+        Decides what the jobs are like.
+    jobs_per_second
+        Of all producers together, about.
+    """
+
+    def __init__(self, queue: Queue, chance: random.Random, *, jobs_per_second: float) -> None:
+        self.asked: list[Asked] = []
+        self._queue = queue
+        self._chance = chance
+        self._numbers = itertools.count(1)
+        self._pause_seconds = 1 / jobs_per_second
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Enqueue no more."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Produce, until stopped."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(self._keep(self._single, share=0.1))
+            group.create_task(self._keep(self._many, share=0.3, size=15))
+            group.create_task(self._keep(self._delayed, share=0.1))
+            for name in range(GROUPS):
+                group.create_task(self._keep(lambda name=name: self._grouped(name), share=0.2 / GROUPS, size=2))
+            for name in range(KEYS):
+                group.create_task(self._keep(lambda name=name: self._keyed(name), share=0.1 / KEYS))
+
+    async def _keep(self, produce: Any, *, share: float, size: int = 1) -> None:
+        while not self._stopped.is_set():
+            await produce()
+            pause = self._pause_seconds * size / share * self._chance.uniform(0.5, 1.5)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._stopped.wait()
+            except TimeoutError:
+                pass
+
+    async def _single(self) -> None:
+        await self._ask([self._like(priority=self._chance.choice([0, 0, 0, 5, 10]))])
+
+    async def _many(self) -> None:
+        await self._ask([self._like(priority=self._chance.choice([0, 3])) for _ in range(self._chance.randint(5, 25))])
+
+    async def _delayed(self) -> None:
+        await self._ask([self._like(delay_seconds=self._chance.uniform(0.1, 8))])
+
+    async def _grouped(self, name: int) -> None:
+        delay_seconds = self._chance.choice([0.0] * 9 + [2.0])
+        priority = self._chance.choice([0, 10])
+        job = self._like(group=f"tenant-{name}", delay_seconds=delay_seconds, priority=priority)
+        await self._ask([job, *(self._like(group=f"tenant-{name}") for _ in range(self._chance.choice([0, 0, 3])))])
+
+    async def _keyed(self, name: int) -> None:
+        await self._ask([self._like(key=f"report-{name}")])
+
+    def _like(
+        self, *, priority: int = 0, delay_seconds: float = 0.0, group: str | None = None, key: str | None = None
+    ) -> tuple[Asked, NewJob]:
+        token = str(next(self._numbers))
+        fate = self._chance.random()
+        asked = Asked(
+            token=token,
+            called_at=0.0,
+            answered_at=None,
+            key=key,
+            group=group,
+            delay_seconds=delay_seconds,
+            failures=MAX_RETRIES + 1 if fate < 0.005 else 1 if fate < 0.03 else 0,
+            hopeless=fate > 0.995,
+        )
+        seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, self._chance.uniform(0.1, 1.5)])
+        payload = {"token": token, "seconds": seconds, "failures": asked.failures, "hopeless": asked.hopeless}
+        job = new_job(
+            "work", payload, priority=priority, delay_seconds=delay_seconds, group=group, deduplication_key=key
+        )
+        return asked, job
+
+    async def _ask(self, wanted: Sequence[tuple[Asked, NewJob]]) -> None:
+        called_at = time.monotonic()
+        ids: Sequence[str | None]
+        try:
+            ids = await self._queue.enqueue([job for _, job in wanted])
+        except QueueUnavailableError:
+            answered_at = None
+            ids = [None] * len(wanted)
+            await asyncio.sleep(0.2)
+        else:
+            answered_at = time.monotonic()
+        self.asked += [
+            replace(asked, called_at=called_at, answered_at=answered_at, job_id=job_id)
+            for (asked, _), job_id in zip(wanted, ids, strict=True)
+        ]
