@@ -16,10 +16,12 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from headrace.queues.base import (
+    HEARTBEAT_SECONDS,
     PlaceTakenError,
     QueueAccessError,
     QueueError,
@@ -48,12 +50,13 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 _PEER_GONE_SECONDS = 20
 
 # After these a connection is of no use, though it may not know yet. (InternalClientError is how asyncpg may say that
-# the server ended a pooled connection just before it was used.)
+# the server ended a pooled connection just before it was used. A read-only server was a primary when we connected.)
 _BROKEN = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
     OSError,
     TimeoutError,
 )
@@ -83,7 +86,7 @@ class Place:
 class Database:
     """A pool of connections that speaks in named queries and fails in `QueueError` only.
 
-    Lost connections are replaced by the next call. Use it as an async context manager.
+    Lost connections are replaced by the next call. One of the connections is kept for what must not wait.
     """
 
     def __init__(
@@ -97,10 +100,13 @@ class Database:
         self.place = place
         self._queries = queries(place.schema)
         self._max_connections = max_connections
+        self._patient = asyncio.Semaphore(max(1, max_connections - 1))
         self._application_name = application_name
         self._command_timeout_seconds = command_timeout_seconds
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._addresses = addresses(place.dsn)
         self._lost = False
+        self._answered_at = time.monotonic()
         self._reconnected_at: float | None = None
         self._prepares = True
 
@@ -113,7 +119,7 @@ class Database:
                     min_size=0,
                     max_size=self._max_connections,
                     **self._connect_arguments(),
-                    init=_watch_peer,
+                    connect=self._connect,
                     connection_class=_Connection,
                     # We leave no session state behind; the default would cost a round trip a query.
                     reset=_leave_as_is,
@@ -132,20 +138,36 @@ class Database:
             pool.terminate()
 
     def seconds_since_reconnect(self) -> float:
-        """How long the database has been reachable since it last was not; infinite if it always was."""
-        if self._lost:
+        """How long the database has been reachable since it last was not; infinite if it always was.
+
+        A moment's loss does not count: whoever reports every `HEARTBEAT_SECONDS` can have missed nothing.
+        """
+        if self._lost and self._was_away():
             return 0.0
         return float("inf") if self._reconnected_at is None else time.monotonic() - self._reconnected_at
 
-    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run a named query on its own."""
-        try:
-            return await self._fetch(query, arguments)
-        except _NotPreparedError:
-            return await self._fetch(query, arguments)
+    def _was_away(self) -> bool:
+        return time.monotonic() - self._answered_at > HEARTBEAT_SECONDS
 
-    async def _fetch(self, query: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
-        async with self._connection() as connection:
+    async def fetch(self, query: str, *arguments: Any, urgent: bool = False) -> list[asyncpg.Record]:
+        """Run a named query on its own.
+
+        Parameters
+        ----------
+        query
+            Its name.
+        *arguments
+            What stands for $1, $2 …
+        urgent
+            Don't wait for others that are under way. For one caller at a time.
+        """
+        try:
+            return await self._fetch(query, arguments, urgent=urgent)
+        except _NotPreparedError:
+            return await self._fetch(query, arguments, urgent=urgent)
+
+    async def _fetch(self, query: str, arguments: Sequence[Any], *, urgent: bool) -> list[asyncpg.Record]:
+        async with self._connection(urgent=urgent) as connection:
             if self._prepares:
                 rows: list[asyncpg.Record] = await connection.fetch(self._queries[query], *arguments)
             else:
@@ -154,9 +176,9 @@ class Database:
                     rows = await connection.fetch(self._queries[query], *arguments)
             return rows
 
-    async def fetch_value(self, query: str, *arguments: Any) -> Any:
+    async def fetch_value(self, query: str, *arguments: Any, urgent: bool = False) -> Any:
         """The first column of a named query's first row; None without one."""
-        rows = await self.fetch(query, *arguments)
+        rows = await self.fetch(query, *arguments, urgent=urgent)
         return rows[0][0] if rows else None
 
     @asynccontextmanager
@@ -166,16 +188,29 @@ class Database:
             yield Transaction(connection, self._queries)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _connection(
+        self, *, urgent: bool = False
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         if self._pool is None:
             raise QueueError("the queue is not open: use it as an async context manager")
+        if not urgent:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                    await self._patient.acquire()
+            except TimeoutError:
+                raise QueueUnavailableError("every connection is busy, with a slow or silent database") from None
         try:
             with _errors(self.place):
                 async with self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
                     try:
                         yield connection
+                    except asyncio.CancelledError:
+                        # Else it would be waited for until the server has taken note, which a dead one never does.
+                        connection.terminate()
+                        raise
                     except _BROKEN:
                         connection.terminate()
+                        self._drop_idle()
                         raise
         except _NotPreparedError:
             await self._stop_preparing()
@@ -183,9 +218,38 @@ class Database:
         except QueueUnavailableError:
             self._lost = True
             raise
+        finally:
+            if not urgent:
+                self._patient.release()
         if self._lost:
+            if self._was_away():
+                self._reconnected_at = time.monotonic()
             self._lost = False
-            self._reconnected_at = time.monotonic()
+        self._answered_at = time.monotonic()
+
+    def _drop_idle(self) -> None:
+        """Don't let the next calls find out one by one what has become of the other connections."""
+        if self._pool is not None:
+            pool: Any = self._pool
+            for holder in pool._holders:  # noqa: SLF001 - expire_connections() would wait for each of them
+                if holder.is_idle():
+                    holder.terminate()
+
+    async def _connect(self, *_dsn: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        """Connect to the host that was the last to answer, else to the next: none of them can use up all the time."""
+        error: Exception | None = None
+        for address in list(self._addresses):
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS / len(self._addresses)):
+                    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(address, **options)
+            except _EXPECTED as failure:
+                error = failure
+                self._addresses.append(self._addresses.pop(0))
+            else:
+                await _watch_peer(connection)
+                return connection
+        assert error is not None
+        raise error
 
     def _connect_arguments(self) -> dict[str, Any]:
         return {
@@ -248,6 +312,31 @@ async def connect(
             yield connection
         finally:
             await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+
+
+def addresses(dsn: str) -> list[str]:
+    """One DSN for each host that a DSN names.
+
+    asyncpg takes several, but gives them one time limit together: a host that is gone without a word uses it up.
+    """
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        return [dsn]
+    user, at, listed = parts.netloc.rpartition("@")
+    options = dict(parse_qsl(parts.query))
+    hosts = listed.split(",")
+    if not listed:
+        ports = options.pop("port", "").split(",")
+        hosts = [
+            quote(host, safe="[]:") + (f":{port}" if port else "")
+            for host, port in zip(
+                options.pop("host", "").split(","), itertools.chain(ports, itertools.repeat(ports[-1])), strict=False
+            )
+        ]
+    if len(hosts) < 2:
+        return [dsn]
+    return [urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=urlencode(options))) for host in hosts]
 
 
 def tls(place: Place) -> ssl.SSLContext | None:

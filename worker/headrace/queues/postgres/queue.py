@@ -514,14 +514,14 @@ class PostgresQueue:
         """See `headrace.queues.base.Queue`."""
         self._heartbeats = True
         if self._heartbeat_lease is None:
-            await self._look_up()
+            await self._look_up(urgent=True)
             self._heartbeat_lease = await self._database.fetch_value(
-                "start_lease", self._queue_id, self._lease_seconds, self._holder
+                "start_lease", self._queue_id, self._lease_seconds, self._holder, urgent=True
             )
             return frozenset()
         lease = self._heartbeat_lease
         ids = [int(job_id) for _, held in self._held.values() for job_id in held]
-        rows = await self._database.fetch("heartbeat", lease, self._lease_seconds, ids, list(self._held))
+        rows = await self._database.fetch("heartbeat", lease, self._lease_seconds, ids, list(self._held), urgent=True)
         if not rows:
             self._heartbeat_lease = None
             self._held = {claim: held for claim, held in self._held.items() if held[0] != lease}
@@ -532,7 +532,7 @@ class PostgresQueue:
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")
         self._settings = settings_from(rows[0])
         if rows[0]["strays"]:
-            await self._database.fetch("drop_strays", lease, rows[0]["strays"])
+            await self._database.fetch("drop_strays", lease, rows[0]["strays"], urgent=True)
             self._came_back = True
         return frozenset(map(str, rows[0]["cancelled"]))
 
@@ -602,9 +602,9 @@ class PostgresQueue:
             raise self._not_found()
         return depth_from(rows[0])
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, *, urgent: bool = False) -> None:
         """Read the queue's row again: settings change, and a queue made anew has another id."""
-        rows = await self._database.fetch("find_queue", self._name)
+        rows = await self._database.fetch("find_queue", self._name, urgent=urgent)
         if not rows:
             raise self._not_found()
         self._queue_id = rows[0]["id"]
