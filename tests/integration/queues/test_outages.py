@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 
 from headrace.job import NewJob
-from headrace.queues.base import Owner, QueueSettings, QueueUnavailableError
+from headrace.queues.base import LeaseLostError, Owner, QueueSettings, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.connection import Database, addresses
 from support.tcp_proxy import TcpProxy
+from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -90,6 +91,84 @@ class TestSilence:
             for call in calls:
                 with suppress(QueueUnavailableError):
                     await call
+
+
+class TestLateAnswers:
+    """A claim is committed, and its answer takes its time, or never comes."""
+
+    async def claimed(self, admin: asyncpg.Connection[asyncpg.Record]) -> None:
+        async def is_claimed() -> bool:
+            return bool(await admin.fetchval("SELECT EXISTS (SELECT FROM headrace.claims)"))
+
+        await eventually(is_claimed, what="claimed")
+
+    async def test_what_a_heartbeat_gave_back_meanwhile_is_not_received(
+        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            await queue.keep_alive()
+            assert await queue.receive(1) == [], "prepared: from now on a claim is one question and one answer"
+            (job_id,) = await enqueued_elsewhere(place)
+            proxy.hold_answers()
+            late = asyncio.create_task(queue.receive(1))
+            await self.claimed(admin)
+            await admin.execute("UPDATE headrace.claims SET claimed_at = now() - interval '1 hour'")
+            await queue.keep_alive()
+            proxy.resume()
+            assert await late == []
+            (delivery,) = await queue.receive(1)
+            assert delivery.job.id == job_id
+            assert (await queue.complete([delivery])).accepted == 1
+
+    async def test_what_was_leased_under_a_lease_lost_meanwhile_is_not_received(
+        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            await queue.keep_alive()
+            assert await queue.receive(1) == [], "prepared, as above"
+            await enqueued_elsewhere(place)
+            proxy.hold_answers()
+            late = asyncio.create_task(queue.receive(1))
+            await self.claimed(admin)
+            await admin.execute("DELETE FROM headrace.leases")
+            with pytest.raises(LeaseLostError):
+                await queue.keep_alive()
+            proxy.resume()
+            assert await late == []
+
+    async def test_without_heartbeats_what_a_cancelled_call_had_leased_is_there_for_the_next(
+        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            await enqueued_elsewhere(place)
+            async with admin.transaction():
+                await admin.execute("LOCK TABLE headrace.claims IN SHARE MODE")
+                late = asyncio.create_task(queue.receive(1))
+                await eventually(lambda: blocked(admin), what="claiming")
+                proxy.hold_answers()
+            await self.claimed(admin)
+            late.cancel()
+            await asyncio.wait([late])
+            proxy.resume()
+            await eventually(lambda: receives_one(queue), what="received after all")
+
+
+async def enqueued_elsewhere(place: Place) -> list[str]:
+    async with PostgresQueue(place, "orders") as producer:
+        return await producer.enqueue([NewJob()])
+
+
+async def blocked(admin: asyncpg.Connection[asyncpg.Record]) -> bool:
+    return bool(
+        await admin.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON oid = database"
+            " WHERE datname = current_database() AND NOT granted)"
+        )
+    )
+
+
+async def receives_one(queue: PostgresQueue) -> bool:
+    return len(await queue.receive(1)) == 1
 
 
 class TestSeveralHosts:

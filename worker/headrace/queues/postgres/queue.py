@@ -74,6 +74,9 @@ _SWEEP_SECONDS = 60.0
 _FIRST_LOOK_SECONDS = 0.05
 _LAST_LOOK_SECONDS = 1.0
 
+# How soon to try again what must be done sooner or later.
+_AGAIN_SECONDS = 1.0
+
 # Producers tell idle workers at most so often.
 _WAKE_SECONDS = 0.01
 
@@ -129,6 +132,9 @@ class PostgresQueue:
         self._heartbeats = False
         # What this object holds: of each claim, its lease and the jobs not settled yet.
         self._held: dict[int, tuple[int, set[str]]] = {}
+        # What was given back, or lost, before its answer arrived: not to be held any more when it does.
+        self._gone_claims: set[int] = set()
+        self._gone_leases: set[int] = set()
         # What may have been completed in a transaction of its handler's own: claim and job.
         self._completed_in: set[_Key] = set()
         self._gone_unreported: set[_Key] = set()
@@ -196,6 +202,8 @@ class PostgresQueue:
                     if leases:
                         await self._database.fetch("end_leases", list(leases))
         finally:
+            for task in self._ending:
+                task.cancel()
             if self._listening is not None:
                 self._listening.cancel()
                 await asyncio.wait([self._listening])
@@ -278,8 +286,15 @@ class PostgresQueue:
         """End a lease under which nothing is held."""
 
         async def end() -> None:
-            with contextlib.suppress(QueueError):
-                await self._database.fetch("end_leases", [lease])
+            while True:
+                try:
+                    await self._database.fetch("end_leases", [lease])
+                except QueueUnavailableError:
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                except QueueError:
+                    return
+                else:
+                    return
 
         task = asyncio.create_task(end())
         self._ending.add(task)
@@ -330,11 +345,17 @@ class PostgresQueue:
 
     async def _claim_suspect(self, lease: int) -> list[Delivery]:
         rows = await self._database.fetch("claim_suspect", self._queue_id, lease)
-        self._suspects_wait = self._holds_suspect = bool(rows)
+        deliveries = self._take(lease, rows)
+        self._suspects_wait = bool(rows)
+        self._holds_suspect = bool(deliveries)
         self._makes_room = self._makes_room and bool(rows)
-        return self._take(lease, rows)
+        return deliveries
 
     def _take(self, lease: int, rows: Sequence[Record]) -> list[Delivery]:
+        if lease in self._gone_leases:
+            return []
+        if self._gone_claims:
+            rows = [row for row in rows if row[0] not in self._gone_claims]
         deliveries = deliveries_from(self._name, rows)
         for delivery in deliveries:
             claim = int(delivery.lease)
@@ -524,6 +545,7 @@ class PostgresQueue:
         rows = await self._database.fetch("heartbeat", lease, self._lease_seconds, ids, list(self._held), urgent=True)
         if not rows:
             self._heartbeat_lease = None
+            self._gone_leases.add(lease)
             self._held = {claim: held for claim, held in self._held.items() if held[0] != lease}
             # A copy first: handlers in threads may add to it meanwhile.
             self._gone_unreported.clear()
@@ -531,8 +553,10 @@ class PostgresQueue:
             self._holds_suspect = False
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")
         self._settings = settings_from(rows[0])
-        if rows[0]["strays"]:
-            await self._database.fetch("drop_strays", lease, rows[0]["strays"], urgent=True)
+        # An answer may have arrived while this call was under way; one that comes later finds its claim gone.
+        if strays := [claim for claim in rows[0]["strays"] if claim not in self._held]:
+            self._gone_claims.update(strays)
+            await self._database.fetch("drop_strays", lease, strays, urgent=True)
             self._came_back = True
         return frozenset(map(str, rows[0]["cancelled"]))
 
