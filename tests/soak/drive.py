@@ -109,10 +109,10 @@ async def soak(
     evidence = Evidence(
         asked=producers.asked, runs=read_runs(directory), blows=monkey.blows, exits=crew.exits, left=left, dead=dead
     )
-    (directory / "evidence.json").write_text(json.dumps(evidence, default=vars))
+    (directory / "evidence.json").write_text(json.dumps(vars(evidence), default=vars))
     verdict = judge(evidence)
     verdict.wrong += crew.wrong
-    logs = "\n".join(log.read_text() for log in directory.glob("worker-*.log"))
+    logs = await asyncio.to_thread(_logs, directory)
     return Report(
         verdict=verdict,
         blows=Counter(blow.kind for blow in monkey.blows),
@@ -137,7 +137,7 @@ async def _watch(
 
 async def _drained(dsn: str) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
-    while time.monotonic() < deadline and (await _remains(dsn))[0]:
+    while time.monotonic() < deadline and (await _remains(dsn))[0]:  # noqa: ASYNC110 - other processes work
         await asyncio.sleep(0.5)
 
 
@@ -149,6 +149,10 @@ async def _remains(dsn: str) -> tuple[list[str], dict[str, str]]:
     finally:
         await connection.close()
     return left, dead
+
+
+def _logs(directory: Path) -> str:
+    return "\n".join(log.read_text() for log in directory.glob("worker-*.log"))
 
 
 def read_runs(directory: Path) -> list[Run]:

@@ -51,7 +51,7 @@ class Producers:
             group.create_task(self._keep(self._many, share=0.3, size=15))
             group.create_task(self._keep(self._delayed, share=0.1))
             for name in range(GROUPS):
-                group.create_task(self._keep(lambda name=name: self._grouped(name), share=0.2 / GROUPS, size=2))
+                group.create_task(self._keep(lambda name=name: self._grouped(name), share=0.1 / GROUPS, size=1))
             for name in range(KEYS):
                 group.create_task(self._keep(lambda name=name: self._keyed(name), share=0.1 / KEYS))
 
@@ -98,7 +98,8 @@ class Producers:
             failures=MAX_RETRIES + 1 if fate < 0.005 else 1 if fate < 0.03 else 0,
             hopeless=fate > 0.995,
         )
-        seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, self._chance.uniform(0.1, 1.5)])
+        long = self._chance.uniform(0.1, 1.5) if group is None or self._chance.random() < 0.1 else 0.0
+        seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, long])
         payload = {"token": token, "seconds": seconds, "failures": asked.failures, "hopeless": asked.hopeless}
         job = new_job(
             "work", payload, priority=priority, delay_seconds=delay_seconds, group=group, deduplication_key=key

@@ -122,9 +122,7 @@ _Counts = Counter[str]
 def _with_real_ends(evidence: Evidence) -> list[Run]:
     """A run that never noted its end had it with its process."""
     return [
-        run
-        if run.ended is not None
-        else Run(**{**vars(run), "ended_at": evidence.exits.get(run.process, FOREVER)})
+        run if run.ended is not None else Run(**{**vars(run), "ended_at": evidence.exits.get(run.process, FOREVER)})
         for run in evidence.runs
     ]
 
@@ -161,7 +159,6 @@ def _nothing_invented(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _C
         if job_id in of_job and of_job[job_id].answered_at is None:
             counts["ran though unanswered"] += 1
     for job_id in evidence.dead.keys() - of_job.keys():
-        # Unanswered and never run: nothing but a death in a row of three could be the cause.
         yield f"job {job_id} is dead ({evidence.dead[job_id]}), and nobody asked for it"
 
 
@@ -222,7 +219,9 @@ def _lanes(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> I
     for lane, runs in lanes.items():
         runs.sort(key=lambda run: run.began_at)
         for number, run in enumerate(runs):
-            for other in itertools.takewhile(lambda other: other.began_at < run.ended_at, runs[number + 1 :]):
+            for other in runs[number + 1 :]:
+                if other.began_at >= run.ended_at:
+                    break
                 if _is_late(evidence, run) or _is_late(evidence, other):
                     counts["late runs beside others, fenced"] += 1
                 else:
@@ -274,9 +273,7 @@ def _keys(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> It
                 continue
             assert earlier.job_id is not None
             ends = [
-                run.ended_at
-                for run in by_job.get(earlier.job_id, ())
-                if run.ended in {"done", "given up", "failed"}
+                run.ended_at for run in by_job.get(earlier.job_id, ()) if run.ended in {"done", "given up", "failed"}
             ]
             if earlier.job_id in evidence.dead and not ends:
                 continue

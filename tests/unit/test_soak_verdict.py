@@ -9,9 +9,7 @@ import pytest
 from soak.verdict import Asked, Blow, Evidence, Run, judge
 
 ASKED = Asked(token="t1", called_at=1.0, answered_at=1.1, job_id="1")
-RUN = Run(
-    name="r1", job_id="1", token="t1", attempt=1, process=70, began_at=2.0, ended="done", ended_at=3.0
-)
+RUN = Run(name="r1", job_id="1", token="t1", attempt=1, process=70, began_at=2.0, ended="done", ended_at=3.0)
 GROUPED = replace(ASKED, group="g")
 NEXT = replace(GROUPED, token="t2", job_id="2", called_at=1.2, answered_at=1.3)
 NEXT_RUN = replace(RUN, name="r2", job_id="2", token="t2", group="g", began_at=3.5, ended_at=4.0)
@@ -87,9 +85,7 @@ def test_a_group_in_order_one_at_a_time_is_well() -> None:
     assert judge(found).wrong == []
 
 
-@pytest.mark.parametrize(
-    ("began_at", "complaint"), [(2.5, "two runs at a time"), (1.5, "began before job 1 ended")]
-)
+@pytest.mark.parametrize(("began_at", "complaint"), [(2.5, "two runs at a time"), (1.5, "began before job 1 ended")])
 def test_a_group_out_of_order_or_beside_itself_is_seen(began_at: float, complaint: str) -> None:
     next_run = replace(NEXT_RUN, began_at=began_at, ended_at=began_at + 0.1)
     wrong = judge(evidence(asked=(GROUPED, NEXT), runs=(replace(RUN, group="g"), next_run))).wrong
