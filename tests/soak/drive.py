@@ -81,7 +81,7 @@ async def soak(
     say
         Takes lines of progress.
     """
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     place = Place(dsn=server.dsn)
     await PostgresProvisioner(place).ensure(
         "orders", QueueSettings(max_retries=MAX_RETRIES), Owner(namespace="shop", name="orders", uid="1")

@@ -17,11 +17,9 @@ from support.postgres import START_TIMEOUT_SECONDS, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.postgres import PostgresServer
-
 CONFIGURATION = """\
 [databases]
-postgres = host=127.0.0.1 port={server_port} user=postgres
+* = host=127.0.0.1 port={server_port} user=postgres
 
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -34,7 +32,7 @@ default_pool_size = {server_connections}
 
 
 @contextmanager
-def running_pooler(server: PostgresServer, *, server_connections: int) -> Iterator[str]:
+def running_pooler(server_port: int, *, server_connections: int) -> Iterator[str]:
     """Yield the DSN that leads through the pooler, which keeps no prepared statements (before 1.21 none does)."""
     binary = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
     if not Path(binary).exists():
@@ -44,7 +42,7 @@ def running_pooler(server: PostgresServer, *, server_connections: int) -> Iterat
         directory = Path(name)
         configuration = directory / "pgbouncer.ini"
         configuration.write_text(
-            CONFIGURATION.format(server_port=server.port, port=port, server_connections=server_connections)
+            CONFIGURATION.format(server_port=server_port, port=port, server_connections=server_connections)
         )
         if _knows_prepared_statements(binary):
             configuration.write_text(configuration.read_text() + "max_prepared_statements = 0\n")

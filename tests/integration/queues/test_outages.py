@@ -194,7 +194,7 @@ class TestSeveralHosts:
         async with PostgresQueue(Place(dsn=both + "?target_session_attrs=read-write"), "orders") as queue:
             assert (await queue.depth()).ready == 0
 
-    async def test_without_any_that_answers_the_error_is_as_with_one(self, place: Place) -> None:
+    async def test_without_any_that_answers_the_error_is_as_with_one(self) -> None:
         with pytest.raises(QueueUnavailableError, match="can't be reached"):
             async with PostgresQueue(Place(dsn="postgresql://u:hidden@127.0.0.1:1,127.0.0.1:2/d"), "orders"):
                 pass

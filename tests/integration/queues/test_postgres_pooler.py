@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
+from contract.queue_contract import LEASE_SECONDS, QueueContract
+from contract.test_queues import PostgresBench
 from headrace import from_url, new_job
-from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
 from support.pooler import running_pooler
+from support.worker_process import WorkerProcess, eventually, records, running_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from support.postgres import PostgresServer
 
@@ -26,7 +33,7 @@ CLIENTS = 6
 @pytest.fixture
 def pooled_dsn(own_postgres: PostgresServer) -> Iterator[str]:
     """Fewer sessions than clients, so that they take turns, and no prepared statement is where it was made."""
-    with running_pooler(own_postgres, server_connections=3) as dsn:
+    with running_pooler(own_postgres.port, server_connections=3) as dsn:
         yield dsn
 
 
@@ -105,3 +112,41 @@ async def test_through_it_nobody_believes_to_be_told(place: Place, caplog: pytes
             while "behind a pooler, LISTEN needs a direct connection" not in caplog.text:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert not worker.is_listening
+
+
+class TestContract(QueueContract):
+    """All that every backend promises, it promises through a pooler, too."""
+
+    @pytest.fixture
+    async def bench(self, database_dsn: str) -> AsyncIterator[PostgresBench]:
+        parts = urlsplit(database_dsn)
+        connection = await asyncpg.connect(database_dsn)
+        try:
+            age = "extract(epoch FROM now() - pg_postmaster_start_time())"
+            await connection.execute(f"SELECT pg_sleep(greatest(0, {LEASE_SECONDS} - {age}))")
+            with running_pooler(parts.port or 5432, server_connections=3) as dsn:
+                yield PostgresBench(dsn.rpartition("/")[0] + parts.path, connection)
+        finally:
+            await connection.close()
+
+
+async def test_a_worker_does_its_work_through_it(place: Place, tmp_path: Path) -> None:
+    app = ("--app", "support.worker_app:app")
+    async with PostgresQueue(place, "orders") as queue:
+        with (
+            running_worker(tmp_path, *app, dsn=place.dsn) as one,
+            running_worker(tmp_path, *app, dsn=place.dsn) as other,
+        ):
+            for worker in (one, other):
+                await eventually(partial(is_ready, worker), what="ready")
+            ids = await queue.enqueue([new_job("quick")] * 200)
+            await eventually(lambda: len(records(tmp_path, "done")) == 200, what="all done")
+            for worker in (one, other):
+                worker.terminate()
+                assert await worker.exit_status() == 0
+        assert records(tmp_path, "done") == dict.fromkeys(ids, 1)
+        assert await queue.depth() == Depth()
+
+
+def is_ready(worker: WorkerProcess) -> bool:
+    return worker.get("/readyz")[0] == 200

@@ -172,8 +172,15 @@ class Database:
                 rows: list[asyncpg.Record] = await connection.fetch(self._queries[query], *arguments)
             else:
                 # What is parsed in one session must not be run in another: a pooler leaves us ours for a transaction.
-                async with connection.transaction():
+                # By hand: a cancelled transaction() waits for the server to roll back, which a dead one never does.
+                await connection.execute("BEGIN")
+                try:
                     rows = await connection.fetch(self._queries[query], *arguments)
+                except asyncpg.PostgresError as error:
+                    if not isinstance(error, _BROKEN):
+                        await connection.execute("ROLLBACK")
+                    raise
+                await connection.execute("COMMIT")
             return rows
 
     async def fetch_value(self, query: str, *arguments: Any, urgent: bool = False) -> Any:
@@ -377,6 +384,12 @@ class _Connection(_AnyConnection):
 
 _PROCESS = secrets.token_hex(8)
 _STATEMENT_NUMBERS = itertools.count()
+
+
+async def is_pooled(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Whether a pooler stands between: the session that answers is not the one that the connection was told of."""
+    # Without arguments, it is the one kind of query that no pooler tears apart; its answer is a count.
+    return await connection.execute(f"SELECT WHERE pg_backend_pid() = {connection.get_server_pid()}") == "SELECT 0"
 
 
 async def _watch_peer(connection: Any) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from headrace.queues.base import QueueError
-from headrace.queues.postgres.connection import Place, connect
+from headrace.queues.postgres.connection import Place, connect, is_pooled
 from headrace.queues.postgres.statements import queries
 
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class Listener:
         async with connect(
             self._place.direct(), command_timeout_seconds=_ANSWER_SECONDS, application_name="headrace-listener"
         ) as connection:
+            # Before anything else: LISTEN would stay in a session of the pooler's, and a statement with arguments could
+            # find somebody else's in its place.
+            if await is_pooled(connection):
+                raise QueueError("notifications do not pass: behind a pooler, LISTEN needs a direct connection")
             self._ended.clear()
             connection.add_termination_listener(self._on_end)
             await connection.add_listener(CHANNEL, self._on_notification)
@@ -134,7 +138,7 @@ class Listener:
         self._test_passed.clear()
         await connection.execute("SELECT pg_notify($1, 'test/' || pg_backend_pid())", CHANNEL)
         if not await _set_within(self._test_passed, _ANSWER_SECONDS):
-            raise QueueError("notifications do not arrive: behind a pooler, LISTEN needs a direct connection")
+            raise QueueError("notifications do not arrive")
 
     def _on_notification(self, connection: Any, pid: int, channel: str, payload: object) -> None:  # noqa: ARG002
         if payload == f"{self._place.schema}/{self._queue_id}":
