@@ -103,6 +103,16 @@ class PostgresServer:
             return False
         return len(lines) > 7 and int(lines[0]) == pid and lines[7].strip() in {"ready", "standby"}
 
+    def promote(self) -> None:
+        """Let a standby take over."""
+        subprocess.run(
+            [self.binaries / "pg_ctl", "promote", "-w", "-D", self.directory],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **unprivileged(),
+        )
+
     def give(self, name: str, content: bytes) -> Path:
         """A file that only the server may read, such as a key."""
         path = self.directory / name
