@@ -16,6 +16,14 @@ test: $(READY) ## All tests but the end-to-end ones.
 	$(CLUSTER) build kubernetes helm
 	$(BIN)/pytest -m 'not e2e' --durations=10
 
+test-postgres-versions: $(READY) ## The queue's tests on PostgreSQL 14 to 18, fetched by Maven.
+	./tests/setup-machine
+	./tests/postgres-versions
+
+soak: $(READY) ## Jobs under fire for MINUTES (10): workers and PostgreSQL are killed, and every job is accounted for.
+	./tests/setup-machine
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
 # Outside of pytest, which would hide the progress of minutes; the tests then use what is there.
 e2e: $(READY) ## The end-to-end tests, on the kind cluster.
 ifneq ($(HEADRACE_E2E_USE_KUBECONFIG),1)
@@ -35,7 +43,7 @@ lint: $(READY) ## Style, types, import contracts, shell scripts.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck .ci/run tests/setup-machine tests/cluster/postgres/entrypoint locks/update
+	$(BIN)/shellcheck .ci/run tests/setup-machine tests/postgres-versions tests/cluster/postgres/entrypoint locks/update
 
 format: $(READY) ## Mend what the linter can mend.
 	$(BIN)/ruff check --fix .
@@ -75,6 +83,6 @@ clean: ## Remove what was built here. Compiled tools stay in the user's cache.
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 help: ## List the targets.
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 26
 
-.PHONY: demo test e2e bench lint format cluster cluster-down images deploy venv generate lock clean help
+.PHONY: demo test test-postgres-versions soak e2e bench lint format cluster cluster-down images deploy venv generate lock clean help
