@@ -110,7 +110,7 @@ class PostgresServer:
             check=True,
             capture_output=True,
             cwd="/",
-            **unprivileged(),
+            **_unprivileged(),
         )
 
     def give(self, name: str, content: bytes) -> Path:
