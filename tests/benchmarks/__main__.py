@@ -71,8 +71,7 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
         print(f"{seconds // 60:02}:{seconds % 60:02}  {what}", flush=True)
 
     BUILD.mkdir(parents=True, exist_ok=True)
-    log = BUILD / "contestants.log"
-    log.unlink(missing_ok=True)
+    (BUILD / "contestants.log").unlink(missing_ok=True)
     tell("the peers' environment")
     python = peers.python()
     with running_server(stock=True) as server:
@@ -80,7 +79,7 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
         if is_whole:
             tell("the machine's facts")
             facts = await machine.facts(server, python)
-        arena = Arena(server, python, log)
+        arena = Arena(server, python, BUILD)
         results = []
         for number, scenario in enumerate(scenarios, 1):
             tell(f"[{number}/{len(scenarios)}] {scenario.id}: {scenario.title}")

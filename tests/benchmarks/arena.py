@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,6 @@ _OF_THE_PROJECT = (OURS, LIMIT)
 
 # Nothing here takes that long, unless it hangs.
 _TIMEOUT_SECONDS = 300.0
-_MAX_LINE_BYTES = 64 * 1024 * 1024
 
 # A statement as log_statement=all logs it, however it was sent.
 _STATEMENT = r"^{database} LOG:  (?:statement: |execute )"
@@ -66,26 +66,32 @@ class Drained:
 class Process:
     """A contestant's process that is ready to begin."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, report: Path) -> None:
         self._name = name
         self._process = process
+        self._report = report
 
-    async def message(self) -> dict[str, Any]:
-        """The next."""
+    async def heard(self) -> None:
+        """The next message: that it is ready, or done."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        if not line.endswith(b"\n"):
+        if not line:
             status = await self._process.wait()
             raise BrokenError(f"{self._name} ended with status {status}; see build/bench/contestants.log")
-        message: dict[str, Any] = json.loads(line)
+        message = json.loads(line)
         if message["event"] == "missing":
             raise MissingError(message["what"])
-        return message
 
     def begin(self) -> None:
         """Let it begin, or end what it began."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
+
+    async def figures(self) -> dict[str, Any]:
+        """What it found, once it is done."""
+        await self.heard()
+        figures: dict[str, Any] = json.loads(self._report.read_text())
+        return figures
 
 
 class Arena:
@@ -97,14 +103,15 @@ class Arena:
         Where they keep their jobs; nobody else uses it.
     peers_python
         The interpreter that has the peers.
-    log
-        Takes what contestants say on standard error.
+    directory
+        Takes ``contestants.log``, what they say on standard error, and their figures while they are needed.
     """
 
-    def __init__(self, server: PostgresServer, peers_python: Path, log: Path) -> None:
+    def __init__(self, server: PostgresServer, peers_python: Path, directory: Path) -> None:
         self._server = server
         self._peers_python = peers_python
-        self._log = log
+        self._directory = directory
+        self._numbers = itertools.count(1)
 
     async def drain(
         self,
@@ -131,7 +138,7 @@ class Arena:
                 await session.execute("CHECKPOINT")
                 start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
                 filling.begin()
-                await filling.message()
+                await filling.heard()
             if settles:
                 await session.execute("VACUUM ANALYZE")
                 await session.execute("CHECKPOINT")
@@ -189,7 +196,7 @@ class Arena:
                 await asyncio.sleep(seconds)
                 end = log.stat().st_size
                 process.begin()
-                await process.message()
+                await process.heard()
         with log.open("rb") as lines:
             lines.seek(start)
             said = lines.read(end - start).decode(errors="replace")
@@ -214,32 +221,32 @@ class Arena:
                 await stack.enter_async_context(session.transaction(isolation="repeatable_read"))
                 await session.fetch("SELECT count(*) FROM pg_class")
             process.begin()
-            return await process.message()
+            return await process.figures()
 
     async def _together(self, candidate: Candidate, order: Order, processes: int) -> list[dict[str, Any]]:
         async with AsyncExitStack() as stack:
             started = [await stack.enter_async_context(self._process(candidate, order)) for _ in range(processes)]
             for process in started:
                 process.begin()
-            return [await process.message() for process in started]
+            return [await process.figures() for process in started]
 
     @asynccontextmanager
     async def _process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
         ours = candidate.contestant in _OF_THE_PROJECT
-        with self._log.open("a") as log:
+        report = self._directory / f"report-{next(self._numbers)}.json"
+        with (self._directory / "contestants.log").open("a") as log:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable if ours else self._peers_python, "-m", "benchmarks.contestants.stage"),
-                *(_MODULES[candidate.contestant], order.to_json()),
+                *(_MODULES[candidate.contestant], replace(order, report=str(report)).to_json()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                limit=_MAX_LINE_BYTES,
                 env=os.environ | {"PYTHONPATH": str(TESTS)},
             )
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                process = Process(str(candidate), child)
-                await process.message()
+                process = Process(str(candidate), child, report)
+                await process.heard()
                 yield process
                 await child.wait()
         except TimeoutError:
@@ -248,6 +255,7 @@ class Arena:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
+            report.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def _session(self, dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:

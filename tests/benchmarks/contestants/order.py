@@ -54,6 +54,9 @@ class Order:
 
     verb: Verb
     dsn: str
+    report: str = ""
+    """The file that takes the figures: with every job's number they are long, and long lines over a pipe were seen to
+    end short under load."""
     workload: Workload = field(default_factory=Workload)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """The contestant's own; each module says which it knows."""

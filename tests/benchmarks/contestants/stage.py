@@ -1,7 +1,8 @@
 """One process of a contestant: `python -m benchmarks.contestants.stage NAME ORDER`.
 
-Speaks JSON, a line a message. It says ``ready`` once it could begin, begins at a line on standard input, and ends with
-its figures. Times are those of one clock, so that those of several processes can be put together.
+Speaks JSON, a line a message. It says ``ready`` once it could begin, begins at a line on standard input, and says
+``done`` when its figures are in the order's file. Times are those of one clock, so that those of several processes can
+be put together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import random
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -184,7 +186,7 @@ async def begin() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-def say(message: Mapping[str, Any]) -> None:
+def say(message: Mapping[str, str]) -> None:
     """One message, on one line."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
@@ -207,11 +209,13 @@ async def _quiet(ledger: Ledger, remaining: Counter) -> None:
             return
 
 
-async def _perform(contestant: Contestant, order: Order) -> Figures:
+async def _perform(contestant: Contestant, order: Order) -> Mapping[str, str]:
     try:
-        return {"event": "done", **await VERBS[order.verb](contestant, order)}
+        figures = await VERBS[order.verb](contestant, order)
     except MissingError as missing:
         return {"event": "missing", "what": str(missing)}
+    Path(order.report).write_text(json.dumps(figures))  # noqa: ASYNC240 - all is over
+    return {"event": "done"}
 
 
 def main() -> None:
