@@ -163,7 +163,9 @@ CREATE UNLOGGED TABLE {schema}.waiters (
 );
 COMMENT ON TABLE {schema}.waiters IS 'Sessions that LISTEN for jobs of a queue and have nothing to do: only they are notified.';
 
--- The functions below are the hot path. They pin their plans: what a planner makes of a table that was empty a moment ago
+-- The functions below are the hot path. Ids are looked for in long arrays by (NOT) IN over a sub-select, which is hashed;
+-- with ANY and ALL each would be compared with each. (IS TRUE keeps the planner from making a join of it, which might
+-- come back in another order.) They pin their plans: what a planner makes of a table that was empty a moment ago
 -- would be kept while a million jobs come in. Where it takes a table for empty, `id = ANY (…)` is a filter to it, after a
 -- walk through all that the other columns let through. So ids come with their range (what is claimed together stands
 -- together), or one by one out of a LATERAL, or are looked up first and taken by their place (ctid) alone, under a lock.
@@ -353,7 +355,8 @@ BEGIN
         picked := ARRAY (
             SELECT id
             FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id >= floors[level + 1] AND id <> ALL (held)
+            WHERE queue_id = p_queue AND priority = level AND id >= floors[level + 1]
+                AND id NOT IN (SELECT unnest(held))
                 AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
             ORDER BY id
             LIMIT wanted
@@ -362,7 +365,7 @@ BEGIN
         CONTINUE WHEN picked = '{}';
         held := {schema}.held_ids(p_queue, level, picked[1]);
         IF held <> '{}' THEN
-            picked := ARRAY (SELECT number FROM unnest(picked) AS number WHERE number <> ALL (held));
+            picked := ARRAY (SELECT number FROM unnest(picked) AS number WHERE number NOT IN (SELECT unnest(held)));
             CONTINUE WHEN picked = '{}';
         END IF;
         INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, job_ids)
@@ -446,13 +449,17 @@ BEGIN
     FOR held IN
         SELECT * FROM {schema}.claims WHERE id = ANY (p_claims) AND lease_id = p_lease ORDER BY id FOR UPDATE
     LOOP
-        mine := ARRAY (SELECT number FROM unnest(held.job_ids) AS number WHERE number = ANY (p_ids));
+        mine := ARRAY (
+            SELECT number FROM unnest(held.job_ids) AS number WHERE (number IN (SELECT unnest(p_ids))) IS TRUE
+        );
         CONTINUE WHEN mine = '{}';
         IF cardinality(mine) = cardinality(held.job_ids) THEN
             DELETE FROM {schema}.claims WHERE id = held.id;
         ELSE
             UPDATE {schema}.claims
-            SET job_ids = ARRAY (SELECT number FROM unnest(held.job_ids) AS number WHERE number <> ALL (p_ids))
+            SET job_ids = ARRAY (
+                SELECT number FROM unnest(held.job_ids) AS number WHERE number NOT IN (SELECT unnest(p_ids))
+            )
             WHERE id = held.id;
         END IF;
         queue_id := held.queue_id;
