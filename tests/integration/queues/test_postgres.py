@@ -216,6 +216,17 @@ class TestRaces:
         assert (taken.job.name, taken.job.attempt, taken.is_suspect) == ("lost", 1, False)
         assert (await queue.complete([held])).accepted == 1
 
+    async def test_who_waits_for_a_deduplication_key_holds_up_no_other_caller(
+        self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with admin.transaction():
+            (holder,) = await queue.enqueue_in(admin, [NewJob(name="first", deduplication_key="k")])
+            waiting = asyncio.create_task(queue.enqueue([NewJob(name="second", deduplication_key="k")]))
+            await asyncio.sleep(0.1)
+            await queue.enqueue([NewJob(name="plain")])
+            assert not waiting.done()
+        assert await waiting == [holder]
+
     async def test_a_suspect_whose_claim_was_lost_stays_a_suspect(
         self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:

@@ -124,6 +124,8 @@ class PostgresQueue:
         self._queue_id = 0
         self._settings = QueueSettings()
         self._coalescer = Coalescer(self._send)
+        # A key may be held by an application's open transaction: only who wants keys shall wait for it.
+        self._keyed_coalescer = Coalescer(self._send)
         self._waking: asyncio.Task[None] | None = None
         self._receiving = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
@@ -197,6 +199,7 @@ class PostgresQueue:
             with contextlib.suppress(QueueError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await self._coalescer.flushed()
+                    await self._keyed_coalescer.flushed()
                     if background := [*self._ending, *([self._waking] if self._waking is not None else [])]:
                         await asyncio.wait(background)
                     if leases:
@@ -216,7 +219,8 @@ class PostgresQueue:
         if not jobs:
             return []
         refuse_unsupported(jobs, CAPABILITIES)
-        return await self._coalescer.enqueue(jobs)
+        is_keyed = any(job.deduplication_key is not None for job in jobs)
+        return await (self._keyed_coalescer if is_keyed else self._coalescer).enqueue(jobs)
 
     async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[str]:
         """See `headrace.queues.base.Queue`. Needs no connection of this queue's own: it may be closed."""
