@@ -322,6 +322,8 @@ DECLARE
     wanted integer := p_limit;
     floors bigint[] := p_floors;
     levels smallint[];
+    firsts bigint[];
+    place integer;
     level smallint;
     held bigint[];
     picked bigint[];
@@ -342,20 +344,24 @@ BEGIN
             floors := array_fill(0::bigint, ARRAY [11]);
         END IF;
     END IF;
-    levels := ARRAY (
-        SELECT number
-        FROM generate_series(10, 0, -1) AS number
-        WHERE EXISTS (
-            SELECT FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = number::smallint AND id >= floors[number + 1]
-        )
-    );
-    FOREACH level IN ARRAY levels LOOP
-        held := {schema}.held_ids(p_queue, level, floors[level + 1]);
+    -- The first job of each priority, dead rows before it passed once and for all.
+    SELECT array_agg(number::smallint ORDER BY number DESC), array_agg(first.id ORDER BY number DESC)
+    INTO levels, firsts
+    FROM generate_series(0, 10) AS number,
+        LATERAL (
+            SELECT job.id
+            FROM {schema}.jobs AS job
+            WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.id >= floors[number + 1]
+            ORDER BY job.id
+            LIMIT 1
+        ) AS first;
+    FOR place IN 1 .. coalesce(cardinality(levels), 0) LOOP
+        level := levels[place];
+        held := {schema}.held_ids(p_queue, level, firsts[place]);
         picked := ARRAY (
             SELECT id
             FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id >= floors[level + 1]
+            WHERE queue_id = p_queue AND priority = level AND id >= firsts[place]
                 AND id NOT IN (SELECT unnest(held))
                 AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
             ORDER BY id
