@@ -67,6 +67,10 @@ class _NotPreparedError(QueueUnavailableError):
     """A pooler gave us a session that our statement was not prepared in. It was not run."""
 
 
+class _SchemaChangedError(QueueUnavailableError):
+    """A migration changed the rows of a table under a function that was at work with them. It was not run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where queues live: a database and a schema in it."""
@@ -163,7 +167,7 @@ class Database:
         """
         try:
             return await self._fetch(query, arguments, urgent=urgent)
-        except _NotPreparedError:
+        except (_NotPreparedError, _SchemaChangedError):
             return await self._fetch(query, arguments, urgent=urgent)
 
     async def _fetch(self, query: str, arguments: Sequence[Any], *, urgent: bool) -> list[asyncpg.Record]:
@@ -429,6 +433,8 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return QueueAccessError(f"the database refuses the credentials: {error}; mend user and password in the DSN")
         case asyncpg.InvalidSQLStatementNameError():
             return _NotPreparedError("the connection pooler keeps no prepared statements: trying again without")
+        case asyncpg.DatatypeMismatchError():
+            return _SchemaChangedError(f"schema {schema!r} is being changed: {error}")
         case asyncpg.InsufficientPrivilegeError():
             return QueueAccessError(f"{error}: grant the right to the DSN's user, or use another user")
         case asyncpg.InvalidCatalogNameError():

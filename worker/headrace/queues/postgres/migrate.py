@@ -29,6 +29,11 @@ CREATE TABLE {schema}.migrations (
 
 _NEWEST = "SELECT version, compatible_with FROM {schema}.migrations ORDER BY version DESC LIMIT 1"
 
+# Whoever waits for a table holds up everybody who comes later, so not for long: an application's transaction may be
+# open for minutes. Longer than the second after which the server ends its own vacuuming that is in the way.
+_WAIT_BRIEFLY = "SET LOCAL lock_timeout = '2s'"
+_WAIT_AS_BEFORE = "SET LOCAL lock_timeout = DEFAULT"
+
 _RECORD = "INSERT INTO {schema}.migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
 
 
@@ -39,6 +44,8 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
     ------
     SchemaVersionError
         When the schema is too new for this code.
+    asyncpg.LockNotAvailableError
+        When a table could not be had within moments: roll back, and try again later.
     """
     await connection.execute(_LOCK, schema)
     # Looked up first: CREATE … IF NOT EXISTS asks for rights that a user of an existing schema need not have.
@@ -49,9 +56,12 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
     newest = await connection.fetchrow(render(_NEWEST, schema))
     version = newest["version"] if newest else 0
     steps = [migration for migration in migrations() if migration.version > version]
-    for step in steps:
-        await connection.execute(render(step.sql, schema))
-        await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
+    if steps:
+        await connection.execute(_WAIT_BRIEFLY)
+        for step in steps:
+            await connection.execute(render(step.sql, schema))
+            await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
+        await connection.execute(_WAIT_AS_BEFORE)
     if newest and not steps:
         check_version(schema, version, newest["compatible_with"])
     return steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -13,10 +14,15 @@ from headrace.queues.postgres.migrate import migrate
 from headrace.queues.postgres.rows import settings_from
 from headrace.queues.postgres.statements import code_version, queries, quoted
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 # Migrations may rewrite tables, and removing goes batch by batch.
 _COMMAND_TIMEOUT_SECONDS = 120.0
 _REMOVE_BATCH = 10_000
 _LOCK_PAUSE_SECONDS = 1.0
+# Long enough that others get on with their work in between.
+_MIGRATION_PAUSE_SECONDS = 3.0
 
 
 class PostgresProvisioner:
@@ -28,12 +34,11 @@ class PostgresProvisioner:
 
     async def migrate(self) -> Provisioned:
         """Bring the schema to this code's version, with no queue in mind."""
-        async with (
-            connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection,
-            connection.transaction(),
-        ):
-            steps = await migrate(connection, self._place.schema)
-            max_connections = await connection.fetchval(self._queries["allowed_connections"])
+        return await self._patiently(self._migrate)
+
+    async def _migrate(self, connection: asyncpg.Connection[asyncpg.Record]) -> Provisioned:
+        steps = await migrate(connection, self._place.schema)
+        max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
             changed=bool(steps),
             schema_version=code_version(),
@@ -41,30 +46,46 @@ class PostgresProvisioner:
             max_connections=max_connections,
         )
 
+    async def _patiently(
+        self, work: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[Provisioned]]
+    ) -> Provisioned:
+        """Do this in a transaction, again and again where tables are in use."""
+        async with connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection:
+            deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
+            while True:
+                try:
+                    async with connection.transaction():
+                        return await work(connection)
+                except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(_MIGRATION_PAUSE_SECONDS)
+
     async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
         """See `headrace.queues.base.Provisioner`."""
-        async with (
-            connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection,
-            connection.transaction(),
-        ):
-            steps = await migrate(connection, self._place.schema)
-            done = [f"schema {self._place.schema} migrated to version {steps[-1].version}"] if steps else []
-            row = await connection.fetchrow(self._queries["lock_queue"], queue)
-            if row is None:
-                await connection.execute(
-                    self._queries["register_queue"], queue, owner.namespace, owner.name, owner.uid, *_columns(settings)
-                )
-                done.append(f"queue {queue} made")
-            else:
-                present = _owner(row)
-                _check_adoptable(queue, self._place.schema, present, owner)
-                if present != owner:
-                    done.append(f"queue {queue} adopted")
-                if settings_from(row) != settings:
-                    done.append(f"settings of queue {queue} changed")
-                if present != owner or settings_from(row) != settings:
-                    await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
-            max_connections = await connection.fetchval(self._queries["allowed_connections"])
+        return await self._patiently(lambda connection: self._ensure(connection, queue, settings, owner))
+
+    async def _ensure(
+        self, connection: asyncpg.Connection[asyncpg.Record], queue: str, settings: QueueSettings, owner: Owner
+    ) -> Provisioned:
+        steps = await migrate(connection, self._place.schema)
+        done = [f"schema {self._place.schema} migrated to version {steps[-1].version}"] if steps else []
+        row = await connection.fetchrow(self._queries["lock_queue"], queue)
+        if row is None:
+            await connection.execute(
+                self._queries["register_queue"], queue, owner.namespace, owner.name, owner.uid, *_columns(settings)
+            )
+            done.append(f"queue {queue} made")
+        else:
+            present = _owner(row)
+            _check_adoptable(queue, self._place.schema, present, owner)
+            if present != owner:
+                done.append(f"queue {queue} adopted")
+            if settings_from(row) != settings:
+                done.append(f"settings of queue {queue} changed")
+            if present != owner or settings_from(row) != settings:
+                await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
+        max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
             changed=bool(done),
             schema_version=code_version(),
