@@ -58,6 +58,7 @@ async def soak(
     workers: int = 3,
     jobs_per_second: float = 100.0,
     every_seconds: float = 4.0,
+    short: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Produce and strike for so long, then drain; gives what is wrong.
@@ -78,6 +79,8 @@ async def soak(
         About.
     every_seconds
         How often the monkey strikes, about.
+    short
+        Without the blows that take long.
     say
         Takes lines of progress.
     """
@@ -90,7 +93,7 @@ async def soak(
     try:
         async with PostgresQueue(place, "orders") as queue:
             producers = Producers(queue, chance, jobs_per_second=jobs_per_second)
-            monkey = Monkey(server, crew, chance)
+            monkey = Monkey(server, crew, chance, short=short)
             watching = asyncio.create_task(_watch(producers, monkey, crew, directory, say))
             try:
                 async with asyncio.TaskGroup() as group:

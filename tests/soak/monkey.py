@@ -88,9 +88,11 @@ class Monkey:
         Whom to hit.
     chance
         Decides.
+    short
+        Leave out what takes half a minute by itself. Each other kind comes once.
     """
 
-    def __init__(self, server: PostgresServer, workers: Workers, chance: random.Random) -> None:
+    def __init__(self, server: PostgresServer, workers: Workers, chance: random.Random, *, short: bool = False) -> None:
         self.blows: list[Blow] = []
         self._server = server
         self._workers = workers
@@ -108,6 +110,8 @@ class Monkey:
             (self.pause_briefly, 2),
             (self.hold_xmin, 1),
         ]
+        if short:
+            self._kinds = [(blow, 1) for blow, _ in self._kinds if blow not in (self.pause_long, self.hold_xmin)]
 
     async def run(self, seconds: float, *, every_seconds: float) -> None:
         """Strike for so long."""

@@ -209,6 +209,9 @@ class Queue(Protocol):
         ------
         UnsupportedCapabilityError
             When a job asks for what the backend lacks.
+        QueueUnavailableError
+            When no answer came. The jobs may be there all the same: the connection may have been lost after they were
+            durable. Whoever tries again and minds a second run gives the job a deduplication key, with a window.
         """
         ...
 

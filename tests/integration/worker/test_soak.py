@@ -1,0 +1,21 @@
+"""The soak of `make soak`, as short as it can be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from soak.drive import soak
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.postgres import PostgresServer
+
+
+async def test_every_job_is_accounted_for(own_postgres: PostgresServer, tmp_path: Path) -> None:
+    report = await soak(
+        own_postgres, tmp_path, seconds=15, seed=1, workers=2, jobs_per_second=60, every_seconds=1.5, short=True
+    )
+    assert report.verdict.wrong == []
+    assert report.verdict.counts["completed"] > 100
+    assert {"kill", "backends killed", "crash"} <= report.blows.keys()
