@@ -100,6 +100,17 @@ def _clean(control_plane: ControlPlane) -> Iterator[None]:
     control_plane.kubectl("delete", "secret", SECRET.name, "-n", SECRET.namespace, "--ignore-not-found")
 
 
+@pytest.fixture(autouse=True)
+async def _no_connection_outlives_its_test() -> AsyncIterator[None]:
+    yield
+    # Of one in mid-handshake, or that waits for the other side's goodbye, only the loop knows.
+    loop: Any = asyncio.get_running_loop()
+    for transport in list(loop._transports.values()):
+        transport.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 @pytest.fixture
 async def cluster(control_plane: ControlPlane) -> AsyncIterator[MetricsApiAccess]:
     kubeconfig = control_plane.kubeconfig_for_service_account(SERVICE.namespace, "operator")
