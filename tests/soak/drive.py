@@ -84,7 +84,6 @@ async def soak(
     say
         Takes lines of progress.
     """
-    chance = random.Random(seed)
     place = Place(dsn=server.dsn)
     await PostgresProvisioner(place).ensure(
         "orders", QueueSettings(max_retries=MAX_RETRIES), Owner(namespace="shop", name="orders", uid="1")
@@ -92,8 +91,8 @@ async def soak(
     crew = Workers(directory, server.dsn, count=workers)
     try:
         async with PostgresQueue(place, "orders") as queue:
-            producers = Producers(queue, chance, jobs_per_second=jobs_per_second)
-            monkey = Monkey(server, crew, chance, short=short)
+            producers = Producers(queue, random.Random(f"{seed}/producers"), jobs_per_second=jobs_per_second)
+            monkey = Monkey(server, crew, random.Random(f"{seed}/monkey"), short=short)
             watching = asyncio.create_task(_watch(producers, monkey, crew, directory, say))
             try:
                 async with asyncio.TaskGroup() as group:
