@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -14,6 +14,7 @@ from headrace.job import NewJob
 from headrace.queues.base import LeaseLostError, Owner, QueueSettings, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.connection import Database, addresses
+from headrace.queues.postgres.listener import Listener
 from support.tcp_proxy import TcpProxy
 from support.worker_process import eventually
 
@@ -210,6 +211,41 @@ class TestSeveralHosts:
             with pytest.raises(QueueUnavailableError, match="read-only"):
                 await queue.enqueue([NewJob()])
             assert await queue.enqueue([NewJob()]), "connected anew"
+
+
+class BrokenSession:
+    """A listener's session that is of no use any more, and says so in one of the client's ways."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self.is_terminated = False
+
+    async def execute(self, *_: object) -> None:
+        raise self._error
+
+    def terminate(self) -> None:
+        self.is_terminated = True
+
+
+class TestListening:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            asyncpg.ConnectionDoesNotExistError("gone"),
+            asyncpg.QueryCanceledError("by hand"),
+            asyncpg.InterfaceError("closed"),
+            asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
+            ConnectionResetError(),
+            TimeoutError(),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_however_its_session_breaks_a_worker_goes_on_by_polling(self, error: BaseException) -> None:
+        listener = Listener(Place(dsn="postgresql://nobody@127.0.0.1:1/none"), lambda: None)
+        session: Any = BrokenSession(error)
+        listener._connection = session
+        assert not await listener.want(1)
+        assert session.is_terminated, "for the next to take its place"
 
 
 class TestJudgement:

@@ -60,7 +60,8 @@ _BROKEN = (
     OSError,
     TimeoutError,
 )
-_EXPECTED = (*_BROKEN, asyncpg.PostgresError, ValueError)
+CLIENT_ERRORS = (*_BROKEN, asyncpg.PostgresError, ValueError)
+"""All that a call of the client library's may fail with, however healthy we are."""
 
 
 class _NotPreparedError(QueueUnavailableError):
@@ -138,7 +139,7 @@ class Database:
             return
         try:
             await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT_SECONDS)
-        except _EXPECTED:
+        except CLIENT_ERRORS:
             pool.terminate()
 
     def seconds_since_reconnect(self) -> float:
@@ -253,7 +254,7 @@ class Database:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS / len(self._addresses)):
                     connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(address, **options)
-            except _EXPECTED as failure:
+            except CLIENT_ERRORS as failure:
                 error = failure
                 self._addresses.append(self._addresses.pop(0))
             else:
@@ -419,7 +420,7 @@ async def _leave_as_is(_connection: Any) -> None:
 def _errors(place: Place) -> Iterator[None]:
     try:
         yield
-    except _EXPECTED as error:
+    except CLIENT_ERRORS as error:
         # The cause is cut off: some of asyncpg's own messages repeat parts of the DSN.
         raise translate(error, place.schema) from None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from headrace.queues.base import QueueError
-from headrace.queues.postgres.connection import Place, connect, is_pooled
+from headrace.queues.postgres.connection import CLIENT_ERRORS, Place, connect, is_pooled
 from headrace.queues.postgres.statements import queries
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Listener:
                 return False
             try:
                 await connection.execute(self._queries[query], queue_id)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except CLIENT_ERRORS:
                 connection.terminate()
                 return False
             return True
@@ -102,7 +102,7 @@ class Listener:
             started = time.monotonic()
             try:
                 await self._listen()
-            except (QueueError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (QueueError, *CLIENT_ERRORS) as error:
                 reason = str(error) or "no answer in time"
             else:
                 reason = "the session ended"
