@@ -19,6 +19,22 @@ class Failed:
 
     error: str
     traceback: str | None = None
+    delay_seconds: float | None = None
+    """How long until the next attempt; None: as the retry policy says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The job itself asked to be run again later; no attempt is charged."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The run was cut short from outside, by a drain for instance; no attempt is charged."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,7 @@ class GivenUp:
     traceback: str | None = None
 
 
-Outcome = Completed | Failed | GivenUp
+Outcome = Completed | Failed | Snoozed | Interrupted | GivenUp
 
 COMPLETED = Completed()
 

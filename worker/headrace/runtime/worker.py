@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from headrace.app import Context
 from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, QueueError
 from headrace.runtime.lease import LeaseKeeper
-from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp
+from headrace.runtime.outcome import COMPLETED, Failed, GivenUp, Interrupted, Snoozed
 from headrace.runtime.prefetch import Prefetch
 from headrace.runtime.retry import RetryPolicy, unknown_name_delay_seconds
 from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry, Settler, described
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headrace.metrics import WorkerMetrics
     from headrace.queues.base import Delivery, Queue
     from headrace.runtime.handlers import Handler
+    from headrace.runtime.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ class Worker:
             self._hastened.set()
         else:
             log.info("draining queue=%s running=%d", self._queue.name, len(self._running))
+            self._handler.drain()
             self._stopping.set()
 
     async def run(self) -> None:
@@ -165,7 +167,7 @@ class Worker:
             finally:
                 await self._queue.__aexit__(None, None, None)
         finally:
-            self._handler.close()
+            await self._handler.close()
         log.info("stopped queue=%s", self._queue.name)
 
     async def _open(self) -> bool:
@@ -362,7 +364,7 @@ class Worker:
         self._metrics.queue_wait_time.observe(max(0.0, time() - job.run_at.timestamp()))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("job started %s", described(job))
-        outcome: Completed | Failed | GivenUp
+        outcome: Outcome
         started = perf_counter()
         try:
             outcome = await self._handler.run(job, partial(self._context, delivery))
@@ -375,7 +377,7 @@ class Worker:
             outcome = Failed(f"{type(error).__name__}: {error}")
         self._settle(delivery, outcome, perf_counter() - started)
 
-    def _settle(self, delivery: Delivery, outcome: Completed | Failed | GivenUp, duration_seconds: float) -> None:
+    def _settle(self, delivery: Delivery, outcome: Outcome, duration_seconds: float) -> None:
         self._metrics.duration.observe(duration_seconds)
         self._ended_jobs += 1
         self._ended_seconds += duration_seconds
@@ -389,10 +391,18 @@ class Worker:
             self._settler.complete(delivery)
         elif isinstance(outcome, Failed):
             log.warning("job failed %s seconds=%.3f: %s", described(job), duration_seconds, outcome.error)
-            delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
+            delay_seconds = outcome.delay_seconds
+            if delay_seconds is None:
+                delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
             self._settler.settle(
                 Retry(delivery=delivery, delay_seconds=delay_seconds, error=outcome.error, traceback=outcome.traceback)
             )
+        elif isinstance(outcome, Snoozed):
+            log.info("job snoozed %s, again in %.1f s", described(job), outcome.delay_seconds)
+            self._settler.settle(Release(delivery=delivery, delay_seconds=outcome.delay_seconds))
+        elif isinstance(outcome, Interrupted):
+            log.info("job interrupted, handed back uncharged %s: %s", described(job), outcome.reason)
+            self._settler.settle(Release(delivery=delivery))
         elif isinstance(outcome, GivenUp):
             log.warning("job given up %s seconds=%.3f: %s", described(job), duration_seconds, outcome.reason)
             self._settler.settle(

@@ -35,6 +35,10 @@ class Handler(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """No further job will come."""
+    def drain(self) -> None:
+        """The worker is stopping: what is cut short from now on may be an interruption, not a failure."""
+        ...
+
+    async def close(self) -> None:
+        """No further job will come; wait for nothing."""
         ...

@@ -98,7 +98,10 @@ class ExecHandler:
         report = f"{ended}: {tail.text}" if tail.text else ended
         return GivenUp(report) if status == DEAD_LETTER_EXIT_STATUS else Failed(report)
 
-    def close(self) -> None:
+    def drain(self) -> None:
+        """See `Handler`."""
+
+    async def close(self) -> None:
         """See `Handler`."""
 
 

@@ -91,7 +91,10 @@ class PythonHandler:
         if not future.cancelled():
             future.exception()  # Looked at, so that asyncio does not complain: the outcome was decided without it.
 
-    def close(self) -> None:
+    def drain(self) -> None:
+        """See `Handler`."""
+
+    async def close(self) -> None:
         """See `Handler`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
