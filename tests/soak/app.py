@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace import App, Context, DeadLetterError
+from headrace import App, Context, DeadLetter
 
 app = App()
 _process = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -41,5 +41,5 @@ async def work(payload: dict[str, Any], context: Context) -> None:
         raise ValueError("as planned")
     if payload["hopeless"]:
         _note(run=run, ended="given up")
-        raise DeadLetterError("hopeless, as planned")
+        raise DeadLetter("hopeless, as planned")
     _note(run=run, ended="done")

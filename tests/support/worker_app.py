@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace import App, Context, DeadLetterError, new_job
+from headrace import App, Context, DeadLetter, new_job
 
 app = App()
 _records = Path(os.environ.get("RECORDS", "."))
@@ -45,7 +45,7 @@ async def failing(payload: Any, context: Context) -> None:
 
 @app.job("hopeless")
 async def hopeless(payload: Any) -> None:
-    raise DeadLetterError("there is no such picture")
+    raise DeadLetter("there is no such picture")
 
 
 @app.job("exiting")

@@ -1,24 +1,28 @@
 """Headrace's SDK and worker: enqueue jobs, declare handlers, run them.
 
 Layers, each importing only what stands below it: ``cli`` > ``runtime`` > ``app`` > ``metrics``, ``health``,
-``settings`` > ``queues`` > ``job``. Nothing here knows the operator or Kubernetes: a worker runs anywhere.
+``settings`` > ``queues`` > ``job``, ``retry``. Nothing here knows the operator or Kubernetes: a worker runs anywhere.
 """
 
 from __future__ import annotations
 
-from headrace.app import App, Context, DeadLetterError
+from headrace.app import App, Context, DeadLetter, Retry, Snooze
 from headrace.job import InvalidJobError, Job, NewJob, new_job
 from headrace.queues import from_url
 from headrace.queues.base import QueueError
+from headrace.retry import RetryPolicy
 
 __all__ = [
     "App",
     "Context",
-    "DeadLetterError",
+    "DeadLetter",
     "InvalidJobError",
     "Job",
     "NewJob",
     "QueueError",
+    "Retry",
+    "RetryPolicy",
+    "Snooze",
     "from_url",
     "new_job",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headrace.queues.base import UnsupportedCapabilityError
 
@@ -12,44 +14,137 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from headrace.job import Job, NewJob
+    from headrace.retry import RetryPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class DeadLetterError(Exception):
-    """Raised by a handler: this job can never succeed, keep it in the dead-letter queue and don't try again."""
 
 
 class AppError(ValueError):
     """A declaration that can't work; the message names the job and the fix."""
 
 
-async def _complete_nothing(connection: Any) -> None:
-    _complete_nothing_sync(connection)
+# What a handler raises to say how its job goes on is no error of its own, and named for what it says.
 
 
-def _complete_nothing_sync(connection: Any) -> None:
-    raise UnsupportedCapabilityError(f"nothing here completes jobs on a {type(connection).__qualname__}")
+class Retry(Exception):  # noqa: N818
+    """Raised by a handler: the attempt failed; try again.
+
+    Parameters
+    ----------
+    reason
+        Why, for people to read.
+    after
+        Seconds until the next attempt. Defaults to what the retry policy says.
+    """
+
+    def __init__(self, reason: str = "the handler asked for another attempt", *, after: Seconds | None = None) -> None:
+        super().__init__(reason)
+        self.delay_seconds = None if after is None else _seconds("Retry(after=…)", after)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Exception):  # noqa: N818
+    """Raised by a handler: this job can never succeed; keep it in the dead-letter queue and don't try again.
+
+    Parameters
+    ----------
+    reason
+        Why, for people to read.
+    """
+
+    def __init__(self, reason: str = "the handler gave it up") -> None:
+        super().__init__(reason)
+
+
+class Snooze(Exception):  # noqa: N818
+    """Raised by a handler: nothing failed, but it is too early; run the job again later. No attempt is charged.
+
+    Parameters
+    ----------
+    after
+        Seconds until then.
+    """
+
+    def __init__(self, after: Seconds) -> None:
+        super().__init__(after)
+        self.delay_seconds = _seconds("Snooze(…)", after)
+
+
+Seconds = float | timedelta
+
+
+def _seconds(what: str, given: Seconds) -> float:
+    seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{what}: {given} must be a number of seconds, 0 or more, or a timedelta")
+    return seconds
+
+
+class Run(Protocol):
+    """The worker's side of a `Context`: one attempt under way."""
+
+    is_cancelled: bool
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> Awaitable[list[str]]:
+        """See `Context.enqueue`."""
+        ...
+
+    def complete_in(self, connection: Any) -> Awaitable[None]:
+        """See `Context.complete`."""
+        ...
+
+    def complete_in_sync(self, connection: Any) -> None:
+        """See `Context.complete_sync`."""
+        ...
+
+    def extend(self, seconds: float) -> None:
+        """See `Context.extend`."""
+        ...
+
+
+class _Detached:
+    """Nobody behind a context: what needs the worker is refused."""
+
+    is_cancelled = False
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:  # noqa: ARG002
+        raise _detached("enqueue")
+
+    async def complete_in(self, connection: Any) -> None:  # noqa: ARG002
+        raise _detached("complete")
+
+    def complete_in_sync(self, connection: Any) -> None:  # noqa: ARG002
+        raise _detached("complete")
+
+    def extend(self, seconds: float) -> None:  # noqa: ARG002
+        raise _detached("extend")
+
+
+def _detached(what: str) -> UnsupportedCapabilityError:
+    return UnsupportedCapabilityError(
+        f"{what}: no worker stands behind this context: the job runs in a process of its own, or in a test"
+    )
+
+
 class Context:
     """What a handler with a second parameter gets beside the payload.
 
     A handler whose effects are in the queue's own database can commit them together with the job's completion, so that
     they happen exactly once, whatever dies when: it opens a transaction, does its work, and calls `complete` with the
     connection last, before it commits. Then it returns as ever.
+
+    Parameters
+    ----------
+    job
+        The job.
+    run
+        The worker's side. Defaults to none: then what needs the worker raises `UnsupportedCapabilityError`.
     """
 
-    job: Job
-    enqueue: Callable[[Sequence[NewJob]], Awaitable[list[str]]]
-    """Enqueue more jobs into the same queue (from async handlers)."""
-    complete: Callable[[Any], Awaitable[None]] = _complete_nothing
-    """Complete the job within the transaction that is open on a connection of asyncpg, psycopg or SQLAlchemy (async).
+    __slots__ = ("_run", "job")
 
-    Raises `LeaseLostError` where somebody else has the job by now: let it pass, and the transaction is rolled back."""
-    complete_sync: Callable[[Any], None] = _complete_nothing_sync
-    """The same, in handlers that are no coroutines, for connections of psycopg, SQLAlchemy or Django."""
+    def __init__(self, job: Job, run: Run | None = None) -> None:
+        self.job = job
+        self._run: Run = run or _Detached()
 
     @property
     def attempt(self) -> int:
@@ -61,6 +156,34 @@ class Context:
         """The job's headers."""
         return self.job.headers
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the job has been stopped: it was cancelled, ran too long, its lease is lost, or the worker leaves.
+
+        An async handler is interrupted then. One in a thread can't be: where it may run long, it asks now and then, and
+        returns. Whatever it returns, its outcome has been decided.
+        """
+        return self._run.is_cancelled
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
+        """Enqueue more jobs into the same queue (from async handlers)."""
+        return await self._run.enqueue(jobs)
+
+    async def complete(self, connection: Any) -> None:
+        """Complete the job within the transaction that is open on a connection of asyncpg, psycopg or SQLAlchemy.
+
+        Raises `LeaseLostError` where somebody else has the job by now: let it pass, and the transaction is rolled back.
+        """
+        await self._run.complete_in(connection)
+
+    def complete_sync(self, connection: Any) -> None:
+        """The same, in handlers that are no coroutines, for connections of psycopg, SQLAlchemy or Django."""
+        self._run.complete_in_sync(connection)
+
+    def extend(self, seconds: Seconds) -> None:
+        """Let this attempt run so long from now, whatever its time limit was. From any thread."""
+        self._run.extend(_seconds("extend(…)", seconds))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
@@ -69,8 +192,15 @@ class Declaration:
     name: str
     function: Callable[..., Any]
     is_async: bool
-    """Else it runs in a thread."""
     takes_context: bool
+    in_process: bool
+    """Whether it runs in a process of its own, which can be killed; else on the event loop (async) or in a thread."""
+    payload_type: Any = Any
+    """What the payload is validated as; maybe still a name, as annotations can be."""
+    retry: RetryPolicy | None = None
+    timeout_seconds: float | None = None
+    max_concurrent: int | None = None
+    idempotency_key: Callable[[Any], str] | None = None
 
 
 class App:
@@ -91,40 +221,84 @@ class App:
         """What has been declared, by name."""
         return self._declarations
 
-    def job(self, name: str) -> Callable[[Function], Function]:
+    def job(
+        self,
+        name: str,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: Seconds | None = None,
+        max_concurrent: int | None = None,
+        process: bool | None = None,
+        idempotency_key: Callable[[Any], str] | None = None,
+    ) -> Callable[[Function], Function]:
         """Declare the function that runs jobs of this name.
 
-        The function takes the payload (decoded, where it is JSON; else bytes) and, if it has a second parameter, a
-        `Context`. An async function runs on the worker's event loop and must not block it; any other runs in a thread.
-        Returning completes the job; `DeadLetterError` gives it up; any other exception retries it.
+        The function takes the payload and, if it has a second parameter, a `Context`. An async function runs on the
+        worker's event loop and must not block it; any other runs in a thread. Returning completes the job; `DeadLetter`
+        gives it up, `Retry` and any other exception retries it, `Snooze` runs it again later.
+
+        The payload is what the first parameter is annotated as: a dataclass, a pydantic model, a msgspec Struct, or
+        anything else that msgspec validates; bytes are the payload as it came. A payload that is nothing of the kind is
+        dead-lettered before the function is called. Without an annotation it is decoded where it is JSON, else bytes.
 
         Parameters
         ----------
         name
             The job's name. The empty name stands for jobs without an envelope.
+        retry
+            How long a failed attempt waits, and how many there are. Defaults to the pool's policy.
+        timeout
+            How many seconds an attempt may run; then it is stopped and has failed. Defaults to the pool's limit. A
+            function that is no coroutine runs in a process then, since a thread can't be stopped.
+        max_concurrent
+            How many jobs of this name one worker runs at a time. Defaults to as many as it has slots. Those beyond are
+            handed back for a moment: many of them are better off in a queue, and a pool, of their own.
+        process
+            Whether to run in a process of its own: for work that keeps a CPU busy. Payload and function must be
+            importable there; the context can't enqueue or complete. Defaults to what `timeout` needs.
+        idempotency_key
+            From the payload, what stands for this job's effect: of jobs with one key, one runs to its end. Defaults to
+            the producer's key (header ``idempotency-key``), else the job's id.
 
         Raises
         ------
         AppError
-            When the name is taken, or the function can't be called with a payload.
+            When the name is taken, the function can't be called with a payload, or a value makes no sense.
         """
+        if max_concurrent is not None and max_concurrent < 1:
+            raise AppError(f"job {name!r}: max_concurrent must be 1 or more")
+        try:
+            timeout_seconds = None if timeout is None else _seconds("timeout", timeout)
+        except (TypeError, ValueError) as error:
+            raise AppError(f"job {name!r}: {error}") from None
+        if timeout_seconds == 0:
+            raise AppError(f"job {name!r}: timeout must be more than 0")
 
         def declare(function: Function) -> Function:
             if name in self._declarations:
                 other = self._declarations[name].function
                 raise AppError(f"job {name!r} is declared twice, first by {other.__module__}.{other.__qualname__}")
+            is_async = inspect.iscoroutinefunction(function)
+            payload_type, takes_context = _parameters(name, function)
             self._declarations[name] = Declaration(
                 name=name,
                 function=function,
-                is_async=inspect.iscoroutinefunction(function),
-                takes_context=_count_parameters(name, function) > 1,
+                is_async=is_async,
+                takes_context=takes_context,
+                in_process=process if process is not None else timeout is not None and not is_async,
+                payload_type=payload_type,
+                retry=retry,
+                timeout_seconds=timeout_seconds,
+                max_concurrent=max_concurrent,
+                idempotency_key=idempotency_key,
             )
             return function
 
         return declare
 
 
-def _count_parameters(name: str, function: Callable[..., Any]) -> int:
+def _parameters(name: str, function: Callable[..., Any]) -> tuple[Any, bool]:
+    """The payload's annotation, and whether the function takes a context beside it."""
     parameters = inspect.signature(function).parameters.values()
     positional = [
         parameter
@@ -135,5 +309,7 @@ def _count_parameters(name: str, function: Callable[..., Any]) -> int:
     required = [parameter for parameter in required if parameter.kind is not parameter.VAR_KEYWORD]
     if not positional or len(required) > 2 or any(parameter.kind is parameter.KEYWORD_ONLY for parameter in required):
         raise AppError(f"job {name!r}: its function must take (payload) or (payload, context)")
+    annotation = positional[0].annotation
     # A second parameter with a default is the function's own business.
-    return sum(parameter.default is parameter.empty for parameter in positional)
+    takes_context = sum(parameter.default is parameter.empty for parameter in positional) > 1
+    return Any if annotation is inspect.Parameter.empty else annotation, takes_context

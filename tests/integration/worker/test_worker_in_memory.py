@@ -177,7 +177,7 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(world: World) -> No
 async def test_jobs_taken_ahead_go_back_when_the_slots_stay_taken(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.runtime.worker._BUFFER_SECONDS", 0.1)
+    monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 0.1)
     gate = asyncio.Event()
 
     @world.app.job("quick")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.runtime.retry import RetryPolicy, unknown_name_delay_seconds
+from headrace.retry import RetryPolicy, unknown_name_delay_seconds
 
 
 @pytest.mark.parametrize(("attempt", "delay"), [(1, 1), (2, 2), (3, 4), (9, 256), (10, 512), (11, 600), (10_000, 600)])

@@ -129,7 +129,7 @@ def _handler(settings: WorkerSettings) -> Handler:
 async def _run(settings: WorkerSettings, handler: Handler, ca_certificates: str | None) -> None:
     from headrace.health import Pulse, serving  # noqa: PLC0415
     from headrace.metrics import WorkerMetrics  # noqa: PLC0415
-    from headrace.runtime.retry import RetryPolicy  # noqa: PLC0415
+    from headrace.retry import RetryPolicy  # noqa: PLC0415
     from headrace.runtime.worker import Worker  # noqa: PLC0415
 
     binding = settings.binding

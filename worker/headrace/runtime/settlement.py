@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headrace.queues.base import QueueError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from headrace.job import Job
     from headrace.metrics import WorkerMetrics
@@ -102,6 +102,11 @@ class Settler:
         """Any other end."""
         self._others.append(outcome)
         self._wake(full=True)
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Jobs go back at once, nothing charged."""
+        for delivery in deliveries:
+            self.settle(Release(delivery=delivery))
 
     def forget(self) -> None:
         """The lease is lost: all that is unreported would be refused."""

@@ -1,7 +1,7 @@
-"""The worker: takes jobs into free slots, runs them, and stops in an order that loses nothing.
+"""The worker: takes jobs into free slots, and stops in an order that loses nothing.
 
-Jobs that have been taken wait in a buffer until a slot is free; how many, `Prefetch` says. While some run, the next are
-taken and the last are reported, so that neither the backend nor this process waits for the other.
+While some jobs run, the next are taken and the last are reported, so that neither the backend nor this process waits
+for the other. What becomes of a job within the worker, `slots` says.
 
 Stopping: no more jobs are taken, what was not started goes back, what runs may finish; then the outcomes are
 reported, the lease is given back, and the connections are closed. Heartbeats go on until the last outcome is in.
@@ -13,29 +13,22 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import deque
-from datetime import UTC, datetime
-from functools import partial
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from headrace.app import Context
 from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, QueueError
+from headrace.retry import RetryPolicy
 from headrace.runtime.lease import LeaseKeeper
-from headrace.runtime.outcome import COMPLETED, Failed, GivenUp, Interrupted, Snoozed
-from headrace.runtime.prefetch import Prefetch
-from headrace.runtime.retry import RetryPolicy, unknown_name_delay_seconds
-from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry, Settler, described
+from headrace.runtime.settlement import Settler
+from headrace.runtime.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine
     from typing import Any
 
-    from headrace.job import NewJob
     from headrace.metrics import WorkerMetrics
-    from headrace.queues.base import Delivery, Queue
+    from headrace.queues.base import Queue
     from headrace.runtime.handlers import Handler
-    from headrace.runtime.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +39,8 @@ _IDLE_STATS_SECONDS = 5.0
 _STATS_LAST_SECONDS = 10.0
 
 _MOMENT_SECONDS = 0.05
-
-MAX_BATCH = 500
-"""So many jobs are taken at a time: more would gain little, and be more suspects where this worker is killed."""
-
-# Jobs that wait longer than this in the buffer are handed back.
-_BUFFER_SECONDS = 2.0
-
-# How often to look at how long jobs take: after so many, or so much work.
-_PREFETCH_JOBS = 50
-_PREFETCH_SECONDS = 0.1
+# An idle worker looks at what waits in it at least this often.
+_LOOK_SECONDS = 2.0
 
 _FIRST_OPEN_SECONDS = 0.5
 _LAST_OPEN_SECONDS = 10.0
@@ -67,7 +52,7 @@ _FLUSH_GRACE_SECONDS = 10.0
 
 
 class Worker:
-    """Runs the jobs of one queue until it is told to stop.
+    """Runs the jobs of one queue until it is told to stop. Made within the event loop.
 
     Parameters
     ----------
@@ -108,39 +93,31 @@ class Worker:
         self._queue = queue
         self._handler = handler
         self._metrics = metrics
-        self._slots = slots
         self._poll_interval_seconds = poll_interval_seconds
-        self._job_timeout_seconds = job_timeout_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
         self._heartbeat_seconds = heartbeat_seconds
-        self._retry = retry or RetryPolicy()
-        # Taken and not started, each with when it was taken.
-        self._buffer: deque[tuple[float, Delivery]] = deque()
-        # Started and not ended, in the order of their starts, each with when it must end.
-        self._running: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._lost: set[asyncio.Task[None]] = set()
-        self._timed_out: set[asyncio.Task[None]] = set()
-        self._cancelled: set[asyncio.Task[None]] = set()
-        self._prefetch = Prefetch(slots)
-        self._ended_jobs = 0
-        self._ended_seconds = 0.0
         self._lease_number = 0
-        self._wants_more = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
-        self._settler = Settler(queue, metrics, is_idle=lambda: len(self._running) <= 1)
+        self._settler = Settler(queue, metrics, is_idle=lambda: self._slots.running <= 1)
+        self._slots = Slots(
+            queue,
+            handler,
+            self._settler,
+            metrics,
+            count=slots,
+            job_timeout_seconds=job_timeout_seconds,
+            retry=retry or RetryPolicy(),
+        )
         self._keeper = LeaseKeeper(
             queue,
             on_lost=self._lease_lost,
-            on_out_of_reach=self._hand_back_all,
-            on_cancelled=self._cancel,
+            on_out_of_reach=self._slots.hand_back_all,
+            on_cancelled=self._slots.cancel,
             heartbeat_seconds=heartbeat_seconds,
             lease_seconds=lease_seconds,
         )
-        metrics.slots.set(slots)
-        metrics.busy_slots.set_function(lambda: len(self._running))
-        metrics.prefetched.set_function(lambda: len(self._buffer))
+        self._slot_count = slots
 
     @property
     def is_ready(self) -> bool:
@@ -150,10 +127,10 @@ class Worker:
     def stop(self) -> None:
         """Drain; called again: don't wait for running jobs any longer."""
         if self._stopping.is_set():
-            log.info("hastened queue=%s running=%d: handing back what runs", self._queue.name, len(self._running))
+            log.info("hastened queue=%s running=%d: handing back what runs", self._queue.name, self._slots.running)
             self._hastened.set()
         else:
-            log.info("draining queue=%s running=%d", self._queue.name, len(self._running))
+            log.info("draining queue=%s running=%d", self._queue.name, self._slots.running)
             self._handler.drain()
             self._stopping.set()
 
@@ -181,7 +158,7 @@ class Worker:
                 await self._rest(pause)
                 pause = min(pause * 2, _LAST_OPEN_SECONDS)
             else:
-                log.info("started queue=%s slots=%d", self._queue.name, self._slots)
+                log.info("started queue=%s slots=%d", self._queue.name, self._slot_count)
                 return True
         return False
 
@@ -201,41 +178,28 @@ class Worker:
                 for task in background:
                     task.cancel()
         finally:
-            for task in self._running:
-                task.cancel()
+            self._slots.hand_back_all()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> None:
-        self._hand_back_buffer()
+        self._slots.hand_back_waiting()
         await asyncio.wait([receiving], timeout=_RECEIVE_GRACE_SECONDS)
         receiving.cancel()
-        await self._await_jobs(self._drain_timeout_seconds)
-        if self._running:
-            log.warning("drain timed out queue=%s: handing %d jobs back", self._queue.name, len(self._running))
-            self._hand_back_all()
-            await asyncio.wait(self._running, timeout=_CANCEL_GRACE_SECONDS)
-            for delivery, _ in self._running.values():  # Deaf to cancellation: they end with the process.
-                self._settler.settle(Release(delivery=delivery))
+        await self._slots.ended(self._hastened, self._drain_timeout_seconds)
+        if self._slots.running:
+            log.warning("drain timed out queue=%s: handing %d jobs back", self._queue.name, self._slots.running)
+            self._slots.hand_back_all()
+            await self._slots.ended(asyncio.Event(), _CANCEL_GRACE_SECONDS)
+            self._slots.abandon()
         try:
             async with asyncio.timeout(_FLUSH_GRACE_SECONDS):
                 await self._settler.flushed()
         except TimeoutError:
             log.warning("outcomes not reported in time queue=%s: those jobs run again", self._queue.name)
 
-    async def _await_jobs(self, timeout_seconds: float) -> None:
-        hastened = asyncio.create_task(self._hastened.wait())
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                while self._running and not self._hastened.is_set():
-                    await asyncio.wait({*self._running, hastened}, return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError:
-            pass
-        finally:
-            hastened.cancel()
-
     async def _receive(self) -> None:
         complained = False
         while not self._stopping.is_set():
-            self._hand_back_stale()
+            self._slots.hand_back_stale()
             wanted = self._wanted()
             if not wanted:
                 await self._until_more_is_wanted()
@@ -252,32 +216,27 @@ class Worker:
             complained = False
             if lease_number != self._lease_number:
                 continue  # Leased under what was lost meanwhile: others have them.
-            now = perf_counter()
-            self._buffer.extend((now, delivery) for delivery in deliveries)
             if self._stopping.is_set() or not self._keeper.held.is_set():
-                self._hand_back_buffer()
+                self._settler.release(deliveries)
                 continue
-            self._fill_slots()
+            self._slots.take(deliveries)
             if not deliveries:
                 # Many idle workers should not look at the same moment.
                 spread = random.uniform(0.8, 1.2)  # noqa: S311
-                seconds = min(self._poll_interval_seconds, _BUFFER_SECONDS if self._buffer else float("inf"))
+                seconds = min(self._poll_interval_seconds, _LOOK_SECONDS if self._slots.waiting else float("inf"))
                 await self._unless_stopped(self._queue.wait(seconds * spread))
 
     def _wanted(self) -> int:
         """How many jobs to take now."""
         if self._settler.is_stuck or not self._keeper.held.is_set():
             return 0
-        prefetch = self._prefetch.jobs
-        if len(self._buffer) > prefetch // 2:
-            return 0
-        free = self._slots - len(self._running) - self._handler.abandoned
-        return max(0, min(free + prefetch - len(self._buffer), MAX_BATCH))
+        return self._slots.wanted()
 
     async def _until_more_is_wanted(self) -> None:
         """Wait for a slot; looks up now and then, for what frees slots without saying so."""
-        self._wants_more.clear()
-        awaited = self._wants_more if self._keeper.held.is_set() else self._keeper.held
+        wants_more = self._slots.wants_more
+        wants_more.clear()
+        awaited = wants_more if self._keeper.held.is_set() else self._keeper.held
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MOMENT_SECONDS):
                 await awaited.wait()
@@ -300,170 +259,12 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    def _fill_slots(self) -> None:
-        free = self._slots - len(self._running) - self._handler.abandoned
-        while free > 0 and self._buffer:
-            self._start(self._buffer.popleft()[1])
-            free -= 1
-
-    def _start(self, delivery: Delivery) -> None:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run_job(delivery))
-        ends_at = loop.time() + self._job_timeout_seconds
-        self._running[task] = (delivery, ends_at)
-        task.add_done_callback(self._ended)
-        if self._timer is None:
-            self._timer = loop.call_at(ends_at, self._stop_overdue)
-
-    def _stop_overdue(self) -> None:
-        """Stop the jobs whose time is over. They have one time limit, so the oldest are the first."""
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        for task, (_, ends_at) in self._running.items():
-            if ends_at > loop.time():
-                self._timer = loop.call_at(ends_at, self._stop_overdue)
-                break
-            if task not in self._timed_out:
-                self._timed_out.add(task)
-                task.cancel()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        delivery, _ = self._running.pop(task)
-        if task.cancelled():
-            # Here and not in the job's coroutine, which a cancellation may reach before it has begun.
-            if task in self._cancelled:
-                log.info("job cancelled %s", described(delivery.job))
-                self._settler.settle(Discard(delivery=delivery))
-            elif task in self._timed_out:
-                self._settle(delivery, self._timeout(), self._job_timeout_seconds)
-            elif task not in self._lost:
-                self._settler.settle(Release(delivery=delivery))
-        elif error := task.exception():
-            log.error("a job ended outside of its handler queue=%s", self._queue.name, exc_info=error)
-        for tasks in (self._lost, self._timed_out, self._cancelled):
-            if tasks:
-                tasks.discard(task)
-        if self._buffer:
-            self._fill_slots()
-            if len(self._buffer) > self._prefetch.jobs // 2:
-                return
-        self._wants_more.set()
-
-    def _timeout(self) -> Failed:
-        return Failed(f"timed out after {self._job_timeout_seconds:g} s")
-
-    async def _run_job(self, delivery: Delivery) -> None:
-        job = delivery.job
-        if not self._handler.knows(job.name):
-            self._metrics.unknown_name.inc()
-            age_seconds = (datetime.now(UTC) - job.enqueued_at).total_seconds()
-            delay_seconds = unknown_name_delay_seconds(age_seconds, random.random())  # noqa: S311
-            log.warning("unknown name, handed back uncharged, again in %.1f s %s", delay_seconds, described(job))
-            self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
-            return
-        self._metrics.queue_wait_time.observe(max(0.0, time() - job.run_at.timestamp()))
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("job started %s", described(job))
-        outcome: Outcome
-        started = perf_counter()
-        try:
-            outcome = await self._handler.run(job, partial(self._context, delivery))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            outcome = Failed("the handler cancelled itself")
-        except Exception as error:  # noqa: BLE001 - a handler's own fault is one failed attempt
-            outcome = Failed(f"{type(error).__name__}: {error}")
-        self._settle(delivery, outcome, perf_counter() - started)
-
-    def _settle(self, delivery: Delivery, outcome: Outcome, duration_seconds: float) -> None:
-        self._metrics.duration.observe(duration_seconds)
-        self._ended_jobs += 1
-        self._ended_seconds += duration_seconds
-        if self._ended_jobs >= _PREFETCH_JOBS or self._ended_seconds >= _PREFETCH_SECONDS:
-            self._prefetch.observe(self._ended_jobs, self._ended_seconds)
-            self._ended_jobs, self._ended_seconds = 0, 0.0
-        job = delivery.job
-        if outcome is COMPLETED:
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("job completed %s seconds=%.3f", described(job), duration_seconds)
-            self._settler.complete(delivery)
-        elif isinstance(outcome, Failed):
-            log.warning("job failed %s seconds=%.3f: %s", described(job), duration_seconds, outcome.error)
-            delay_seconds = outcome.delay_seconds
-            if delay_seconds is None:
-                delay_seconds = self._retry.delay_seconds(job.attempt, random.random())  # noqa: S311
-            self._settler.settle(
-                Retry(delivery=delivery, delay_seconds=delay_seconds, error=outcome.error, traceback=outcome.traceback)
-            )
-        elif isinstance(outcome, Snoozed):
-            log.info("job snoozed %s, again in %.1f s", described(job), outcome.delay_seconds)
-            self._settler.settle(Release(delivery=delivery, delay_seconds=outcome.delay_seconds))
-        elif isinstance(outcome, Interrupted):
-            log.info("job interrupted, handed back uncharged %s: %s", described(job), outcome.reason)
-            self._settler.settle(Release(delivery=delivery))
-        elif isinstance(outcome, GivenUp):
-            log.warning("job given up %s seconds=%.3f: %s", described(job), duration_seconds, outcome.reason)
-            self._settler.settle(
-                DeadLetter(delivery=delivery, reason=outcome.reason, error=outcome.error, traceback=outcome.traceback)
-            )
-
-    async def _enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
-        ids = await self._queue.enqueue(jobs)
-        self._metrics.enqueued.inc(len(ids))
-        return ids
-
-    def _context(self, delivery: Delivery) -> Context:
-        return Context(
-            job=delivery.job,
-            enqueue=self._enqueue,
-            complete=partial(self._complete_in, delivery),
-            complete_sync=partial(self._complete_in_sync, delivery),
-        )
-
-    async def _complete_in(self, delivery: Delivery, connection: Any) -> None:
-        await self._queue.complete_in(connection, delivery)
-
-    def _complete_in_sync(self, delivery: Delivery, connection: Any) -> None:
-        self._queue.complete_in_sync(connection, delivery)
-
     def _lease_lost(self) -> None:
         """Others have what was held: stop it all and say nothing of it."""
         self._metrics.lease_lost.inc()
         self._lease_number += 1
-        self._buffer.clear()
-        self._lost.update(self._running)
-        for task in self._running:
-            task.cancel()
+        self._slots.lose_all()
         self._settler.forget()
-
-    def _hand_back_all(self) -> None:
-        """Stop everything; each job hands itself back uncharged."""
-        self._hand_back_buffer()
-        for task in self._running:
-            task.cancel()
-
-    def _hand_back_stale(self) -> None:
-        """Jobs that wait long go back: these take longer than those before, and others may have a free slot."""
-        if self._buffer and self._buffer[0][0] < perf_counter() - _BUFFER_SECONDS:
-            log.debug("slots stay taken queue=%s: handing %d jobs back", self._queue.name, len(self._buffer))
-            self._prefetch.observe(1, _BUFFER_SECONDS)
-            self._hand_back_buffer()
-
-    def _hand_back_buffer(self) -> None:
-        while self._buffer:
-            self._settler.settle(Release(delivery=self._buffer.popleft()[1]))
-
-    def _cancel(self, job_ids: frozenset[str]) -> None:
-        """Stop jobs that somebody has cancelled; they are gone once they have stopped."""
-        for task, (delivery, _) in self._running.items():
-            if delivery.job.id in job_ids and task not in self._cancelled:
-                self._cancelled.add(task)
-                task.cancel()
-        for waiting in [waiting for waiting in self._buffer if waiting[1].job.id in job_ids]:
-            self._buffer.remove(waiting)
-            self._settler.settle(Discard(delivery=waiting[1]))
 
     async def _keep_house(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -9,11 +10,27 @@ if TYPE_CHECKING:
 
     from headrace.app import Context
     from headrace.job import Job
+    from headrace.retry import RetryPolicy
     from headrace.runtime.outcome import Outcome
 
 
 class HandlerError(Exception):
     """A handler can't be made as configured; the message says what to mend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms jobs of a name run, where they are other than the worker's own."""
+
+    retry: RetryPolicy | None = None
+    timeout_seconds: float | None = None
+    max_concurrent: int | None = None
+    """How many of the name run at a time."""
+    idempotency_key: Callable[[Job], str | None] | None = None
+    """What stands for a job's effect; None where this job has nothing of its own."""
+
+
+DEFAULT_TERMS = Terms()
 
 
 class Handler(Protocol):
@@ -24,8 +41,8 @@ class Handler(Protocol):
         """Runs that were cancelled and go on regardless: each holds a slot until it ends."""
         ...
 
-    def knows(self, name: str) -> bool:
-        """Whether jobs of this name can be run at all."""
+    def terms(self, name: str) -> Terms | None:
+        """On what terms jobs of this name run; None where they can't be run at all."""
         ...
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:

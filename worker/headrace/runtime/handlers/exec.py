@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from headrace.runtime.handlers import HandlerError
+from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class ExecHandler:
             raise HandlerError(f"exec: there is no program {command[0]!r} here, or it may not be run")
         self._command = tuple(command)
 
-    def knows(self, name: str) -> bool:  # noqa: ARG002 - the program itself decides by HEADRACE_JOB_NAME
+    def terms(self, name: str) -> Terms:  # noqa: ARG002 - the program itself decides by HEADRACE_JOB_NAME
         """See `Handler`."""
-        return True
+        return DEFAULT_TERMS
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:  # noqa: ARG002
         """See `Handler`."""

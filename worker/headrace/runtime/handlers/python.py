@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import importlib
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -14,23 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from headrace.app import App, DeadLetterError
-from headrace.job import JSON_CONTENT_TYPE
-from headrace.runtime.handlers import HandlerError
-from headrace.runtime.outcome import COMPLETED, Failed, GivenUp, Outcome, clipped
+from headrace.app import App, AppError, Context, DeadLetter, Retry, Snooze
+from headrace.runtime.handlers import HandlerError, Terms
+from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Outcome, Snoozed, clipped
+from headrace.runtime.payloads import InvalidPayloadError, decoder
+from headrace.runtime.processes import ProcessDiedError, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headrace.app import Context
+    from headrace.app import Declaration
     from headrace.job import Job
 
 
 class PythonHandler:
-    """Runs an `App`'s functions: async ones on the event loop, others in threads.
+    """Runs an `App`'s functions: async ones on the event loop, others in threads, or in processes where they say so.
 
     A thread can't be stopped. When a job in one times out or its lease is lost, its outcome is decided without it, and
-    the slot stays taken until the function returns.
+    the slot stays taken until the function returns. A process is killed.
 
     Parameters
     ----------
@@ -38,11 +38,21 @@ class PythonHandler:
         The application.
     threads
         How many functions may run in threads at a time.
+
+    Raises
+    ------
+    HandlerError
+        When the payload of a declared job can't be validated as annotated.
     """
 
     def __init__(self, app: App, *, threads: int) -> None:
-        self._jobs = app.jobs
+        try:
+            self._jobs = {name: (declared, decoder(declared)) for name, declared in app.jobs.items()}
+        except AppError as error:
+            raise HandlerError(str(error)) from error
+        self._terms = {name: _terms(declared, decode) for name, (declared, decode) in self._jobs.items()}
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="headrace-job")
+        self._processes = Processes()
         self._abandoned = 0
 
     @property
@@ -50,17 +60,19 @@ class PythonHandler:
         """See `Handler`."""
         return self._abandoned
 
-    def knows(self, name: str) -> bool:
+    def terms(self, name: str) -> Terms | None:
         """See `Handler`."""
-        return name in self._jobs
+        return self._terms.get(name)
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:
         """See `Handler`."""
-        declaration = self._jobs[job.name]
+        declaration, decode = self._jobs[job.name]
         try:
-            payload = _decode(job)
-        except ValueError as error:
-            return GivenUp(clipped(f"the payload is no {job.content_type}: {error}"))
+            payload = decode(job)
+        except InvalidPayloadError as error:
+            return GivenUp(clipped(str(error)))
+        if declaration.in_process:
+            return await self._in_process(declaration, job, payload)
         arguments = (payload, context()) if declaration.takes_context else (payload,)
         try:
             if declaration.is_async:
@@ -69,11 +81,9 @@ class PythonHandler:
             result = await self._in_thread(partial(contextvars.copy_context().run, declaration.function, *arguments))
             if inspect.isawaitable(result):
                 await result
-        except DeadLetterError as error:
-            return GivenUp(clipped(str(error) or "the handler gave it up"))
         # sys.exit() in a job ends the job, not the worker.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job does is its own failure
-            return Failed(clipped(_describe(error)), clipped("".join(traceback.format_exception(error))))
+            return outcome_of(error)
         return COMPLETED
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
@@ -91,12 +101,38 @@ class PythonHandler:
         if not future.cancelled():
             future.exception()  # Looked at, so that asyncio does not complain: the outcome was decided without it.
 
+    async def _in_process(self, declaration: Declaration, job: Job, payload: Any) -> Outcome:
+        try:
+            outcome = await self._processes.run(
+                _attempt, declaration.function, payload, job if declaration.takes_context else None
+            )
+        except ProcessDiedError as error:
+            return Failed(str(error))
+        except Exception as error:  # noqa: BLE001 - what can't be pickled can fail in any way
+            return Failed(clipped(f"it can't be run in a process: {type(error).__name__}: {error}"))
+        # There is one completion; this one is a copy.
+        return COMPLETED if isinstance(outcome, Completed) else outcome
+
     def drain(self) -> None:
         """See `Handler`."""
 
     async def close(self) -> None:
         """See `Handler`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._processes.close()
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """What an exception that a handler raised says of its job."""
+    match error:
+        case DeadLetter():
+            return GivenUp(clipped(str(error)))
+        case Snooze():
+            return Snoozed(error.delay_seconds)
+        case Retry():
+            return Failed(clipped(str(error)), delay_seconds=error.delay_seconds)
+        case _:
+            return Failed(clipped(_describe(error)), clipped("".join(traceback.format_exception(error))))
 
 
 def load_app(reference: str) -> App:
@@ -124,12 +160,39 @@ def load_app(reference: str) -> App:
     return found
 
 
-def _decode(job: Job) -> Any:
-    content_type = job.content_type
-    if content_type == JSON_CONTENT_TYPE or content_type.partition(";")[0].strip() == JSON_CONTENT_TYPE:
-        # As text: to guess the encoding would take longer than to parse most payloads.
-        return json.loads(job.payload.decode())
-    return job.payload
+def _terms(declaration: Declaration, decode: Callable[[Job], Any]) -> Terms:
+    key_of = declaration.idempotency_key
+
+    def idempotency_key(job: Job) -> str | None:
+        try:
+            payload = decode(job)
+        except InvalidPayloadError:
+            return None  # It will be dead-lettered.
+        assert key_of is not None
+        return f"{job.name}:{key_of(payload)}"
+
+    return Terms(
+        retry=declaration.retry,
+        timeout_seconds=declaration.timeout_seconds,
+        max_concurrent=declaration.max_concurrent,
+        idempotency_key=idempotency_key if key_of is not None else None,
+    )
+
+
+def _attempt(function: Callable[..., Any], payload: Any, job: Job | None) -> Outcome:
+    """One attempt, within its process."""
+    arguments = (payload,) if job is None else (payload, Context(job))
+    try:
+        result = function(*arguments)
+        if inspect.isawaitable(result):
+            asyncio.run(_awaited(result))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        return outcome_of(error)
+    return COMPLETED
+
+
+async def _awaited(result: Any) -> None:
+    await result
 
 
 def _describe(error: BaseException) -> str:

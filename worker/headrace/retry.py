@@ -1,4 +1,4 @@
-"""How long a failed job waits. Pure: chance is an argument."""
+"""How long a failed job waits, and how often it is tried. Pure: chance is an argument."""
 
 from __future__ import annotations
 
@@ -7,13 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Exponential backoff with jitter."""
+    """Exponential backoff with jitter.
+
+    Raises
+    ------
+    ValueError
+        When a value makes no sense; the message names it.
+    """
 
     initial_delay_seconds: float = 1.0
     multiplier: float = 2.0
     max_delay_seconds: float = 600.0
     jitter: float = 0.2
     """The part of the delay that chance decides: 0 is none, 1 is anything between none and all of it."""
+    max_retries: int | None = None
+    """Fewer than the queue allows; 0: a failed job is dead-lettered at once. None: as many as the queue allows."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("initial_delay_seconds", 0.0), ("multiplier", 1.0), ("max_delay_seconds", 0.0)):
+            value: float = getattr(self, name)
+            if not minimum <= value < float("inf"):
+                raise ValueError(f"{name} {value}: must be a finite number, at least {minimum:g}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter {self.jitter}: must be from 0 to 1")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ValueError(f"max_retries {self.max_retries}: must be 0 or more")
+
+    def is_last(self, attempt: int) -> bool:
+        """Whether no attempt may follow this one (1 is the first), as far as this policy goes."""
+        return self.max_retries is not None and attempt > self.max_retries
 
     def delay_seconds(self, attempt: int, chance: float) -> float:
         """The delay after this attempt failed.
