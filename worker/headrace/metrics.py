@@ -84,6 +84,12 @@ class WorkerMetrics:
         self.refused_completions = self._counter(
             "refused_completions", "Outcomes refused because the lease had been lost."
         )
+        self.idempotency_hits = self._counter("idempotency_hits", "Jobs completed without a run, their key being done.")
+        self.idempotency_misses = self._counter("idempotency_misses", "Jobs that claimed their key and ran.")
+        self.idempotency_collisions = self._counter(
+            "idempotency_collisions", "Jobs put back for a while: another run had their key."
+        )
+        self.idempotency_failures = self._counter("idempotency_failures", "Calls that the idempotency store failed.")
         self.cancelled = self._counter("cancelled", "Jobs that were cancelled while they ran here.")
         self.duration = Distribution()
         self.queue_wait_time = Distribution()

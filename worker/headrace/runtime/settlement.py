@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headrace.idempotency.base import IdempotencyError
 from headrace.queues.base import QueueError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from headrace.job import Job
     from headrace.metrics import WorkerMetrics
     from headrace.queues.base import Delivery, Queue, Settled
+    from headrace.runtime.idempotency import IdempotencyGuard
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +77,23 @@ class Settler:
         Counts what the backend took, and what it refused.
     is_idle
         Whether nothing else is running, so that waiting for company is vain.
+    guard
+        Is told of every end before the queue is. None: no idempotency.
     """
 
-    def __init__(self, queue: Queue, metrics: WorkerMetrics, *, is_idle: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        metrics: WorkerMetrics,
+        *,
+        is_idle: Callable[[], bool],
+        guard: IdempotencyGuard | None = None,
+    ) -> None:
         self._queue = queue
+        self._guard = guard
+        # Done when the lease was lost: their keys are finished all the same, where nobody else has them.
+        self._done_too_late: list[Delivery] = []
+        self._is_flushing = False
         self._metrics = metrics
         self._is_idle = is_idle
         self._completed: list[Delivery] = []
@@ -87,7 +102,7 @@ class Settler:
         self._full = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
-        self._failure: QueueError | None = None
+        self._failure: QueueError | IdempotencyError | None = None
         self.is_stuck = False
         """Whether the last report failed: no use in taking more jobs."""
 
@@ -111,11 +126,16 @@ class Settler:
     def forget(self) -> None:
         """The lease is lost: all that is unreported would be refused."""
         self._metrics.refused_completions.inc(len(self._completed) + len(self._others))
+        if self._guard is not None:
+            self._done_too_late += self._completed
+            self._guard.forget_all(but=self._done_too_late)
+            self._wake(full=True)
         self._completed.clear()
         self._others.clear()
 
     async def flushed(self) -> None:
-        """Wait until everything has been reported."""
+        """Wait until everything has been reported, to the queue alone where the idempotency store does not answer."""
+        self._is_flushing = True
         self._full.set()
         await self._settled.wait()
 
@@ -147,9 +167,13 @@ class Settler:
     async def _report(self) -> None:
         """One try at everything that is pending; what fails stays."""
         self._failure = None
+        if self._done_too_late and self._guard is not None:
+            late, self._done_too_late = self._done_too_late, []
+            await self._guard.finish(late, is_last_try=True)
+            self._guard.forget(late)
         if completed := self._completed:
             self._completed = []
-            settled = await self._try(self._queue.complete(completed))
+            settled = await self._try(self._complete(completed))
             if settled is None:
                 self._completed = completed + self._completed
             else:
@@ -169,8 +193,22 @@ class Settler:
             log.info("outcomes reported queue=%s", self._queue.name)
         self.is_stuck = self._failure is not None
 
+    async def _complete(self, deliveries: list[Delivery]) -> Settled:
+        if self._guard is None:
+            return await self._queue.complete(deliveries)
+        taken = await self._guard.finish(deliveries, is_last_try=self._is_flushing)
+        for delivery in taken:
+            log.warning("finish refused, another run has the key %s", described(delivery.job))
+            self.settle(Release(delivery=delivery, delay_seconds=1.0))
+        done = [delivery for delivery in deliveries if delivery not in taken] if taken else deliveries
+        settled = await self._queue.complete(done)
+        self._guard.forget(done)
+        return settled
+
     async def _release(self, releases: Sequence[Release]) -> None:
         deliveries = [release.delivery for release in releases]
+        if self._guard is not None:
+            await self._guard.release(deliveries)
         settled = await self._try(self._queue.release(deliveries, delay_seconds=releases[0].delay_seconds))
         if settled is None:
             self._others += releases
@@ -180,6 +218,8 @@ class Settler:
 
     async def _settle(self, outcome: Retry | DeadLetter | Discard) -> None:
         delivery = outcome.delivery
+        if self._guard is not None:
+            await self._guard.release([delivery])
         match outcome:
             case Retry(delay_seconds=delay_seconds, error=error, traceback=traceback):
                 call = self._queue.retry(delivery, delay_seconds=delay_seconds, error=error, traceback=traceback)
@@ -203,7 +243,7 @@ class Settler:
     async def _try(self, call: Awaitable[Settled]) -> Settled | None:
         try:
             return await call
-        except QueueError as error:
+        except (QueueError, IdempotencyError) as error:
             self._failure = error
             return None
 

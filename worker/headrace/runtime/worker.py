@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, QueueError
 from headrace.retry import RetryPolicy
+from headrace.runtime.idempotency import IdempotencyGuard
 from headrace.runtime.lease import LeaseKeeper
-from headrace.runtime.settlement import Settler
+from headrace.runtime.settlement import Release, Settler
 from headrace.runtime.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from typing import Any
 
     from headrace.metrics import WorkerMetrics
-    from headrace.queues.base import Queue
+    from headrace.queues.base import Delivery, Queue
     from headrace.runtime.handlers import Handler
+    from headrace.runtime.idempotency import Idempotency
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ _IDLE_STATS_SECONDS = 5.0
 _STATS_LAST_SECONDS = 10.0
 
 _MOMENT_SECONDS = 0.05
+# How often to see whether the idempotency store is back.
+_AWAY_SECONDS = 1.0
 # An idle worker looks at what waits in it at least this often.
 _LOOK_SECONDS = 2.0
 
@@ -72,6 +76,8 @@ class Worker:
         How long a stopping worker lets its jobs run; what runs longer is stopped and handed back uncharged.
     retry
         How long a failed job waits.
+    idempotency
+        The store, opened, and how it is used. None: no idempotency.
     heartbeat_seconds, lease_seconds
         How the lease is kept; must be what the queue was made with.
     """
@@ -87,6 +93,7 @@ class Worker:
         job_timeout_seconds: float = 1800.0,
         drain_timeout_seconds: float = 300.0,
         retry: RetryPolicy | None = None,
+        idempotency: Idempotency | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
@@ -99,7 +106,17 @@ class Worker:
         self._lease_number = 0
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
-        self._settler = Settler(queue, metrics, is_idle=lambda: self._slots.running <= 1)
+        self._guard = None
+        if idempotency is not None:
+            self._guard = IdempotencyGuard(
+                idempotency,
+                metrics,
+                terms=handler.terms,
+                on_lost=lambda job_ids: self._slots.hand_back(job_ids),  # noqa: PLW0108 - made in a moment
+                heartbeat_seconds=heartbeat_seconds,
+                lease_seconds=lease_seconds,
+            )
+        self._settler = Settler(queue, metrics, is_idle=lambda: self._slots.running <= 1, guard=self._guard)
         self._slots = Slots(
             queue,
             handler,
@@ -173,6 +190,8 @@ class Worker:
                     group.create_task(self._keep_house()),
                     group.create_task(self._publish_depth()),
                 ]
+                if self._guard is not None:
+                    background.append(group.create_task(self._guard.run()))
                 await self._stopping.wait()
                 await self._drain(receiving)
                 for task in background:
@@ -216,21 +235,39 @@ class Worker:
             complained = False
             if lease_number != self._lease_number:
                 continue  # Leased under what was lost meanwhile: others have them.
+            is_empty = not deliveries
+            if self._guard is not None and deliveries:
+                deliveries = await self._admitted(self._guard, deliveries)
+                if lease_number != self._lease_number:
+                    continue
             if self._stopping.is_set() or not self._keeper.held.is_set():
                 self._settler.release(deliveries)
                 continue
             self._slots.take(deliveries)
-            if not deliveries:
+            if self._guard is not None and self._guard.is_away:
+                await self._rest(_AWAY_SECONDS)
+            elif is_empty:
                 # Many idle workers should not look at the same moment.
                 spread = random.uniform(0.8, 1.2)  # noqa: S311
                 seconds = min(self._poll_interval_seconds, _LOOK_SECONDS if self._slots.waiting else float("inf"))
                 await self._unless_stopped(self._queue.wait(seconds * spread))
 
+    async def _admitted(self, guard: IdempotencyGuard, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that may run; the others are settled."""
+        admission = await guard.admit(deliveries)
+        for delivery in admission.finished:
+            self._settler.complete(delivery)
+        for delivery, delay_seconds in admission.later:
+            self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
+        return admission.run
+
     def _wanted(self) -> int:
         """How many jobs to take now."""
         if self._settler.is_stuck or not self._keeper.held.is_set():
             return 0
-        return self._slots.wanted()
+        wanted = self._slots.wanted()
+        # One is enough to find out whether the store is back.
+        return min(wanted, 1) if self._guard is not None and self._guard.is_away else wanted
 
     async def _until_more_is_wanted(self) -> None:
         """Wait for a slot; looks up now and then, for what frees slots without saying so."""

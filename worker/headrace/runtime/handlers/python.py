@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.app import App, AppError, Context, DeadLetter, Retry, Snooze
+from headrace.runtime.function_processes import ProcessDiedError, Processes
 from headrace.runtime.handlers import HandlerError, Terms
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Outcome, Snoozed, clipped
 from headrace.runtime.payloads import InvalidPayloadError, decoder
-from headrace.runtime.processes import ProcessDiedError, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

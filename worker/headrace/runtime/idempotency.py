@@ -1,0 +1,242 @@
+"""One effect a key: what may run, and what was done already.
+
+A delivered job claims its key before it waits for a slot, all of a batch in one round trip. What has a recorded finish
+is completed without a run; what somebody else runs is put back for a while. A finish is recorded before the queue is
+told of the completion, so that no run starts after it, wherever this process dies in between. All else frees the key
+first.
+
+The key is what the job's declaration makes of its payload, else what its producer gave (`KEY_HEADER`), else its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from headrace.idempotency.base import ClaimState, Hold, IdempotencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from headrace.idempotency.base import IdempotencyStore
+    from headrace.job import Job
+    from headrace.metrics import WorkerMetrics
+    from headrace.queues.base import Delivery
+    from headrace.runtime.handlers import Terms
+
+log = logging.getLogger(__name__)
+
+KEY_HEADER = "idempotency-key"
+"""The header in which a producer gives a job's key."""
+
+DEFAULT_TTL_SECONDS = 7 * 24 * 3600.0
+
+# A job whose key another run has comes back after that run's lease at the latest; mostly it ends much sooner.
+_LATER_SECONDS = 5.0
+# Where the store is away, its jobs wait so long in the queue, for others whose store is not.
+_AWAY_SECONDS = 5.0
+
+OnUnavailable = Literal["Retry", "Proceed"]
+"""What to do without the store: let jobs wait for it, or run them without."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Admission:
+    """What is to become of deliveries."""
+
+    run: list[Delivery] = field(default_factory=list)
+    finished: list[Delivery] = field(default_factory=list)
+    """Done already: complete them."""
+    later: list[tuple[Delivery, float]] = field(default_factory=list)
+    """Put back for so many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """A store, and how a worker uses it."""
+
+    store: IdempotencyStore
+    """Opened and closed by whoever made it."""
+    ttl_seconds: float = DEFAULT_TTL_SECONDS
+    """How long a finish is remembered."""
+    on_unavailable: OnUnavailable = "Retry"
+
+
+class IdempotencyGuard:
+    """Claims, keeps and ends the keys of one worker's jobs.
+
+    Parameters
+    ----------
+    idempotency
+        The store, and how it is used.
+    metrics
+        Counts hits, misses and failures.
+    terms
+        On what terms jobs of a name run.
+    on_lost
+        Called with the ids of jobs whose keys belong to others by now: stop them.
+    heartbeat_seconds, lease_seconds
+        How claims are kept.
+    """
+
+    def __init__(
+        self,
+        idempotency: Idempotency,
+        metrics: WorkerMetrics,
+        *,
+        terms: Callable[[str], Terms | None],
+        on_lost: Callable[[Collection[str]], None],
+        heartbeat_seconds: float,
+        lease_seconds: float,
+    ) -> None:
+        self._store = idempotency.store
+        self._metrics = metrics
+        self._terms = terms
+        self._on_lost = on_lost
+        self._ttl_seconds = idempotency.ttl_seconds
+        self._proceeds = idempotency.on_unavailable == "Proceed"
+        self._heartbeat_seconds = heartbeat_seconds
+        self._lease_seconds = lease_seconds
+        # By lease and job: the delivery, as the queue fences it.
+        self._holds: dict[tuple[str, str], Hold] = {}
+        self._process = secrets.token_hex(8)
+        self._claims = 0
+        self._complained = False
+        self.is_away = False
+        """Whether the store did not answer, the last time, and jobs wait for it."""
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        """Claim the keys of deliveries."""
+        admission = Admission()
+        wanted: list[tuple[Delivery, Hold]] = []
+        for delivery in deliveries:
+            key = self._key(delivery.job)
+            if key is None:
+                admission.run.append(delivery)
+                continue
+            self._claims += 1
+            wanted.append((delivery, Hold(key, f"{self._process}:{self._claims}")))
+        if not wanted:
+            return admission
+        try:
+            claims = await self._store.claim([hold for _, hold in wanted], lease_seconds=self._lease_seconds)
+        except IdempotencyError as error:
+            self._failed("claimed", error)
+            if self._proceeds:
+                admission.run += [delivery for delivery, _ in wanted]
+            else:
+                self.is_away = True
+                admission.later += [(delivery, _AWAY_SECONDS) for delivery, _ in wanted]
+            return admission
+        self._answered()
+        for (delivery, hold), claim in zip(wanted, claims, strict=True):
+            match claim.state:
+                case ClaimState.CLAIMED:
+                    self._metrics.idempotency_misses.inc()
+                    self._holds[_place(delivery)] = hold
+                    admission.run.append(delivery)
+                case ClaimState.FINISHED:
+                    self._metrics.idempotency_hits.inc()
+                    admission.finished.append(delivery)
+                case ClaimState.IN_PROGRESS:
+                    self._metrics.idempotency_collisions.inc()
+                    admission.later.append((delivery, min(claim.retry_after_seconds, _LATER_SECONDS)))
+        return admission
+
+    def _key(self, job: Job) -> str | None:
+        terms = self._terms(job.name)
+        if terms is None:
+            return None  # It does not run here.
+        try:
+            own = terms.idempotency_key(job) if terms.idempotency_key is not None else None
+        except Exception as error:  # noqa: BLE001 - the application's own code
+            log.warning("no key of its own, by its id instead job=%s name=%s: %r", job.id, job.name, error)
+            own = None
+        return own or job.headers.get(KEY_HEADER) or f"job:{job.id}"
+
+    async def finish(self, deliveries: Sequence[Delivery], *, is_last_try: bool) -> list[Delivery]:
+        """Record that these are done; returns those whose key belongs to somebody else.
+
+        Raises
+        ------
+        IdempotencyError
+            When the store can't take it now and jobs wait for it; not at the last try, when the queue alone is told.
+        """
+        held = [(delivery, hold) for delivery in deliveries if (hold := self._holds.get(_place(delivery)))]
+        if not held:
+            return []
+        try:
+            recorded = await self._store.finish([hold for _, hold in held], ttl_seconds=self._ttl_seconds)
+        except IdempotencyError as error:
+            self._failed("finished", error)
+            if self._proceeds or is_last_try:
+                return []
+            raise
+        self._answered()
+        return [delivery for (delivery, _), is_recorded in zip(held, recorded, strict=True) if not is_recorded]
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Free the keys of jobs that were not done. Where the store is away, they become free by themselves."""
+        held = [hold for delivery in deliveries if (hold := self._holds.pop(_place(delivery), None))]
+        if held:
+            try:
+                await self._store.release(held)
+            except IdempotencyError as error:
+                self._failed("freed", error)
+
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """These are settled."""
+        for delivery in deliveries:
+            self._holds.pop(_place(delivery), None)
+
+    def forget_all(self, *, but: Sequence[Delivery]) -> None:
+        """The queue's lease is lost: claims run out by themselves, since what held them may run on for a moment."""
+        kept = {_place(delivery) for delivery in but}
+        self._holds = {place: hold for place, hold in self._holds.items() if place in kept}
+
+    async def run(self) -> None:
+        """Keep the claims, until cancelled."""
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            held = list(self._holds.items())
+            if not held:
+                continue
+            try:
+                extended = await self._store.extend([hold for _, hold in held], lease_seconds=self._lease_seconds)
+                doubtful = [entry for entry, is_ours in zip(held, extended, strict=True) if not is_ours]
+                # A claim that ran out is taken again, unless somebody has it. Finished ones are settled in a moment.
+                doubtful = [(place, hold) for place, hold in doubtful if self._holds.get(place) == hold]
+                if doubtful:
+                    await self._claim_again(doubtful)
+            except IdempotencyError as error:
+                self._failed("extended", error)
+
+    async def _claim_again(self, doubtful: Sequence[tuple[tuple[str, str], Hold]]) -> None:
+        claims = await self._store.claim([hold for _, hold in doubtful], lease_seconds=self._lease_seconds)
+        lost: set[str] = set()
+        for (place, hold), claim in zip(doubtful, claims, strict=True):
+            if claim.state is ClaimState.IN_PROGRESS and self._holds.get(place) == hold:
+                lost.add(place[1])
+        if lost:
+            log.warning("the keys of %d running jobs belong to others by now: stopping them", len(lost))
+            self._on_lost(lost)
+
+    def _failed(self, what: str, error: IdempotencyError) -> None:
+        self._metrics.idempotency_failures.inc()
+        if not self._complained:
+            then = "running jobs without" if self._proceeds else "jobs wait for it"
+            log.warning("the idempotency store fails, %s: keys can't be %s: %s", then, what, error)
+        self._complained = True
+
+    def _answered(self) -> None:
+        self.is_away = False
+        if self._complained:
+            log.info("the idempotency store answers again")
+        self._complained = False
+
+
+def _place(delivery: Delivery) -> tuple[str, str]:
+    return delivery.lease, delivery.job.id
