@@ -1,0 +1,51 @@
+"""Workers killed at every step between claim and finish, on a real PostgreSQL and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support.redis import running_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+import pytest
+
+STEPS = 14
+# Hundreds at each step with HEADRACE_KILLS_PER_STEP=200: ten minutes.
+KILLS = int(os.environ.get("HEADRACE_KILLS_PER_STEP", "2"))
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with running_redis() as server:
+        yield server.url
+
+
+async def test_no_job_is_lost_and_no_run_starts_after_a_recorded_finish(
+    database_dsn: str, redis_url: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    driver = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "support.mortal_worker", database_dsn, redis_url, str(ledger)),
+        *(str(STEPS), str(KILLS)),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    said, _ = await driver.communicate()
+    assert driver.returncode == 0
+    assert int(said) >= STEPS * KILLS * 3 // 4, "most steps are there to be killed at"
+
+    happened: dict[str, list[str]] = defaultdict(list)
+    for line in ledger.read_text("utf-8").splitlines():
+        what, _, key = line.partition(" ")
+        happened[key].append(what)
+    assert len(happened) == STEPS * KILLS * 2, "every job ran"
+    for key, events in happened.items():
+        assert events.count("finished") == 1, f"{key}: {events}"
+        assert "started" not in events[events.index("finished") :], f"{key}: {events}"
