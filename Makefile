@@ -72,7 +72,7 @@ $(READY): locks/dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-generate: $(READY) ## What is made from crds/: the chart's copies and the reference.
+generate: $(READY) ## What is made from crds/ and the settings: the chart's copies and the reference.
 	$(BIN)/python charts/sync-crds
 	$(BIN)/python docs/generate-reference
 

@@ -71,13 +71,15 @@ class WorkerProcess:
 
 
 @contextmanager
-def running_worker(directory: Path, *arguments: str, dsn: str, **environment: str) -> Iterator[WorkerProcess]:
+def running_worker(
+    directory: Path, *arguments: str, dsn: str, queue: str | None = "orders", **environment: str
+) -> Iterator[WorkerProcess]:
     """A worker whose jobs leave their records in the directory; killed at the end if it still runs."""
     port = free_port()
     log_file = directory / f"worker-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "headrace", "worker", "--queue", "orders", *arguments],
+            [sys.executable, "-m", "headrace", "worker", *(("--queue", queue) if queue else ()), *arguments],
             stdout=log,
             stderr=log,
             env={

@@ -313,9 +313,9 @@ async def test_a_worker_cut_off_for_longer_than_its_lease_stops_its_jobs_by_itse
         (("--app", "support.worker_app:note"), "must be a headrace.App"),
         (("--exec", "/no/such/program"), "there is no program"),
         (("--app", "a:b", "--exec", "c"), "exactly one"),
-        ((*APP, "--concurrency", "none", "--drain-timeout", "-1"), "DRAINTIMEOUTSECONDS=-1"),
-        ((*APP, "--mode", "Sometimes"), "MODE=Sometimes: must be Polling or MessageQueue"),
-        ((*APP, "--poll-interval", "0"), "POLLINTERVALSECONDS=0"),
+        ((*APP, "--concurrency", "none", "--drain-timeout", "-1"), "--drain-timeout=-1: must be a number, at least 0"),
+        ((*APP, "--mode", "Sometimes"), "--mode=Sometimes: must be Polling or MessageQueue"),
+        ((*APP, "--poll-interval", "0"), "--poll-interval=0: must be a number, above 0"),
     ],
 )
 async def test_wrong_settings_end_the_worker_with_the_fix(

@@ -32,9 +32,8 @@ ALL = list(commands(main))
 def test_every_command_is_on_the_page_and_teaches_by_an_example(path: tuple[str, ...], command: click.Command) -> None:
     group, name = path[0], path[-1]
     assert any(f"headrace {group}" in line and name in line for line in PAGE.splitlines() if line.startswith("| `"))
-    if name != "worker":
-        assert command.epilog is not None
-        assert f"headrace {' '.join(path)}" in command.epilog
+    assert command.epilog is not None
+    assert f"headrace {' '.join(path)}" in command.epilog
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from headrace.queues.base import QueueError, QueueUnavailableError
 from headrace.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -37,16 +36,6 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-def environment(overrides: Mapping[str, str | None]) -> dict[str, str]:
-    """The environment, with options put over it."""
-    return os.environ | {name: value for name, value in overrides.items() if value is not None}
-
-
-def read_ca(path: Path | None) -> str | None:
-    """The CA certificate's text."""
-    return path.read_text("utf-8") if path else None
 
 
 @contextmanager

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from headrace.cli.common import connection_options, read_ca, with_exit_statuses
+from headrace.cli.common import connection_options, with_exit_statuses
 from headrace.queues import inspector_from_url
-from headrace.settings import Binding, connection_binding, queue_binding
+from headrace.settings import Binding, queue_binding
+from headrace.settings.table import CONNECTION, POSTGRES_CA, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from headrace.queues.base import Inspector
 
 Answer = TypeVar("Answer")
-
-_DSN = "HEADRACE_DSN"
-_OTHER_DSN = "BACKGROUND_JOBS__POSTGRES__CONNECTIONSTRING"
-_SCHEMA = "BACKGROUND_JOBS__POSTGRES__SCHEMA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,23 +43,13 @@ class Connection:
         """
         if self.dsn and self.directory:
             raise click.UsageError("--dsn and --binding: give one of them")
-        environ = dict(os.environ)
-        files: dict[str, str] = {}
-        if self.directory is not None:
-            for name in (_DSN, _OTHER_DSN, _SCHEMA):
-                environ.pop(name, None)
-            if (self.directory / "uri").is_file():
-                files = _read(self.directory)
-                environ |= {_DSN: files["uri"], _SCHEMA: files.get("schema", "")}
-            else:
-                environ["SERVICE_BINDING_ROOT"] = str(self.directory)
-        if self.dsn is not None:
-            environ[_DSN] = self.dsn
-        if self.schema is not None:
-            environ[_SCHEMA] = self.schema
-        found = queue_binding(environ, queue=queue) if queue else connection_binding(environ)
-        ca_certificates = read_ca(self.ca) or files.get("ca.crt") or found.ca_certificates
-        return replace(found, ca_certificates=ca_certificates)
+        options = {
+            CONNECTION.path: self.dsn,
+            SCHEMA.path: self.schema,
+            POSTGRES_CA.path: str(self.ca) if self.ca else None,
+        }
+        environ = {"SERVICE_BINDING_ROOT": str(self.directory)} if self.directory else os.environ
+        return queue_binding(environ, options, queue=queue, needs_queue=queue is not None)
 
     def ask(self, question: Callable[[Inspector], Awaitable[Answer]], *, queue: str | None = None) -> Answer:
         """What an inspector answers."""
@@ -93,12 +80,3 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, connection=Connection(dsn=dsn, schema=schema, ca=ca, directory=binding), **kwargs)
 
     return wrapped
-
-
-def _read(directory: Path) -> dict[str, str]:
-    """A binding's entries, a file each."""
-    files = (directory / name for name in ("uri", "schema", "ca.crt"))
-    try:
-        return {file.name: file.read_text("utf-8").strip() for file in files if file.is_file()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--binding {directory}: can't be read: {error}") from None

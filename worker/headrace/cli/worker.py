@@ -2,106 +2,130 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.common import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    connection_options,
-    environment,
-    log_to_stderr,
-    read_ca,
-    with_exit_statuses,
-)
-from headrace.queues import from_url
+from headrace.cli.common import EXIT_FAILED, EXIT_USAGE, log_to_stderr, with_exit_statuses
+from headrace.cli.options import block
 from headrace.queues.base import QueueError
-from headrace.settings import worker_settings
+from headrace.settings import CONFIG_VARIABLE, as_yaml, resolve
+from headrace.settings.table import COMMAND, GROUPS, TABLE, default_words
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from headrace.runtime.handlers import Handler
     from headrace.settings import WorkerSettings
+    from headrace.settings.table import Setting
 
 log = logging.getLogger(__name__)
 
-# A pod's grace is its drain timeout and 30 s; whatever hangs by then must not wait for the kill.
-_STOP_SECONDS = 27.0
+
+def _parameter(setting: Setting[Any]) -> str:
+    return setting.key.replace(".", "_")
 
 
-@click.command()
-@click.option("--queue", help="The queue's name. Defaults to the binding's.")
-@click.option("--app", help="MODULE:ATTRIBUTE of the App whose jobs to run.")
-@click.option("--exec", "command", help="A program that runs each job, with its arguments, quoted as for a shell.")
-@click.option("--concurrency", help="How many jobs run at a time. Defaults to 10.")
-@click.option(
-    "--mode",
-    help="MessageQueue: be told of new jobs beside looking for them. Polling: look alone. Defaults to MessageQueue.",
-)
-@click.option("--poll-interval", help="Seconds after which an idle worker looks for jobs again. Defaults to 5.")
-@click.option("--drain-timeout", help="Seconds that running jobs may take to finish after SIGTERM. Defaults to 300.")
-@click.option("--metrics-address", help="HOST:PORT of /metrics, /healthz, /readyz. Defaults to 0.0.0.0:8080.")
-@click.option("--direct-dsn", help="Past a connection pooler, for being told of new jobs. Defaults to --dsn.")
-@connection_options
-@with_exit_statuses
-def worker(
-    queue: str | None,
-    app: str | None,
-    command: str | None,
-    concurrency: str | None,
-    mode: str | None,
-    poll_interval: str | None,
-    drain_timeout: str | None,
-    metrics_address: str | None,
-    direct_dsn: str | None,
-    dsn: str | None,
-    schema: str | None,
-    ca: Path | None,
-) -> None:
-    """Run a queue's jobs.
+class _SettingOption(click.Option):
+    """An option that is a setting's."""
 
-    All settings can come from the environment; options go before it. SIGTERM drains: no new jobs, running ones
-    may finish; a second SIGTERM hands them back at once.
-    """
-    settings = worker_settings(
-        environment(
-            {
-                "HEADRACE_DSN": dsn,
-                "HEADRACE_METRICS_ADDRESS": metrics_address,
-                "BACKGROUND_JOBS__QUEUENAME": queue,
-                "BACKGROUND_JOBS__MAXCONCURRENTJOBS": concurrency,
-                "BACKGROUND_JOBS__MODE": mode,
-                "BACKGROUND_JOBS__POLLINTERVALSECONDS": poll_interval,
-                "BACKGROUND_JOBS__DRAINTIMEOUTSECONDS": drain_timeout,
-                "BACKGROUND_JOBS__POSTGRES__SCHEMA": schema,
-                "BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING": direct_dsn,
-                "BACKGROUND_JOBS__HANDLER__PYTHON__APP": app,
-                "BACKGROUND_JOBS__HANDLER__EXEC__COMMAND": json.dumps(shlex.split(command)) if command else None,
-            }
-        )
+    def __init__(self, setting: Setting[Any]) -> None:
+        assert setting.option is not None, "it has one"
+        default = default_words(setting)
+        text = setting.meaning + (f" Defaults to {default}." if default else "")
+        super().__init__([setting.option, _parameter(setting)], help=text, metavar=setting.kind.metavar)
+        self.setting = setting
+
+
+class _WorkerCommand(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In the groups of the settings' table."""
+        groups: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
+        others: list[tuple[str, str]] = []
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if isinstance(option, _SettingOption) and record:
+                title = next(title for title, settings in GROUPS.items() if option.setting in settings)
+                groups[title].append(record)
+            elif record:
+                others.append(record)
+        for title, records in {**groups, "Settings as a whole": others}.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+@click.command(
+    "worker",
+    cls=_WorkerCommand,
+    params=[_SettingOption(setting) for setting in TABLE if setting.option],
+    short_help="Run jobs.",
+    epilog=block(
+        "Example",
+        "headrace worker --queue thumbnails --app shop.jobs:app",
+        "headrace worker --queue mails --exec '/bin/send --from shop@example.com' --concurrency 4",
+        "headrace worker --config worker.yaml",
+        "headrace worker --config worker.yaml --print-config",
     )
+    + block(
+        "Exit status",
+        "0  stopped as told, or the settings printed",
+        "1  failed; its jobs go back",
+        "2  wrong settings: each is named, where it stands, with its fix",
+    ),
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    help=f"YAML or JSON, with BackgroundJobs at its root. Several queues are listed there. Defaults to "
+    f"${CONFIG_VARIABLE}.",
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the settings that hold, as such a file, each with where it comes from and secrets masked; then leave.",
+)
+@with_exit_statuses
+def worker(*, config: str | None, print_config: bool, **texts: str | None) -> None:
+    """Run the jobs of a queue, or of several.
+
+    Every setting can come from an option, the environment (BACKGROUND_JOBS__MAXCONCURRENTJOBS) or a file, and the
+    first of these holds. SIGTERM drains: no new jobs, running ones may finish; a second SIGTERM hands them back at
+    once.
+    """
+    options = {setting.path: texts[_parameter(setting)] for setting in TABLE if setting.option}
+    if command := options[COMMAND.path]:
+        options[COMMAND.path] = json.dumps(_words(command))
+    resolved = resolve(os.environ | ({CONFIG_VARIABLE: config} if config else {}), options)
+    if print_config:
+        click.echo(as_yaml(resolved), nl=False)
+    else:
+        _run(resolved.settings)
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise click.UsageError(f"{COMMAND.option}: {error}; quote it as for a shell") from None
+
+
+def _run(settings: WorkerSettings) -> None:
     log_to_stderr(settings.log_level)
     # Only now: the SDK's other commands need none of the worker's packages.
     import prometheus_client  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
 
+    from headrace.composition import Process, handler_of, leave  # noqa: PLC0415
     from headrace.health import HealthServerError  # noqa: PLC0415
     from headrace.runtime.handlers import HandlerError  # noqa: PLC0415
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        handler = _handler(settings)
-        uvloop.run(_run(settings, handler, read_ca(ca)))
+        handlers = [handler_of(queue) for queue in settings.queues]
+        uvloop.run(Process(settings, handlers).run())
     except (HandlerError, HealthServerError) as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(EXIT_USAGE)
@@ -109,84 +133,8 @@ def worker(
         raise  # A URL that leads to no queue; whatever happens to a backend later, the worker waits.
     except Exception:
         log.critical("the worker failed; its jobs go back", exc_info=True)
-        _leave(EXIT_FAILED)
+        leave(EXIT_FAILED)
     else:
-        if handler.abandoned:
-            log.warning("leaving %d functions behind that outlived their jobs", handler.abandoned)
-            _leave(0)
-
-
-def _handler(settings: WorkerSettings) -> Handler:
-    from headrace.runtime.handlers.exec import ExecHandler  # noqa: PLC0415
-    from headrace.runtime.handlers.python import PythonHandler, load_app  # noqa: PLC0415
-
-    if settings.exec_command is not None:
-        return ExecHandler(settings.exec_command)
-    assert settings.python_app is not None
-    return PythonHandler(load_app(settings.python_app), threads=settings.max_concurrent_jobs)
-
-
-async def _run(settings: WorkerSettings, handler: Handler, ca_certificates: str | None) -> None:
-    from headrace.health import Pulse, serving  # noqa: PLC0415
-    from headrace.metrics import WorkerMetrics  # noqa: PLC0415
-    from headrace.retry import RetryPolicy  # noqa: PLC0415
-    from headrace.runtime.worker import Worker  # noqa: PLC0415
-
-    binding = settings.binding
-    metrics = WorkerMetrics(settings.namespace, binding.queue)
-    running = Worker(
-        from_url(
-            binding.dsn,
-            binding.queue,
-            schema=binding.schema,
-            ca_certificates=ca_certificates or binding.ca_certificates,
-            holder=settings.worker_name,
-            listens=settings.listens,
-            direct_url=binding.direct_dsn,
-        ),
-        handler,
-        metrics,
-        slots=settings.max_concurrent_jobs,
-        poll_interval_seconds=settings.poll_interval_seconds,
-        job_timeout_seconds=settings.job_timeout_seconds,
-        drain_timeout_seconds=settings.drain_timeout_seconds,
-        retry=RetryPolicy(
-            initial_delay_seconds=settings.retry.initial_delay_seconds,
-            multiplier=settings.retry.multiplier,
-            max_delay_seconds=settings.retry.max_delay_seconds,
-            jitter=settings.retry.jitter,
-        ),
-    )
-    pulse = Pulse()
-
-    def stop() -> None:
-        running.stop()
-        if not watchdog.is_alive():
-            watchdog.start()
-
-    watchdog = threading.Timer(settings.drain_timeout_seconds + _STOP_SECONDS, _leave, [EXIT_FAILED])
-    watchdog.daemon = True
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    with serving(
-        settings.metrics_host,
-        settings.metrics_port,
-        is_stuck=lambda: pulse.is_stuck,
-        is_ready=lambda: running.is_ready,
-        metrics=metrics.render,
-    ) as port:
-        log.info("serving metrics port=%d", port)
-        beating = asyncio.create_task(pulse.run())
-        try:
-            await running.run()
-        finally:
-            beating.cancel()
-            watchdog.cancel()
-
-
-def _leave(status: int) -> None:
-    """End the process whatever still runs in it."""
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(status)
+        if abandoned := sum(handler.abandoned for handler in handlers):
+            log.warning("leaving %d functions behind that outlived their jobs", abandoned)
+            leave(0)

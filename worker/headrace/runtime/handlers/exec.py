@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
+from headrace.settings import is_secret_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +32,6 @@ DEAD_LETTER_EXIT_STATUS = 100
 # How long a program may take to end after SIGTERM, and its error stream to close after that.
 _GRACE_SECONDS = 2.0
 _CHUNK_BYTES = 16 * 1024
-
-# Ours, and none of a job's business.
-_SECRETS = frozenset(
-    {
-        "HEADRACE_DSN",
-        "BACKGROUND_JOBS__POSTGRES__CONNECTIONSTRING",
-        "BACKGROUND_JOBS__POSTGRES__DIRECTCONNECTIONSTRING",
-    }
-)
 
 
 class ExecHandler:
@@ -146,7 +138,8 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
 
 
 def _environment(job: Job) -> Mapping[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    # Our connections are none of a job's business.
+    environment = {name: value for name, value in os.environ.items() if not is_secret_variable(name)}
     return environment | {
         "HEADRACE_JOB_ID": job.id,
         "HEADRACE_JOB_QUEUE": job.queue,

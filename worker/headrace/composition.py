@@ -1,0 +1,158 @@
+"""From settings to a running worker: the one module that knows every class of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from headrace.health import Pulse, serving
+from headrace.metrics import WorkerMetrics
+from headrace.queues import from_url
+from headrace.runtime.handlers import HandlerError
+from headrace.runtime.handlers.exec import ExecHandler
+from headrace.runtime.handlers.python import PythonHandler, load_app
+from headrace.retry import RetryPolicy
+from headrace.runtime.worker import Worker
+from headrace.settings import ExecHandlerSettings, PythonHandlerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.queues.base import Queue
+    from headrace.runtime.handlers import Handler
+    from headrace.settings import QueueWorkerSettings, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+
+# A pod's grace is its drain timeout and 30 s; whatever hangs by then must not wait for the kill.
+_STOP_SECONDS = 27.0
+_MOMENT_SECONDS = 0.5
+
+
+def handler_of(settings: QueueWorkerSettings) -> Handler:
+    """What runs the jobs of a queue.
+
+    Raises
+    ------
+    HandlerError
+        When it can't be made; the message says what to mend.
+    """
+    if settings.idempotency is not None:
+        raise HandlerError("EnableIdempotency: this build has no store yet; set it to false")
+    match settings.handler:
+        case PythonHandlerSettings(app=app):
+            return PythonHandler(load_app(app), threads=settings.max_concurrent_jobs)
+        case ExecHandlerSettings(command=command):
+            return ExecHandler(command)
+        case _:
+            raise HandlerError("Handler.Http: this build has no such handler yet; use Handler.Python or Handler.Exec")
+
+
+class Process:
+    """All that one worker process runs: a worker for each queue, and the endpoints.
+
+    Parameters
+    ----------
+    settings
+        What it is told.
+    handlers
+        What runs each queue's jobs, in the order of the settings' queues.
+    """
+
+    def __init__(self, settings: WorkerSettings, handlers: Sequence[Handler]) -> None:
+        self._settings = settings
+        self._metrics = [WorkerMetrics(settings.namespace, queue.binding.queue) for queue in settings.queues]
+        self._queues = [self._queue(queue) for queue in settings.queues]
+        self._workers = [
+            self._worker(*parts) for parts in zip(settings.queues, self._queues, handlers, self._metrics, strict=True)
+        ]
+        self._watchdog = threading.Timer(settings.drain_timeout_seconds + _STOP_SECONDS, leave, [EXIT_FAILED])
+        self._watchdog.daemon = True
+
+    def _queue(self, settings: QueueWorkerSettings) -> Queue:
+        binding = settings.binding
+        return from_url(
+            binding.dsn,
+            binding.queue,
+            schema=binding.schema,
+            ca_certificates=binding.ca_certificates,
+            holder=self._settings.worker_name,
+            listens=settings.listens,
+            direct_url=binding.direct_dsn,
+        )
+
+    def _worker(self, settings: QueueWorkerSettings, queue: Queue, handler: Handler, metrics: WorkerMetrics) -> Worker:
+        retry = settings.retry
+        return Worker(
+            queue,
+            handler,
+            metrics,
+            slots=settings.max_concurrent_jobs,
+            poll_interval_seconds=settings.poll_interval_seconds,
+            job_timeout_seconds=settings.job_timeout_seconds,
+            drain_timeout_seconds=self._settings.drain_timeout_seconds,
+            retry=RetryPolicy(
+                initial_delay_seconds=retry.initial_delay_seconds,
+                multiplier=retry.multiplier,
+                max_delay_seconds=retry.max_delay_seconds,
+                jitter=retry.jitter,
+            ),
+        )
+
+    async def run(self) -> None:
+        """Work until stopped. Raises only what is a fault of the worker's own, and what its endpoints need."""
+        pulse = Pulse()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        with serving(
+            self._settings.metrics_host,
+            self._settings.metrics_port,
+            is_stuck=lambda: pulse.is_stuck,
+            is_ready=lambda: all(worker.is_ready for worker in self._workers),
+            metrics=lambda: b"".join(metrics.render() for metrics in self._metrics),
+        ) as port:
+            log.info("serving metrics port=%d", port)
+            beside = [asyncio.create_task(pulse.run()), *self._start_comparisons()]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for worker in self._workers:
+                        group.create_task(worker.run())
+            finally:
+                for task in beside:
+                    task.cancel()
+                self._watchdog.cancel()
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        if not self._watchdog.is_alive():
+            self._watchdog.start()
+
+    def _start_comparisons(self) -> list[asyncio.Task[None]]:
+        return [
+            asyncio.create_task(_compare(*parts))
+            for parts in zip(self._workers, self._queues, self._settings.queues, strict=True)
+        ]
+
+
+async def _compare(worker: Worker, queue: Queue, settings: QueueWorkerSettings) -> None:
+    """Once the queue is there, say where its own settings are not what the worker was told."""
+    while not worker.is_ready:  # noqa: ASYNC110 - once, and nobody waits for it
+        await asyncio.sleep(_MOMENT_SECONDS)
+    for disagreement in settings.disagreements(queue.settings):
+        log.warning("settings differ queue=%s: %s", queue.name, disagreement)
+
+
+def leave(status: int) -> None:
+    """End the process whatever still runs in it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,371 @@
+"""Every setting of a worker, once: variables, file, options, ``--print-config`` and the reference come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from headrace.queues import DEFAULT_SCHEMA
+from headrace.settings.kinds import Address, Boolean, Command, Integer, Kind, Number, OneOf, Reference, Text, Url
+
+ROOT = "BackgroundJobs"
+QUEUES = "Queues"
+PREFIX = "BACKGROUND_JOBS__"
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting(Generic[Value]):
+    """One setting."""
+
+    path: str
+    """Its key in the file, below `ROOT`; a dot leads into a section."""
+    kind: Kind[Any]
+    default: Value
+    meaning: str
+    """One sentence or two, for the reference and, where it has an option, for ``--help``."""
+    otherwise: str = ""
+    """What holds where nobody gives a value and no value stands for that."""
+    option: str | None = None
+    own_variable: str | None = None
+    """A name beside that of its path. It goes before that."""
+    is_per_queue: bool = True
+    """Whether each of several queues may have its own."""
+
+    @property
+    def key(self) -> str:
+        """What the path is known by, whatever its case."""
+        return self.path.lower()
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return PREFIX + self.path.upper().replace(".", "__")
+
+    @property
+    def section(self) -> str:
+        """Where it stands in the file; empty for what stands at the top."""
+        return self.path.rpartition(".")[0]
+
+
+_POSTGRES = Url(
+    ("postgresql", "postgres", "memory"),
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (an Npgsql string, Host=…;Username=…, is to be written that way)",
+)
+_DIRECT = Url(
+    ("postgresql", "postgres"),
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, leading to the database itself; without a connection pooler, "
+    "leave it out",
+)
+_REDIS = Url(
+    ("redis", "rediss"),
+    "redis://:PASSWORD@HOST:PORT/0, or rediss:// with TLS (HOST:PORT,password=… is to be written that way)",
+)
+_FILE = Text("the path of a file in PEM", metavar="FILE")
+
+# Which queue, and what runs its jobs
+
+QUEUE_NAME: Setting[str | None] = Setting(
+    path="QueueName",
+    kind=Text(),
+    default=None,
+    otherwise="the binding's",
+    option="--queue",
+    meaning="The queue whose jobs to run.",
+)
+NAMESPACE = Setting(
+    path="Namespace",
+    kind=Text(),
+    default="",
+    is_per_queue=False,
+    meaning="The label `namespace` of the metrics, and what keeps queues of one name apart in a shared Redis.",
+)
+APP: Setting[str | None] = Setting(
+    path="Handler.Python.App",
+    kind=Reference(),
+    default=None,
+    option="--app",
+    meaning="Jobs are functions: MODULE:ATTRIBUTE of their App.",
+)
+HTTP_URL: Setting[str | None] = Setting(
+    path="Handler.Http.Url",
+    kind=Url(("http", "https"), "http://HOST:PORT/PATH or https://…"),
+    default=None,
+    option="--http",
+    meaning="Jobs are requests: the URL that each is posted to.",
+)
+HTTP_CA: Setting[str | None] = Setting(
+    path="Handler.Http.CaFile",
+    kind=_FILE,
+    default=None,
+    otherwise="the system's authorities",
+    meaning="The authority that this URL's server is verified against.",
+)
+COMMAND: Setting[tuple[str, ...] | None] = Setting(
+    path="Handler.Exec.Command",
+    kind=Command(),
+    default=None,
+    option="--exec",
+    meaning="Jobs are runs of a program: the program and its arguments; as an option, quoted as for a shell.",
+)
+
+# Where the queue is
+
+PROVIDER = Setting(
+    path="Provider",
+    kind=OneOf(("Postgres", "AwsSqs")),
+    default="Postgres",
+    meaning="What holds the queue. AwsSqs has no backend in this release, and is refused.",
+)
+CONNECTION: Setting[str | None] = Setting(
+    path="Postgres.ConnectionString",
+    kind=_POSTGRES,
+    default=None,
+    otherwise="the binding's",
+    option="--dsn",
+    own_variable="HEADRACE_DSN",
+    meaning="postgresql://USER:PASSWORD@HOST:PORT/DATABASE. An option shows in the process list: rather set the "
+    "variable.",
+)
+DIRECT_CONNECTION: Setting[str | None] = Setting(
+    path="Postgres.DirectConnectionString",
+    kind=_DIRECT,
+    default=None,
+    otherwise="the connection itself",
+    option="--direct-dsn",
+    meaning="Past a connection pooler, for being told of new jobs.",
+)
+SCHEMA = Setting(
+    path="Postgres.Schema",
+    kind=Text(),
+    default=DEFAULT_SCHEMA,
+    option="--schema",
+    meaning="The schema that holds the queues.",
+)
+POSTGRES_CA: Setting[str | None] = Setting(
+    path="Postgres.CaFile",
+    kind=_FILE,
+    default=None,
+    otherwise="what the connection string says of TLS",
+    option="--ca",
+    meaning="The authority that the server is verified against.",
+)
+
+# How jobs are taken, and how long they may take
+
+MODE = Setting(
+    path="Mode",
+    kind=OneOf(("Polling", "MessageQueue")),
+    default="MessageQueue",
+    option="--mode",
+    meaning="MessageQueue: be told of new jobs beside looking for them. Polling: look alone.",
+)
+MAX_CONCURRENT_JOBS = Setting(
+    path="MaxConcurrentJobs",
+    kind=Integer(at_least=1),
+    default=10,
+    option="--concurrency",
+    meaning="How many jobs run at a time.",
+)
+POLL_INTERVAL = Setting(
+    path="PollIntervalSeconds",
+    kind=Number(above=0),
+    default=5.0,
+    option="--poll-interval",
+    meaning="Seconds after which an idle worker looks for jobs again.",
+)
+JOB_TIMEOUT_MINUTES = Setting(
+    path="JobTimeoutMinutes", kind=Number(above=0), default=30.0, meaning="How long an attempt may run."
+)
+JOB_TIMEOUT_SECONDS: Setting[float | None] = Setting(
+    path="JobTimeoutSeconds",
+    kind=Number(above=0),
+    default=None,
+    otherwise="JobTimeoutMinutes",
+    option="--job-timeout",
+    meaning="Seconds that an attempt may run. It goes before the minutes.",
+)
+DRAIN_TIMEOUT = Setting(
+    path="DrainTimeoutSeconds",
+    kind=Number(at_least=0),
+    default=300.0,
+    option="--drain-timeout",
+    is_per_queue=False,
+    meaning="Seconds that running jobs may take to finish after SIGTERM; then they are handed back uncharged.",
+)
+VISIBILITY_TIMEOUT: Setting[float | None] = Setting(
+    path="VisibilityTimeoutSeconds",
+    kind=Number(above=0),
+    default=None,
+    otherwise="the queue's own, 1800 if nobody set it",
+    meaning="The queue's own to say. Given here, it is compared, and a difference is logged.",
+)
+MAX_RETRIES: Setting[int | None] = Setting(
+    path="MaxRetries",
+    kind=Integer(at_least=0, at_most=999),
+    default=None,
+    otherwise="the queue's own, 3 if nobody set it",
+    meaning="The queue's own to say. Given here, it is compared, and a difference is logged.",
+)
+RETRY_INITIAL_DELAY = Setting(
+    path="Retry.InitialDelaySeconds",
+    kind=Number(at_least=0),
+    default=1.0,
+    meaning="How long a job waits after its first failed attempt.",
+)
+RETRY_MULTIPLIER = Setting(
+    path="Retry.Multiplier", kind=Number(at_least=1), default=2.0, meaning="How much longer after each further one."
+)
+RETRY_MAX_DELAY = Setting(
+    path="Retry.MaxDelaySeconds", kind=Number(at_least=0), default=600.0, meaning="How long at most."
+)
+RETRY_JITTER = Setting(
+    path="Retry.Jitter",
+    kind=Number(at_least=0, at_most=1),
+    default=0.2,
+    meaning="The part of the delay that chance decides.",
+)
+
+# Idempotency
+
+ENABLE_IDEMPOTENCY: Setting[bool | None] = Setting(
+    path="EnableIdempotency",
+    kind=Boolean(),
+    default=None,
+    otherwise="true where a Redis is given",
+    meaning="Whether a job that is recorded as finished is not run again.",
+)
+IDEMPOTENCY_TTL = Setting(
+    path="IdempotencyTtlDays", kind=Number(above=0), default=7.0, meaning="How long that is recorded."
+)
+ON_UNAVAILABLE = Setting(
+    path="Idempotency.OnUnavailable",
+    kind=OneOf(("Retry", "Proceed")),
+    default="Retry",
+    meaning="While Redis is away. Retry: jobs wait, and nothing runs twice. Proceed: jobs run, and some may run twice.",
+)
+REDIS_CONNECTION: Setting[str | None] = Setting(
+    path="Redis.ConnectionString",
+    kind=_REDIS,
+    default=None,
+    otherwise="the binding's of type redis; without one, none",
+    option="--redis",
+    is_per_queue=False,
+    meaning="Where finished jobs are recorded: redis://:PASSWORD@HOST:PORT/0. An option shows in the process list: "
+    "rather set the variable.",
+)
+REDIS_MODE = Setting(
+    path="Redis.Mode",
+    kind=OneOf(("Standalone", "Sentinel", "Cluster")),
+    default="Standalone",
+    is_per_queue=False,
+    meaning="What the URL leads to.",
+)
+SENTINEL_MASTER: Setting[str | None] = Setting(
+    path="Redis.SentinelMaster",
+    kind=Text(),
+    default=None,
+    is_per_queue=False,
+    meaning="The name that the sentinels know the master by.",
+)
+REDIS_CA: Setting[str | None] = Setting(
+    path="Redis.CaFile",
+    kind=_FILE,
+    default=None,
+    otherwise="the system's authorities",
+    is_per_queue=False,
+    meaning="The authority that the server is verified against.",
+)
+
+# Amazon SQS: known and checked, and refused with their provider
+
+SQS: tuple[Setting[Any], ...] = (
+    Setting(path="AwsSqs.QueueUrl", kind=Text(), default=None, meaning="The queue."),
+    Setting(path="AwsSqs.DeadLetterQueueUrl", kind=Text(), default=None, meaning="Its dead-letter queue."),
+    Setting(path="AwsSqs.Region", kind=Text(), default=None, meaning="The region of both."),
+    Setting(
+        path="AwsSqs.WaitTimeSeconds",
+        kind=Integer(at_least=0, at_most=20),
+        default=20,
+        meaning="How long a receive waits for the first message.",
+    ),
+    Setting(
+        path="AwsSqs.MaxNumberOfMessages",
+        kind=Integer(at_least=1, at_most=10),
+        default=10,
+        meaning="How many messages a receive takes at most.",
+    ),
+    Setting(path="AwsSqs.UseFifoQueue", kind=Boolean(), default=False, meaning="Whether the queue is a FIFO queue."),
+)
+
+# The process
+
+METRICS_ADDRESS = Setting(
+    path="MetricsAddress",
+    kind=Address(),
+    default=("0.0.0.0", 8080),  # noqa: S104 - the cluster scrapes it
+    option="--metrics-address",
+    own_variable="HEADRACE_METRICS_ADDRESS",
+    is_per_queue=False,
+    meaning="Where /metrics, /healthz and /readyz are served.",
+)
+LOG_FORMAT = Setting(
+    path="LogFormat",
+    kind=OneOf(("text", "json")),
+    default="text",
+    option="--log-format",
+    own_variable="HEADRACE_LOG_FORMAT",
+    is_per_queue=False,
+    meaning="How log lines are written to standard error.",
+)
+LOG_LEVEL = Setting(
+    path="LogLevel",
+    kind=OneOf(("DEBUG", "INFO", "WARNING", "ERROR")),
+    default="INFO",
+    own_variable="HEADRACE_LOG_LEVEL",
+    is_per_queue=False,
+    meaning="What is logged: this and worse.",
+)
+WORKER_NAME: Setting[str | None] = Setting(
+    path="WorkerName",
+    kind=Text(),
+    default=None,
+    otherwise="host name and process id",
+    own_variable="HEADRACE_WORKER_NAME",
+    is_per_queue=False,
+    meaning="What people see beside the jobs that it holds.",
+)
+
+GROUPS: dict[str, tuple[Setting[Any], ...]] = {
+    "Which jobs, and what runs them": (QUEUE_NAME, NAMESPACE, APP, HTTP_URL, HTTP_CA, COMMAND),
+    "Where the queue is": (PROVIDER, CONNECTION, DIRECT_CONNECTION, SCHEMA, POSTGRES_CA),
+    "How jobs are run": (
+        *(MODE, MAX_CONCURRENT_JOBS, POLL_INTERVAL, JOB_TIMEOUT_MINUTES, JOB_TIMEOUT_SECONDS, DRAIN_TIMEOUT),
+        *(VISIBILITY_TIMEOUT, MAX_RETRIES),
+        *(RETRY_INITIAL_DELAY, RETRY_MULTIPLIER, RETRY_MAX_DELAY, RETRY_JITTER),
+    ),
+    "Idempotency": (
+        *(ENABLE_IDEMPOTENCY, IDEMPOTENCY_TTL, ON_UNAVAILABLE),
+        *(REDIS_CONNECTION, REDIS_MODE, SENTINEL_MASTER, REDIS_CA),
+    ),
+    "Amazon SQS": SQS,
+    "The process": (METRICS_ADDRESS, LOG_FORMAT, LOG_LEVEL, WORKER_NAME),
+}
+
+TABLE: tuple[Setting[Any], ...] = tuple(setting for group in GROUPS.values() for setting in group)
+BY_KEY = {setting.key: setting for setting in TABLE}
+
+# Of each of these, whoever gives one speaks for all: an option --exec ends what a file says of an App.
+CHOICES = (
+    frozenset({APP.key, HTTP_URL.key, COMMAND.key}),
+    frozenset({JOB_TIMEOUT_MINUTES.key, JOB_TIMEOUT_SECONDS.key}),
+)
+
+
+def default_words(setting: Setting[Any]) -> str:
+    """What holds where nobody gives a value, for people; empty where nothing does."""
+    if setting.default is None or setting.default == "":
+        return setting.otherwise
+    plain = setting.kind.plain(setting.default)
+    return str(plain).lower() if isinstance(plain, bool) else str(plain)
