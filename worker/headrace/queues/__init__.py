@@ -64,7 +64,7 @@ def from_url(
         case "memory":
             from headrace.queues.memory import MemoryQueue  # noqa: PLC0415 - as above
 
-            backend = _process_backend()
+            backend = process_backend()
             if queue not in backend.places:
                 backend.register(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
             return MemoryQueue(backend, queue, holder=holder)
@@ -90,7 +90,7 @@ def inspector_from_url(url: str, *, schema: str = DEFAULT_SCHEMA, ca_certificate
         case "memory":
             from headrace.queues.memory import MemoryInspector  # noqa: PLC0415 - as above
 
-            return MemoryInspector(_process_backend())
+            return MemoryInspector(process_backend())
         case _:
             raise _unknown(scheme)
 
@@ -122,7 +122,8 @@ def require_postgres() -> None:
 
 
 @cache
-def _process_backend() -> MemoryBackend:
+def process_backend() -> MemoryBackend:
+    """Where ``memory://`` leads to in this process."""
     from headrace.queues.memory import MemoryBackend  # noqa: PLC0415 - as above
 
     return MemoryBackend()
