@@ -33,7 +33,7 @@ def test_the_workers_lock_holds_nothing_of_the_operators(package: str) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("headrace.cli", ("kopf", "kubernetes", "headrace_operator", "asyncpg", "prometheus_client", "uvloop")),
+        ("headrace.cli", ("kopf", "kubernetes", "headrace_operator", "asyncpg", "prometheus_client", "uvloop", "yaml")),
         ("headrace.runtime.worker", ("kopf", "kubernetes", "headrace_operator")),
         ("headrace", ("kopf", "kubernetes", "headrace_operator", "asyncpg", "prometheus_client", "click")),
     ],
