@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from headrace.cli import main
 from headrace.queues.base import JobState
+from headrace.settings.table import GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,3 +54,12 @@ def test_the_page_has_every_option_of_enqueue_and_of_the_dead_letter_queue() -> 
 
 def test_the_page_has_every_state() -> None:
     assert [state for state in get_args(JobState) if f"`{state}`" not in PAGE] == []
+
+
+def test_the_workers_help_has_every_option_in_its_group() -> None:
+    shown = CliRunner().invoke(main, ["worker", "--help"]).output
+    for title, settings in GROUPS.items():
+        options = [setting.option for setting in settings if setting.option]
+        section = shown.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert [option for option in options if option not in section] == []
+    assert "--print-config" in shown

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.queues.base import QueueSettings
 from headrace.settings import (
@@ -332,6 +335,7 @@ BackgroundJobs:
 """
     assert complaints(configured(tmp_path, text)) == (
         "worker.yaml line 2: MaxConcurentJobs: there is no such setting; did you mean MaxConcurrentJobs?",
+        "worker.yaml line 3: PollIntervalSeconds: must be a number, above 0",
         "worker.yaml line 4: ConnectionString: there is no such setting; did you mean Postgres.ConnectionString?",
         "worker.yaml line 7: Handler.Python: must be a mapping, NAME: VALUE",
         "worker.yaml line 9: Retry.Jiter: there is no such setting; did you mean Retry.Jitter?",
@@ -344,7 +348,6 @@ BackgroundJobs:
             "no handler for queue orders: set exactly one of --app (BACKGROUND_JOBS__HANDLER__PYTHON__APP), "
             "--http (BACKGROUND_JOBS__HANDLER__HTTP__URL), --exec (BACKGROUND_JOBS__HANDLER__EXEC__COMMAND)"
         ),
-        'worker.yaml line 3: PollIntervalSeconds=["1"]: must be a number, above 0',
         "worker.yaml line 10: Retry.Multiplier=0.5: must be a number, at least 1",
     )
 
@@ -355,6 +358,8 @@ BackgroundJobs:
         ("BackgroundJobs: {Mode: 'secret", "worker.yaml line 1: must be YAML or JSON: found unexpected end of stream"),
         ("Dsn: *secret", "worker.yaml line 1: must be YAML or JSON: found undefined alias …"),
         ("BackgroundJobs: [1]", "worker.yaml line 1: BackgroundJobs: must be a mapping, NAME: VALUE"),
+        ("BackgroundJobs: {Namespace: {a: b}}", "worker.yaml line 1: Namespace: must be text"),
+        ("BackgroundJobs: {Namespace: [a]}", "worker.yaml line 1: Namespace: must be text"),
         ("BackgroundJob: {}", "worker.yaml: has no BackgroundJobs: at its root; put the settings below it"),
         ("BackgroundJobs: {Queues: {}}", "worker.yaml line 1: Queues: must be a list, an item a queue"),
         ("BackgroundJobs: {Queus: []}", "worker.yaml line 1: Queus: there is no such setting; did you mean Queues?"),
@@ -413,6 +418,11 @@ def test_a_variable_reaches_into_the_list_and_adds_to_it(tmp_path: Path) -> None
         ("mails", 9),
         ("bills", 4),
     ]
+
+
+def test_an_empty_variable_lists_no_queue(tmp_path: Path) -> None:
+    environ = configured(tmp_path, SEVERAL, BACKGROUND_JOBS__QUEUES__2__QUEUENAME="")
+    assert len(worker_settings(environ).queues) == 2
 
 
 def test_what_a_queue_says_itself_holds_whatever_stands_beside_the_list(tmp_path: Path) -> None:
@@ -539,7 +549,10 @@ def test_what_holds_is_shown_as_a_file_with_where_it_comes_from(tmp_path: Path) 
 
 def test_what_was_shown_makes_the_same_settings_once_secrets_are_filled_in(tmp_path: Path) -> None:
     text = SEVERAL.replace("BackgroundJobs:", "BackgroundJobs:\n  Redis: {ConnectionString: 'redis://:secret@r/0'}")
-    environ = {"HEADRACE_WORKER_NAME": "one", "BACKGROUND_JOBS__QUEUES__1__HANDLER__EXEC__COMMAND": '["a # b", "ü"]'}
+    environ = {
+        "HEADRACE_WORKER_NAME": "one",
+        "BACKGROUND_JOBS__QUEUES__1__HANDLER__EXEC__COMMAND": '["a # b", "ü\\n: x"]',
+    }
     for source in (configured(tmp_path, text, **environ), ENOUGH | {"HEADRACE_WORKER_NAME": "one"}):
         resolved = resolve(source)
         shown = as_yaml(resolved)
@@ -548,6 +561,22 @@ def test_what_was_shown_makes_the_same_settings_once_secrets_are_filled_in(tmp_p
         assert any("must be postgresql://USER" in problem for problem in complaints(masked)), "a mask is no password"
         filled_in = configured(tmp_path, shown.replace("***", "secret"))
         assert worker_settings(filled_in) == resolved.settings
+
+
+@settings(deadline=None)
+@given(argument=st.text(min_size=1), name=st.text().map(str.strip))
+def test_whatever_a_text_holds_it_is_shown_on_one_line_and_read_back(
+    tmp_path_factory: pytest.TempPathFactory, argument: str, name: str
+) -> None:
+    options = {"Handler.Exec.Command": json.dumps([argument]), "Namespace": name}
+    resolved = resolve(
+        {"HEADRACE_DSN": DSN, "BACKGROUND_JOBS__QUEUENAME": "orders", "HEADRACE_WORKER_NAME": "one"}, options
+    )
+    shown = as_yaml(resolved).replace("***", "secret")
+    file = tmp_path_factory.mktemp("any") / "worker.yaml"
+    file.write_text(shown, "utf-8", newline="")
+    assert shown.count("\n") == len(shown.splitlines())
+    assert worker_settings({"HEADRACE_CONFIG": str(file), "HEADRACE_WORKER_NAME": "one"}) == resolved.settings
 
 
 def test_a_bindings_certificate_is_shown_as_its_file(tmp_path: Path) -> None:

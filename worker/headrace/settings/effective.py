@@ -42,8 +42,10 @@ def _lines(settings: tuple[Setting[Any], ...] | list[Setting[Any]], values: Mapp
             if open_sections[: depth + 1] != sections[: depth + 1]:
                 yield f"{'  ' * (depth + 1)}{section}:"
         open_sections = sections
-        plain = yaml.safe_dump(
-            setting.kind.plain(effective.value), default_flow_style=True, allow_unicode=True, width=2**31
-        )
-        value = plain.removesuffix("\n").removesuffix("\n...")
+        plain = setting.kind.plain(effective.value)
+        # On one line, with its origin behind it.
+        texts = [plain] if isinstance(plain, str) else plain if isinstance(plain, list) else []
+        style = None if all(text.isprintable() for text in texts) else '"'
+        value = yaml.safe_dump(plain, default_flow_style=True, default_style=style, allow_unicode=True, width=2**31)
+        value = value.removesuffix("\n").removesuffix("\n...")
         yield f"{'  ' * (len(sections) + 1)}{name}: {value}  # {effective.origin}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.settings.kinds import Url
+from headrace.settings.kinds import Command, Url
 from headrace.settings.table import (
     BY_KEY,
     CONNECTION,
@@ -95,13 +95,13 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Tree:
         if match is None:
             continue
         index, name = match["index"], match["name"]
-        layer = tree.shared if index is None else tree.queues.setdefault(int(index), {})
         setting = _named(name)
         if setting is None or (index is not None and not setting.is_per_queue):
             names = [known.variable.removeprefix(PREFIX) for known in TABLE if known.is_per_queue or index is None]
             stem = variable[: len(variable) - len(name)]
             problems.append(f"{variable}: {_unknown(name, setting, names, stem)}")
         elif text := value.strip():
+            layer = tree.shared if index is None else tree.queues.setdefault(int(index), {})
             if setting.key in layer and layer[setting.key].text != text:
                 problems.append(f"{variable}, {layer[setting.key].where}: two variables for one setting; leave one out")
             layer[setting.key] = Given(text, variable, f"variable {variable}")
@@ -190,9 +190,13 @@ class _FileReader:
             elif path.lower() in _SECTIONS:
                 self._section(value, path, layer, tree)
             elif setting is not None and (setting.is_per_queue or tree is not None):
-                if (text := self._text(value)).strip():
-                    place = self._at(key_node)
-                    layer[setting.key] = Given(text.strip(), f"{place}: {setting.path}", place)
+                place = self._at(key_node)
+                where = f"{place}: {setting.path}"
+                text = self._text(setting, value)
+                if text is None:
+                    self._problems.append(f"{where}: must be {setting.kind.words}")
+                elif text:
+                    layer[setting.key] = Given(text, where, place)
             else:
                 names = [known.path for known in TABLE if known.is_per_queue or tree is not None]
                 complaint = _unknown(path, setting, [*names, *([QUEUES] if tree else [])])
@@ -222,14 +226,14 @@ class _FileReader:
                 seen.add(key.lower())
                 yield key_node, key, value
 
-    def _text(self, node: Any) -> str:
-        """As a variable would have it: lists as JSON."""
+    def _text(self, setting: Setting[Any], node: Any) -> str | None:
+        """As a variable would have it; None where it is no value, or none of such a setting."""
         if isinstance(node, self._yaml.ScalarNode):
-            return "" if node.tag.endswith(":null") else str(node.value)
-        if isinstance(node, self._yaml.SequenceNode):
+            return "" if node.tag.endswith(":null") else str(node.value).strip()
+        if isinstance(node, self._yaml.SequenceNode) and isinstance(setting.kind, Command):
             items = [item.value if isinstance(item, self._yaml.ScalarNode) else None for item in node.value]
             return json.dumps(items, ensure_ascii=False)
-        return "{…}"
+        return None
 
     def _at(self, node: Any) -> str:
         return f"{self._name} line {node.start_mark.line + 1}"
