@@ -328,8 +328,8 @@ BackgroundJobs:
     Python: jobs:app
   Retry:
     Jiter: 2
-    Multiplier: 0.5
-    multiplier: 2
+    Multiplier: 2
+    multiplier: 0.5
   Postgres:
     ConnectionString: me:secret@db
 """
@@ -338,8 +338,8 @@ BackgroundJobs:
         "worker.yaml line 3: PollIntervalSeconds: must be a number, above 0",
         "worker.yaml line 4: ConnectionString: there is no such setting; did you mean Postgres.ConnectionString?",
         "worker.yaml line 7: Handler.Python: must be a mapping, NAME: VALUE",
-        "worker.yaml line 9: Retry.Jiter: there is no such setting; did you mean Retry.Jitter?",
         "worker.yaml line 11: Retry.multiplier: is given twice",
+        "worker.yaml line 9: Retry.Jiter: there is no such setting; did you mean Retry.Jitter?",
         (
             "worker.yaml line 13: Postgres.ConnectionString: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE "
             "(an Npgsql string, Host=…;Username=…, is to be written that way)"
@@ -348,7 +348,7 @@ BackgroundJobs:
             "no handler for queue orders: set exactly one of --app (BACKGROUND_JOBS__HANDLER__PYTHON__APP), "
             "--http (BACKGROUND_JOBS__HANDLER__HTTP__URL), --exec (BACKGROUND_JOBS__HANDLER__EXEC__COMMAND)"
         ),
-        "worker.yaml line 10: Retry.Multiplier=0.5: must be a number, at least 1",
+        "worker.yaml line 11: Retry.Multiplier=0.5: must be a number, at least 1",
     )
 
 
@@ -404,6 +404,21 @@ def test_each_queue_takes_what_it_does_not_say_itself_from_beside_the_list(tmp_p
     assert mails.handler == ExecHandlerSettings(command=("/bin/send",))
     # Nothing of another connection's.
     assert mails.binding == Binding(dsn="postgresql://elsewhere/mails", queue="mails")
+
+
+def test_queues_may_share_what_yaml_can_merge_and_say_their_own_beside_it(tmp_path: Path) -> None:
+    text = """
+Patient: &patient {MaxConcurrentJobs: 2, Retry: {MaxDelaySeconds: 3600}}
+BackgroundJobs:
+  Handler: {Python: {App: "shop.jobs:app"}}
+  Queues:
+    - {QueueName: a, <<: *patient}
+    - {QueueName: b, <<: *patient, MaxConcurrentJobs: 5}
+    - {QueueName: c, <<: *patient, Retry: {Jitter: 0}}
+"""
+    queues = worker_settings(configured(tmp_path, text, HEADRACE_DSN=DSN)).queues
+    assert [queue.max_concurrent_jobs for queue in queues] == [2, 5, 2]
+    assert [queue.retry.max_delay_seconds for queue in queues] == [3600, 3600, 600]
 
 
 def test_a_variable_reaches_into_the_list_and_adds_to_it(tmp_path: Path) -> None:

@@ -217,14 +217,15 @@ class _FileReader:
             self._problems.append(f"{self._at(node)}: {section or ROOT}: must be a mapping, NAME: VALUE")
             return
         self._loader.flatten_mapping(node)
-        seen: set[str] = set()
+        found: dict[str, tuple[Any, str, Any]] = {}
         for key_node, value in node.value:
             key = key_node.value if isinstance(key_node, self._yaml.ScalarNode) else ""
-            if key.lower() in seen:
+            # What is merged in comes first, stands elsewhere, and gives way.
+            before = found.get(key.lower())
+            if before is not None and before[0].start_mark.index in range(node.start_mark.index, node.end_mark.index):
                 self._problems.append(f"{self._at(key_node)}: {f'{section}.{key}'.lstrip('.')}: is given twice")
-            else:
-                seen.add(key.lower())
-                yield key_node, key, value
+            found[key.lower()] = (key_node, key, value)
+        yield from found.values()
 
     def _text(self, setting: Setting[Any], node: Any) -> str | None:
         """As a variable would have it; None where it is no value, or none of such a setting."""
