@@ -67,5 +67,6 @@ async def test_a_worker_listens_past_the_pooler_where_it_is_told_how(database_ds
 
 async def test_a_url_that_leads_to_no_queue_ends_the_worker_in_one_line(tmp_path: Path) -> None:
     with running_worker(tmp_path, *EXEC, dsn="mysql://db/jobs") as worker:
-        assert await worker.exit_status() == 1
-        assert worker.log == "headrace: no queue backend for mysql: use postgresql:// or memory://\n"
+        assert await worker.exit_status() == 2
+        assert worker.log.startswith("headrace: HEADRACE_DSN: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        assert worker.log.count("\n") == 1
