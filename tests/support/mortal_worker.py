@@ -1,7 +1,7 @@
 """Workers that kill themselves at a chosen step: `python -m support.mortal_worker DSN REDIS LEDGER STEPS KILLS`.
 
-A step is the moment before or after a call of the queue's or the idempotency store's, or one within the handler. For each
-step and kill there is a queue of its own with two jobs, and a worker that ends by SIGKILL at that step. Afterwards,
+A step is the moment before or after a call of the queue's or the idempotency store's, or one within the handler. For
+each step and kill there is a queue of its own with two jobs, and a worker that is killed at that step. Afterwards,
 workers that live on find what was left. What happened is in the ledger, a line each: ``started KEY``, ``finished KEY``.
 
 Forks from a process that has everything imported and nothing open: a kill takes a tenth of a second.
@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from headrace import App, RetryPolicy, new_job
 from headrace.idempotency import store_from_url
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headrace.idempotency.base import IdempotencyStore
+
+log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 0.2
@@ -79,11 +81,11 @@ class Stepping:
 
         return stepping
 
-    async def __aenter__(self) -> Stepping:
+    async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._inner.__aexit__(*error)
 
 
@@ -181,7 +183,7 @@ def in_child(run: Callable[[], None]) -> int:
         run()
         os._exit(0)
     except BaseException:
-        logging.exception("a worker failed")
+        log.exception("a worker failed")
         os._exit(1)
 
 

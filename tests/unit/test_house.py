@@ -23,7 +23,7 @@ def test_tests_are_no_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-@pytest.mark.parametrize("package", ["kopf", "kubernetes", "aiohttp"])
+@pytest.mark.parametrize("package", ["kopf", "kubernetes"])
 def test_the_workers_lock_holds_nothing_of_the_operators(package: str) -> None:
     locked = (ROOT / "locks" / "worker.txt").read_text()
     assert re.search(r"^asyncpg==", locked, re.MULTILINE), "it is the lock"

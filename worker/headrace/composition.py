@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from headrace.health import Pulse, serving
 from headrace.metrics import WorkerMetrics
 from headrace.queues import from_url
+from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.python import PythonHandler, load_app
-from headrace.retry import RetryPolicy
 from headrace.runtime.worker import Worker
 from headrace.settings import ExecHandlerSettings, PythonHandlerSettings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headrace import App, Context, DeadLetterError, from_url, new_job
+from headrace import App, Context, DeadLetter, from_url, new_job
 from headrace.testing import RunawayJobsError, UnknownJobNameError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def app() -> App:
 
     @app.job("hopeless")
     async def hopeless(payload: Any) -> None:
-        raise DeadLetterError("there is no such order")
+        raise DeadLetter("there is no such order")
 
     @app.job("forever")
     async def forever(payload: Any, context: Context) -> None:

@@ -48,10 +48,11 @@ _PREFETCH_SECONDS = 0.1
 class _Attempt:
     """One job under way; to its handler, the other side of its `Context`."""
 
-    __slots__ = ("_slots", "delivery", "ends_at", "is_cancelled", "limit_seconds", "terms", "timer")
+    __slots__ = ("_loop", "_slots", "delivery", "ends_at", "is_cancelled", "limit_seconds", "terms", "timer")
 
     def __init__(self, slots: Slots, delivery: Delivery, terms: Terms, limit_seconds: float, ends_at: float) -> None:
         self._slots = slots
+        self._loop = asyncio.get_running_loop()
         self.delivery = delivery
         self.terms = terms
         self.limit_seconds = limit_seconds
@@ -72,11 +73,11 @@ class _Attempt:
         self._slots.queue.complete_in_sync(connection, self.delivery)
 
     def extend(self, seconds: float) -> None:
-        self._slots.loop.call_soon_threadsafe(self._slots.extend, self, seconds)
+        self._loop.call_soon_threadsafe(self._slots.extend, self, seconds)
 
 
 class Slots:
-    """Where a worker's jobs run. Made within the event loop.
+    """Where a worker's jobs run.
 
     Parameters
     ----------
@@ -108,7 +109,6 @@ class Slots:
         retry: RetryPolicy,
     ) -> None:
         self.queue = queue
-        self.loop = asyncio.get_running_loop()
         self._handler = handler
         self._settler = settler
         self._metrics = metrics
@@ -264,7 +264,7 @@ class Slots:
         self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
 
     def _start(self, delivery: Delivery, terms: Terms) -> None:
-        loop = self.loop
+        loop = asyncio.get_running_loop()
         own_limit = terms.timeout_seconds
         limit_seconds = self._job_timeout_seconds if own_limit is None else own_limit
         ends_at = loop.time() + limit_seconds
@@ -279,24 +279,26 @@ class Slots:
 
     def extend(self, attempt: object, seconds: float) -> None:
         """Let an attempt run so long from now, if it still does."""
+        loop = asyncio.get_running_loop()
         for task, running in self._running.items():
             if running is attempt:
                 if running.timer is not None:
                     running.timer.cancel()
-                running.limit_seconds += self.loop.time() + seconds - running.ends_at
-                running.ends_at = self.loop.time() + seconds
-                running.timer = self.loop.call_at(running.ends_at, self._time_out, task)
+                running.limit_seconds += loop.time() + seconds - running.ends_at
+                running.ends_at = loop.time() + seconds
+                running.timer = loop.call_at(running.ends_at, self._time_out, task)
                 return
 
     def _stop_overdue(self) -> None:
         """Stop the jobs whose time is over. Those without a timer have one time limit, so the oldest are the first."""
         self._timer = None
-        now = self.loop.time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for task, attempt in self._running.items():
             if attempt.timer is not None:
                 continue
             if attempt.ends_at > now:
-                self._timer = self.loop.call_at(attempt.ends_at, self._stop_overdue)
+                self._timer = loop.call_at(attempt.ends_at, self._stop_overdue)
                 break
             self._time_out(task)
 

@@ -56,7 +56,7 @@ _FLUSH_GRACE_SECONDS = 10.0
 
 
 class Worker:
-    """Runs the jobs of one queue until it is told to stop. Made within the event loop.
+    """Runs the jobs of one queue until it is told to stop.
 
     Parameters
     ----------
