@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import postgres
+from support import postgres, redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,4 +28,18 @@ async def database_dsn(postgres_dsn: str) -> AsyncIterator[str]:
 def own_postgres() -> Iterator[postgres.PostgresServer]:
     """A server that the test may stop and start."""
     with postgres.running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server, shared by the whole run."""
+    with redis.redis_url() as url:
+        yield url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[redis.RedisServer]:
+    """A server that the test may stop, pause and start."""
+    with redis.running_redis() as server:
         yield server
