@@ -15,6 +15,7 @@ from benchmarks.places import BUILD, PAGE, ROOT
 from benchmarks.report import Result, as_json, as_lines, as_page
 from benchmarks.scenarios import SCENARIOS, Scenario
 from support.postgres import PostgresNotFoundError, running_server
+from support.redis import RedisNotFoundError
 
 _DESCRIPTION = """\
 Measure Headrace's queue in PostgreSQL beside PgQueuer, Procrastinate and plain SQL, all in one run on this machine.
@@ -39,7 +40,7 @@ def main() -> int:
         return 0
     try:
         asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS)))
-    except (BrokenError, PostgresNotFoundError) as error:
+    except (BrokenError, PostgresNotFoundError, RedisNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,8 +21,10 @@ from benchmarks.contestants.order import Order, Setting, Verb, Workload
 from benchmarks.places import TESTS
 from benchmarks.report import LIMIT, OURS
 from support.postgres import PostgresServer, fresh_database
+from support.redis import running_redis
 
 _MODULES = {OURS: "ours", "PgQueuer": "pgqueuer", "Procrastinate": "procrastinate", LIMIT: "raw_sql"}
+_CLAIMERS = {OURS: "ours_claims", LIMIT: "raw_claims"}
 _OF_THE_PROJECT = (OURS, LIMIT)
 
 # Nothing here takes that long, unless it hangs.
@@ -203,6 +205,15 @@ class Arena:
         statements = re.findall(_STATEMENT.format(database=name), said, re.MULTILINE)
         return len(statements) * 60 / seconds
 
+    async def claim(self, candidate: Candidate, samples: int) -> list[float]:
+        """Seconds that claiming a batch of keys takes, in a Redis of its own."""
+        with running_redis() as server:
+            order = Order(verb="claim", dsn=server.url, settings=candidate.settings, samples=samples)
+            async with self._process(candidate, order) as process:
+                process.begin()
+                report = await process.figures()
+        return sorted(map(float, report["seconds"]))
+
     async def _alone(
         self,
         candidate: Candidate,
@@ -233,11 +244,12 @@ class Arena:
     @asynccontextmanager
     async def _process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
         ours = candidate.contestant in _OF_THE_PROJECT
+        modules = _CLAIMERS if order.verb == "claim" else _MODULES
         report = self._directory / f"report-{next(self._numbers)}.json"
         with (self._directory / "contestants.log").open("a") as log:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable if ours else self._peers_python, "-m", "benchmarks.contestants.stage"),
-                *(_MODULES[candidate.contestant], replace(order, report=str(report)).to_json()),
+                *(modules[candidate.contestant], replace(order, report=str(report)).to_json()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -46,6 +46,22 @@ class Contestant(Protocol):
         ...
 
 
+class Claimer(Protocol):
+    """What `Contestant` is not: a store of idempotency's keys, on the Redis of its order."""
+
+    def claiming(self) -> AbstractAsyncContextManager[Claim]:
+        """Connected."""
+        ...
+
+
+class Claim(Protocol):
+    """Claims keys."""
+
+    async def __call__(self, keys: Sequence[str], tokens: Sequence[str]) -> int:
+        """Claim all of them for 20 s; returns how many were free."""
+        ...
+
+
 class Counter(Protocol):
     """Counts what is not finished."""
 

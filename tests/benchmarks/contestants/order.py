@@ -11,7 +11,9 @@ from functools import cache
 from typing import Literal
 
 Setting = int | str | bool
-Verb = Literal["fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake"]
+Verb = Literal[
+    "fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake", "claim"
+]
 
 CALLERS = 100
 """How many callers `enqueue_concurrent` has."""
@@ -54,6 +56,7 @@ class Order:
 
     verb: Verb
     dsn: str
+    """Of the database; of a Redis where `verb` is ``claim``."""
     report: str = ""
     """The file that takes the figures: with every job's number they are long, and long lines over a pipe were seen to
     end short under load."""
@@ -65,7 +68,7 @@ class Order:
     some: int = 0
     """How many jobs `drain_some` does."""
     samples: int = 0
-    """How many `wake` takes."""
+    """How many `wake` and `claim` take."""
 
     def to_json(self) -> str:
         """As it is handed to the process."""

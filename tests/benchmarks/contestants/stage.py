@@ -13,13 +13,13 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from benchmarks.contestants.contestant import Contestant, Counter, MissingError
+from benchmarks.contestants.contestant import Claimer, Contestant, Counter, MissingError
 from benchmarks.contestants.ledger import Ledger, clock
 from benchmarks.contestants.order import CALLERS, CHUNKS, Order
 
@@ -32,6 +32,7 @@ _LOOK_SECONDS = 0.001
 _SETTLE_SECONDS = 8.0
 _WAKE_PAUSE_SECONDS = (0.06, 0.14)
 _WAKE_WARM_UP = 10
+_CLAIM_WARM_UP = 200
 
 
 async def fill(contestant: Contestant, order: Order) -> Figures:
@@ -168,7 +169,24 @@ async def wake(contestant: Contestant, order: Order) -> Figures:
     return {"seconds": seconds[_WAKE_WARM_UP:], "numbers": ledger.numbers}
 
 
-VERBS = {
+async def claim(claimer: Claimer, order: Order) -> Figures:
+    """Seconds that a call takes which claims a batch of new keys."""
+    seconds = []
+    size = int(order.settings["batch"])
+    async with claimer.claiming() as claims:
+        await begin()
+        for sample in range(order.samples + _CLAIM_WARM_UP):
+            names = [f"{sample}-{number}" for number in range(size)]
+            keys, tokens = [f"order-{name}" for name in names], [f"token-{name}" for name in names]
+            started = clock()
+            free = await claims(keys, tokens)
+            seconds.append(clock() - started)
+            if free != size:
+                raise RuntimeError(f"{free} of {size} new keys were claimed")
+    return {"seconds": seconds[_CLAIM_WARM_UP:]}
+
+
+VERBS: Mapping[str, Callable[[Any, Order], Awaitable[Figures]]] = {
     "fill": fill,
     "enqueue_many": enqueue_many,
     "enqueue_concurrent": enqueue_concurrent,
@@ -177,6 +195,7 @@ VERBS = {
     "drain_chunks": drain_chunks,
     "idle": idle,
     "wake": wake,
+    "claim": claim,
 }
 
 
@@ -209,7 +228,7 @@ async def _quiet(ledger: Ledger, remaining: Counter) -> None:
             return
 
 
-async def _perform(contestant: Contestant, order: Order) -> Mapping[str, str]:
+async def _perform(contestant: Contestant | Claimer, order: Order) -> Mapping[str, str]:
     try:
         figures = await VERBS[order.verb](contestant, order)
     except MissingError as missing:
@@ -223,7 +242,7 @@ def main() -> None:
     name, text = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING)
     order = Order.from_json(text)
-    contestant: Contestant = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
+    contestant: Contestant | Claimer = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
     say(uvloop.run(_perform(contestant, order)))
 
 
