@@ -39,6 +39,8 @@ POOL: Manifest = {
 }
 PLURALS = {"JobQueue": "jobqueues", "JobWorkerPool": "jobworkerpools"}
 DSN = "postgresql://user:hunter2@db/app"
+REDIS_URL = "redis://user:hunter2@redis/0"
+REDIS = {"secretRef": {"name": "redis"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,6 +418,76 @@ BAD_POOLS = [
         fix="should be less than or equal to 1",
     ),
     Bad(
+        mistake="idempotency without a Redis",
+        changes={"spec.idempotency": {"enabled": True}},
+        field="spec.idempotency.redis",
+        fix="put its URL into a Secret and name the Secret and its key in idempotency.redis.secretRef",
+    ),
+    Bad(
+        mistake="a plain URL for the Redis",
+        changes={"spec.idempotency": {"redis": REDIS_URL}},
+        field="spec.idempotency.redis",
+        fix="must be of type object",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a Redis without a reference",
+        changes={"spec.idempotency": {"redis": {"mode": "Cluster"}}},
+        field="spec.idempotency.redis.secretRef",
+        fix="takes a reference, never a URL: put the URL (redis://…) into a Secret",
+    ),
+    Bad(
+        mistake="a plain URL inside the Redis",
+        changes={"spec.idempotency": {"redis": {"url": REDIS_URL}}},
+        field="spec.idempotency.redis",
+        fix="unknown field",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain URL for the Secret's name",
+        changes={"spec.idempotency": {"redis": {"secretRef": {"name": REDIS_URL}}}},
+        field="spec.idempotency.redis.secretRef.name",
+        fix="put the URL into a Secret and give that Secret's name",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a plain URL for the Secret's key",
+        changes={"spec.idempotency": {"redis": {"secretRef": {"name": "redis", "key": REDIS_URL}}}},
+        field="spec.idempotency.redis.secretRef.key",
+        fix="put the URL into the Secret under a key and give that key",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="Sentinels without the name that they watch",
+        changes={"spec.idempotency": {"redis": {**REDIS, "mode": "Sentinel"}}},
+        field="spec.idempotency.redis.sentinelMaster",
+        fix="add sentinelMaster",
+    ),
+    Bad(
+        mistake="a name for Sentinels that are not there",
+        changes={"spec.idempotency": {"redis": {**REDIS, "sentinelMaster": "shop"}}},
+        field="spec.idempotency.redis.sentinelMaster",
+        fix="the mode is Standalone: remove it, or set the mode to Sentinel",
+    ),
+    Bad(
+        mistake="an unknown mode of Redis",
+        changes={"spec.idempotency": {"redis": {**REDIS, "mode": "Sharded"}}},
+        field="spec.idempotency.redis.mode",
+        fix='supported values: "Standalone", "Sentinel", "Cluster"',
+    ),
+    Bad(
+        mistake="an unknown answer to a Redis that is away",
+        changes={"spec.idempotency": {"redis": REDIS, "onUnavailable": "Fail"}},
+        field="spec.idempotency.onUnavailable",
+        fix='supported values: "Retry", "Proceed"',
+    ),
+    Bad(
+        mistake="keys that are never remembered",
+        changes={"spec.idempotency": {"redis": REDIS, "ttlDays": 0}},
+        field="spec.idempotency.ttlDays",
+        fix="should be greater than or equal to 1",
+    ),
+    Bad(
         mistake="a grace period of one's own",
         changes={"spec.template": {"spec": {"terminationGracePeriodSeconds": 5}}},
         field="spec.template.spec.terminationGracePeriodSeconds",
@@ -503,6 +575,19 @@ def test_a_pool_without_autoscaling_is_off_and_has_no_replicas_of_the_schemas(co
     }
 
 
+def test_idempotency_is_filled_with_the_defaults_that_its_descriptions_name(control_plane: ControlPlane) -> None:
+    given = {"redis": {**REDIS, "tls": {"caSecretRef": {"name": "redis"}}}}
+    assert submit(control_plane, changed(POOL, {"spec.idempotency": given}))["spec"]["idempotency"] == {
+        "ttlDays": 7,
+        "onUnavailable": "Retry",
+        "redis": {
+            "secretRef": {"name": "redis", "key": "uri"},
+            "mode": "Standalone",
+            "tls": {"caSecretRef": {"name": "redis", "key": "ca.crt"}},
+        },
+    }
+
+
 def test_autoscaling_that_names_no_mode_is_by_hpa(control_plane: ControlPlane) -> None:
     autoscaling = submit(control_plane, changed(POOL, {"spec.autoscaling": {}}))["spec"]["autoscaling"]
     assert autoscaling["mode"] == "HPA"
@@ -536,6 +621,13 @@ def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> N
         pytest.param(POOL, {"spec.handler": {"exec": {"command": ["/bin/sh", "-c", ""]}}}, id="a command"),
         pytest.param(POOL, {"spec.image": "registry.example.com:5000/shop/worker@sha256:" + "0" * 64}, id="a digest"),
         pytest.param(POOL, {"spec.drainTimeoutSeconds": 0}, id="no drain"),
+        pytest.param(POOL, {"spec.idempotency": {}}, id="no idempotency"),
+        pytest.param(POOL, {"spec.idempotency": {"enabled": False, "redis": REDIS}}, id="idempotency switched off"),
+        pytest.param(
+            POOL,
+            {"spec.idempotency": {"redis": {**REDIS, "mode": "Sentinel", "sentinelMaster": "shop"}}},
+            id="Sentinels",
+        ),
         pytest.param(POOL, {"spec.autoscaling": {"minReplicas": 3, "maxReplicas": 3}}, id="a fixed number"),
         pytest.param(
             POOL,

@@ -103,6 +103,27 @@ async def test_a_queue_in_trouble_shows_at_its_pool_whose_workers_stay(world: Wo
     world.wait_replicas(3)
 
 
+async def test_a_pool_without_its_redis_says_so_and_its_workers_get_it_as_a_binding(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(idempotency={"redis": {"secretRef": {"name": "redis"}}})
+    missing = world.wait_condition(
+        "jobworkerpool", POOL, "Ready", status="False", reason="SecretNotFound", within_seconds=10
+    )
+    assert "has no Secret redis: create it" in missing["message"]
+    world.apply_secret(name="redis", data={"url": "redis://:hunter2@redis"})
+    missing = world.wait_condition(
+        "jobworkerpool", POOL, "Ready", status="False", reason="SecretKeyMissing", within_seconds=10
+    )
+    assert "Secret redis has no key uri" in missing["message"]
+    assert world.kubectl.find("deployment", POOL) is None
+    world.apply_secret(name="redis", data={"uri": "redis://:hunter2@redis"})
+    world.wait_replicas(1, within_seconds=15)
+    [pod] = pool_pods(world, 1)
+    [volume] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "redis"]
+    assert [next(iter(source)) for source in volume["projected"]["sources"]] == ["downwardAPI", "secret"]
+    assert "hunter2" not in json.dumps(pod)
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "words"),
     [

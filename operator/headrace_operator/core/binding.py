@@ -48,6 +48,21 @@ def read_dsn(secret: bytes, where: str) -> str:
     return dsn
 
 
+def check_redis_url(secret: bytes, where: str) -> None:
+    """See whether a Secret's key may hold the URL of a Redis; all the rest of it is the worker's to judge.
+
+    Raises
+    ------
+    TransientError
+        ``InvalidConnection``; the Secret may be mended at any time.
+    """
+    if not secret.strip().startswith((b"redis://", b"rediss://")):
+        raise TransientError(
+            "InvalidConnection",
+            f"{where} holds no URL of a Redis: it must look like redis://user:password@host:6379/0, or rediss://…",
+        )
+
+
 def seen_from_elsewhere(dsn: str, namespace: str) -> str:
     """The DSN with the short names of Services qualified, which mean what they mean to the pods of `namespace`.
 

@@ -9,7 +9,7 @@ from headrace_operator.core.labels import pool_labels, pool_selector
 from headrace_operator.core.template import merge_pod_template
 
 if TYPE_CHECKING:
-    from headrace_operator.core.spec import Handler, JobQueue, JobWorkerPool
+    from headrace_operator.core.spec import Handler, Idempotency, JobQueue, JobWorkerPool, Redis
 
 WORKER_CONTAINER = "worker"
 METRICS_PORT = 8080
@@ -18,6 +18,9 @@ DRAIN_MARGIN_SECONDS = 30
 """What a worker has after its drain to hand back the rest and go, before it is killed."""
 
 _BINDINGS = "/bindings"
+
+# What makes a directory a binding of this type is a file that says so, and an annotation can become one.
+_REDIS_TYPE_ANNOTATION = "headrace.dev/redis-binding-type"
 
 
 def worker_deployment(
@@ -37,7 +40,7 @@ def worker_deployment(
     """
     name = pool.metadata.name
     ours = {
-        "metadata": {"labels": pool_labels(name, queue.metadata.name), "annotations": {}},
+        "metadata": {"labels": pool_labels(name, queue.metadata.name), "annotations": _annotations(pool)},
         "spec": _pod(pool, queue, image=image, image_pull_policy=image_pull_policy),
     }
     return {
@@ -58,6 +61,10 @@ def worker_deployment(
     }
 
 
+def _annotations(pool: JobWorkerPool) -> dict[str, str]:
+    return {} if pool.spec.idempotency.used_redis is None else {_REDIS_TYPE_ANNOTATION: "redis"}
+
+
 def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
     return {
         # Workers don't talk to the Kubernetes API, and Services' variables would only cloud their environment.
@@ -68,6 +75,7 @@ def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy:
         "containers": [_worker(pool, queue, image=image, image_pull_policy=image_pull_policy)],
         "volumes": [
             {"name": "binding", "secret": {"secretName": queue.binding_name}},
+            *_redis_volumes(pool.spec.idempotency.used_redis),
             {"name": "tmp", "emptyDir": {}},
         ],
     }
@@ -98,12 +106,31 @@ def _worker(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_poli
         },
         "volumeMounts": [
             {"name": "binding", "mountPath": f"{_BINDINGS}/queue", "readOnly": True},
+            *(
+                {"name": volume["name"], "mountPath": f"{_BINDINGS}/redis", "readOnly": True}
+                for volume in _redis_volumes(pool.spec.idempotency.used_redis)
+            ),
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
         ],
     }
     if pool.spec.image is None and image_pull_policy:
         container["imagePullPolicy"] = image_pull_policy
     return container
+
+
+def _redis_volumes(redis: Redis | None) -> list[dict[str, Any]]:
+    """A binding made of the Secrets themselves: without them no pod starts, and a new password comes by itself."""
+    if redis is None:
+        return []
+    field = {"path": "type", "fieldRef": {"fieldPath": f"metadata.annotations['{_REDIS_TYPE_ANNOTATION}']"}}
+    sources = [{"downwardAPI": {"items": [field]}}, _projected(redis.secret_ref.name, redis.secret_ref.key, "uri")]
+    if redis.tls is not None:
+        sources.append(_projected(redis.tls.ca_secret_ref.name, redis.tls.ca_secret_ref.key, "ca.crt"))
+    return [{"name": "redis", "projected": {"sources": sources}}]
+
+
+def _projected(secret: str, key: str, path: str) -> dict[str, Any]:
+    return {"secret": {"name": secret, "items": [{"key": key, "path": path}]}}
 
 
 def _probe(path: str, **timing: int) -> dict[str, Any]:
@@ -128,6 +155,7 @@ def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
         "RETRY__JITTER": spec.retry.jitter,
         "POSTGRES__SCHEMA": queue.spec.postgres.schema,
         **_handler(spec.handler),
+        **_idempotency(spec.idempotency),
     }
     return {
         **{f"BACKGROUND_JOBS__{name}": _text(value) for name, value in settings.items()},
@@ -141,6 +169,19 @@ def _handler(handler: Handler) -> dict[str, str]:
         return {"HANDLER__PYTHON__APP": handler.python.app}
     assert handler.exec is not None, "a handler is exactly one of the two"
     return {"HANDLER__EXEC__COMMAND": json.dumps(handler.exec.command)}
+
+
+def _idempotency(idempotency: Idempotency) -> dict[str, str | float]:
+    redis = idempotency.used_redis
+    if redis is None:
+        return {}
+    settings: dict[str, str | float] = {
+        "ENABLEIDEMPOTENCY": "true",
+        "IDEMPOTENCYTTLDAYS": idempotency.ttl_days,
+        "IDEMPOTENCY__ONUNAVAILABLE": idempotency.on_unavailable,
+        "REDIS__MODE": redis.mode,
+    }
+    return settings | ({} if redis.sentinel_master is None else {"REDIS__SENTINELMASTER": redis.sentinel_master})
 
 
 def _text(value: str | float) -> str:

@@ -40,6 +40,8 @@ class PoolFacts:
     """Why the queue can't be used at present."""
     scaling_failure: OperatorError | None
     """Why the number of workers doesn't follow the load at present."""
+    redis_failure: OperatorError | None = None
+    """Why workers that start can't have the connection to Redis that they need."""
     budget: ConnectionBudget | None = None
     """What the queue's database server can take of workers, where that is known."""
 
@@ -133,7 +135,7 @@ def foreign_autoscaler_failure(name: str) -> OperatorError:
 
 def _ready(facts: PoolFacts) -> Condition:
     desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
-    trouble = facts.queue_failure
+    trouble = facts.queue_failure or facts.redis_failure
     if trouble is None and desired:
         trouble = replica_failure(facts.deployment) or _pod_failure(facts.pods)
     if trouble is not None:

@@ -202,6 +202,50 @@ class Retry(Part, frozen=True, kw_only=True):
     jitter: float = 0.2
 
 
+class UrlReference(Part, frozen=True, kw_only=True):
+    """A Secret's key that holds a URL."""
+
+    name: str
+    key: str = "uri"
+
+
+class RedisTls(Part, frozen=True, kw_only=True):
+    """How to verify a Redis."""
+
+    ca_secret_ref: CaReference
+
+
+class Redis(Part, frozen=True, kw_only=True):
+    """Where idempotency keeps its keys."""
+
+    secret_ref: UrlReference
+    mode: Literal["Standalone", "Sentinel", "Cluster"] = "Standalone"
+    sentinel_master: str | None = None
+    tls: RedisTls | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mode == "Sentinel") != bool(self.sentinel_master):
+            raise ValueError("sentinelMaster goes with mode Sentinel, and mode Sentinel needs it")
+
+
+class Idempotency(Part, frozen=True, kw_only=True):
+    """Whether each idempotency key runs to its end once."""
+
+    enabled: bool | None = None
+    ttl_days: float = 7
+    on_unavailable: Literal["Retry", "Proceed"] = "Retry"
+    redis: Redis | None = None
+
+    def __post_init__(self) -> None:
+        if self.enabled and self.redis is None:
+            raise ValueError("idempotency needs a redis, or enabled must be false")
+
+    @property
+    def used_redis(self) -> Redis | None:
+        """The Redis, unless it is not to be used."""
+        return None if self.enabled is False else self.redis
+
+
 class Target(Part, frozen=True, kw_only=True):
     """What to scale for."""
 
@@ -243,6 +287,7 @@ class PoolSpec(Part, frozen=True, kw_only=True):
     job_timeout_seconds: float = 1800
     drain_timeout_seconds: int = 300
     retry: Retry = Retry()
+    idempotency: Idempotency = Idempotency()
     autoscaling: Autoscaling = Autoscaling(mode=ScalingMode.OFF)
     template: dict[str, Any] = {}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace_operator.core import conditions
+from headrace_operator.core.binding import check_redis_url
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.connections import budget_of
 from headrace_operator.core.deployment import worker_deployment
@@ -37,6 +38,7 @@ from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, Scali
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.observations import PoolMemory
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
+from headrace_operator.reconcile.secrets import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from headrace_operator.core.model import Sample
     from headrace_operator.core.scaling import Decision
+    from headrace_operator.core.spec import Redis
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
@@ -56,8 +59,19 @@ UNSCALED_ROUND_SECONDS = 30.0
 SIGNALS_STEP = timedelta(seconds=5)
 """Signals change with every sample: they are written so often at most, unless the decision changes."""
 
+REDIS_STEP = timedelta(seconds=5)
+"""A Secret is read so often at most: what breaks shows within twice this."""
+
 _DEPLOYMENT = ("apps/v1", "Deployment")
 _AUTOSCALER = ("autoscaling/v2", "HorizontalPodAutoscaler")
+
+
+class _RedisSeen(NamedTuple):
+    """What the last look at the Secrets of a pool's Redis has shown."""
+
+    redis: Redis | None
+    at: datetime
+    failure: OperatorError | None
 
 
 class PoolReconciler:
@@ -95,6 +109,7 @@ class PoolReconciler:
         self._applied: dict[tuple[str, ObjectKey], tuple[Manifest, int | None]] = {}
         """What was last applied, and the generation that this made: neither has changed, so nothing is to be done."""
         self._signals_told: dict[ObjectKey, datetime] = {}
+        self._redis_seen: dict[ObjectKey, _RedisSeen] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Look at one JobWorkerPool; returns after how many seconds to look again.
@@ -132,6 +147,10 @@ class PoolReconciler:
         if deployment is None and not _is_bound(queue_manifest):
             # Its pods would wait for the binding Secret, and longer than needed once it is there.
             raise _queue_failure(queue_manifest) or _queue_pending(queue.key.name)
+        redis_failure = await self._redis_failure(pool)
+        if deployment is None and redis_failure is not None:
+            # As above: a kubelet that misses a Secret takes its time to look again.
+            raise redis_failure
         sample, sampling_failure = await self._sample(pool)
         decision = self._decide(pool, manifest, deployment, sample)
         manifest = await self._write_replicas(pool, manifest, decision)
@@ -143,10 +162,37 @@ class PoolReconciler:
             deployment=self._owned_deployment(pool) or applied,
             pods=self._cluster.pods(pool.key),
             queue_failure=_queue_failure(queue_manifest),
+            redis_failure=redis_failure,
             scaling_failure=self._scaling_failure(pool, decision) or sampling_failure,
             budget=budget_of(queue_manifest),
         )
         await self._report(pool, manifest, facts)
+
+    async def _redis_failure(self, pool: JobWorkerPool) -> OperatorError | None:
+        """Why the Secrets of the pool's Redis won't do; looked at every few seconds, whatever the pool is scaled by."""
+        now = self._clock.now()
+        seen = self._redis_seen.get(pool.key)
+        if seen is not None and seen.redis == pool.spec.idempotency.used_redis and now - seen.at < REDIS_STEP:
+            return seen.failure
+        failure = None
+        try:
+            await self._look_at_redis(pool)
+        except PassingError:
+            raise
+        except OperatorError as error:
+            failure = error
+        self._redis_seen[pool.key] = _RedisSeen(pool.spec.idempotency.used_redis, now, failure)
+        return failure
+
+    async def _look_at_redis(self, pool: JobWorkerPool) -> None:
+        redis = pool.spec.idempotency.used_redis
+        if redis is None:
+            return
+        namespace, reference = pool.metadata.namespace, redis.secret_ref
+        url = await read_secret(self._cluster, namespace, reference.name, reference.key)
+        check_redis_url(url, f"key {reference.key} of Secret {reference.name}")
+        if redis.tls is not None:
+            await read_secret(self._cluster, namespace, redis.tls.ca_secret_ref.name, redis.tls.ca_secret_ref.key)
 
     async def _find_queue(self, pool: JobWorkerPool) -> Manifest:
         # After a start the watch may show pools before their queues: a queue is missing when the API says so.
@@ -306,6 +352,7 @@ class PoolReconciler:
     def _forget(self, key: ObjectKey) -> None:
         self._observations.forget_pool(key)
         self._signals_told.pop(key, None)
+        self._redis_seen.pop(key, None)
         for _, kind in (_DEPLOYMENT, _AUTOSCALER):
             self._applied.pop((kind, key), None)
 

@@ -26,6 +26,7 @@ from headrace_operator.core.model import (
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
+from headrace_operator.reconcile.secrets import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -190,7 +191,7 @@ class QueueReconciler:
 
     async def _read_dsn(self, queue: JobQueue, connection: PostgresConnection) -> str:
         reference = connection.secret_ref
-        secret = await self._read_secret(queue, reference.name, reference.key)
+        secret = await read_secret(self._cluster, queue.metadata.namespace, reference.name, reference.key)
         return read_dsn(secret, f"key {reference.key} of Secret {reference.name}")
 
     async def _read_optional_dsn(self, queue: JobQueue, connection: PostgresConnection | None) -> str | None:
@@ -200,22 +201,9 @@ class QueueReconciler:
         tls = queue.spec.postgres.tls
         if tls is None:
             return None
-        content = await self._read_secret(queue, tls.ca_secret_ref.name, tls.ca_secret_ref.key)
+        reference = tls.ca_secret_ref
+        content = await read_secret(self._cluster, queue.metadata.namespace, reference.name, reference.key)
         return content.decode(errors="replace")
-
-    async def _read_secret(self, queue: JobQueue, name: str, key: str) -> bytes:
-        namespace = queue.metadata.namespace
-        secret = await self._cluster.secret(ObjectKey(namespace, name))
-        if secret is None:
-            raise TransientError(
-                "SecretNotFound", f"namespace {namespace} has no Secret {name}: create it, or name another one"
-            )
-        if not secret.get(key):
-            raise TransientError(
-                "SecretKeyMissing",
-                f"Secret {name} has no key {key} with a value: add it, or name another key",
-            )
-        return secret[key]
 
     async def _bind(self, queue: JobQueue, connection: Connection) -> None:
         wanted = binding_secret(queue, connection)

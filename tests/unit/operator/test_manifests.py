@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.binding import binding_secret, read_dsn
+from headrace_operator.core.binding import binding_secret, check_redis_url, read_dsn
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
 from headrace_operator.core.model import Connection, TransientError
@@ -101,6 +101,56 @@ def test_settings_are_passed_in_a_spelling_that_stays() -> None:
         "POSTGRES__SCHEMA": "jobs",
         "HANDLER__PYTHON__APP": "shop.jobs:app",
     }
+
+
+REDIS = {"redis": {"secretRef": {"name": "redis", "key": "url"}}}
+
+
+def redis_settings(**idempotency: Any) -> dict[str, str | None]:
+    wanted = ("ENABLEIDEMPOTENCY", "IDEMPOTENCY", "REDIS")
+    names = {name: name.removeprefix("BACKGROUND_JOBS__") for name in environment(idempotency=idempotency)}
+    variables = environment(idempotency=idempotency)
+    return {short: variables[name] for name, short in names.items() if short.startswith(wanted)}
+
+
+def test_a_redis_is_a_binding_made_of_its_secrets_and_never_a_variable() -> None:
+    sentinels = {**REDIS["redis"], "mode": "Sentinel", "sentinelMaster": "shop", "tls": {"caSecretRef": {"name": "ca"}}}
+    idempotency = {"redis": sentinels, "ttlDays": 3, "onUnavailable": "Proceed"}
+    [volume] = [volume for volume in pod(idempotency=idempotency)["volumes"] if volume["name"] == "redis"]
+    kind, url, certificates = volume["projected"]["sources"]
+    assert url == {"secret": {"name": "redis", "items": [{"key": "url", "path": "uri"}]}}
+    assert certificates == {"secret": {"name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}
+    [item] = kind["downwardAPI"]["items"]
+    annotations = deployment(idempotency=idempotency)["spec"]["template"]["metadata"]["annotations"]
+    assert (item["path"], item["fieldRef"]["fieldPath"]) == (
+        "type",
+        "metadata.annotations['headrace.dev/redis-binding-type']",
+    )
+    assert annotations["headrace.dev/redis-binding-type"] == "redis"
+    mounts = {mount["mountPath"]: mount for mount in worker(idempotency=idempotency)["volumeMounts"]}
+    assert mounts["/bindings/redis"] == {"name": "redis", "mountPath": "/bindings/redis", "readOnly": True}
+    assert redis_settings(**idempotency) == {
+        "ENABLEIDEMPOTENCY": "true",
+        "IDEMPOTENCYTTLDAYS": "3",
+        "IDEMPOTENCY__ONUNAVAILABLE": "Proceed",
+        "REDIS__MODE": "Sentinel",
+        "REDIS__SENTINELMASTER": "shop",
+    }
+
+
+def test_a_redis_that_is_given_is_used_by_the_defaults_of_the_schema() -> None:
+    assert redis_settings(**REDIS) == {
+        "ENABLEIDEMPOTENCY": "true",
+        "IDEMPOTENCYTTLDAYS": "7",
+        "IDEMPOTENCY__ONUNAVAILABLE": "Retry",
+        "REDIS__MODE": "Standalone",
+    }
+
+
+@pytest.mark.parametrize("idempotency", [{}, {"enabled": False}, {"enabled": False, **REDIS}])
+def test_where_idempotency_is_off_pods_know_nothing_of_a_redis(idempotency: dict[str, Any]) -> None:
+    assert redis_settings(**idempotency) == {}
+    assert deployment(idempotency=idempotency) == deployment()
 
 
 def test_a_command_is_passed_as_a_list() -> None:
@@ -202,3 +252,18 @@ def test_a_dsn_that_cannot_be_is_refused_without_a_word_of_it(secret: bytes) -> 
     assert refused.value.message.startswith("key dsn of Secret pg holds")
     assert "hunter2" not in refused.value.message
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("secret", [b"redis://:hunter2@redis", b"rediss://redis\n"])
+def test_the_url_of_a_redis_is_taken(secret: bytes) -> None:
+    check_redis_url(secret, "key uri of Secret redis")
+
+
+@pytest.mark.parametrize("secret", [b"hunter2", b"http://:hunter2@redis", b"\xff\xfe"])
+def test_what_is_no_url_of_a_redis_is_refused_without_a_word_of_it(secret: bytes) -> None:
+    with pytest.raises(
+        TransientError, match="key uri of Secret redis holds no URL of a Redis: it must look"
+    ) as refused:
+        check_redis_url(secret, "key uri of Secret redis")
+    assert refused.value.reason == "InvalidConnection"
+    assert "hunter2" not in refused.value.message

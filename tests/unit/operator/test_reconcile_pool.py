@@ -328,3 +328,64 @@ async def test_where_not_even_one_worker_fits_fewer_are_no_way_out(scene: Scene)
     allow(scene, 4, 5)
     await scene.look()
     assert "allows 4: put a pooler before it" in limited(scene)
+
+
+REDIS = {"redis": {"secretRef": {"name": "redis"}, "tls": {"caSecretRef": {"name": "ca"}}}}
+
+
+async def test_a_pool_waits_for_its_redis_secrets_and_says_which_is_missing(scene: Scene) -> None:
+    scene.put(idempotency=REDIS)
+    for secrets, reason in (
+        ({}, "SecretNotFound"),
+        ({"redis": {"url": b"redis://h"}}, "SecretKeyMissing"),
+        ({"redis": {"uri": b"hunter2"}}, "InvalidConnection"),
+        ({"redis": {"uri": b"redis://h"}}, "SecretNotFound"),
+        ({"redis": {"uri": b"redis://h"}, "ca": {"ca.crt": b""}}, "SecretKeyMissing"),
+    ):
+        scene.cluster.secrets = {ObjectKey("shop", name): content for name, content in secrets.items()}
+        with pytest.raises(OperatorError):
+            await scene.look(25)
+        assert scene.condition("Ready") == ("False", reason)
+        assert scene.cluster.find("Deployment", KEY) is None
+    scene.cluster.secrets[ObjectKey("shop", "ca")] = {"ca.crt": b"PEM"}
+    await scene.look(25)
+    assert scene.cluster.find("Deployment", KEY) is not None
+    assert scene.condition("Ready") == ("False", "WorkersStarting")
+
+
+async def test_a_redis_secret_that_goes_shows_at_the_pool_whose_workers_go_on(scene: Scene) -> None:
+    scene.cluster.secrets = {ObjectKey("shop", "redis"): {"uri": b"redis://h"}}
+    scene.put(idempotency={"redis": {"secretRef": {"name": "redis"}}})
+    await scene.look(25)
+    scene.cluster.secrets.clear()
+    await scene.look(80)
+    assert scene.condition("Ready") == ("False", "SecretNotFound")
+    assert scene.pool["spec"]["replicas"] == 8
+
+
+async def test_what_is_not_used_is_not_asked_for(scene: Scene) -> None:
+    scene.put(idempotency={**REDIS, "enabled": False})
+    await scene.look(25)
+    assert scene.condition("Ready") == ("False", "WorkersStarting")
+
+
+async def test_a_redis_secret_is_read_every_five_seconds_however_often_the_pool_is_looked_at(scene: Scene) -> None:
+    scene.put(idempotency={"redis": {"secretRef": {"name": "redis"}}})
+    scene.cluster.secrets = {ObjectKey("shop", "redis"): {"uri": b"redis://h"}}
+    await scene.look(25)
+    scene.cluster.secrets.clear()
+    await scene.look(25, seconds=4)
+    assert scene.condition("Ready")[1] != "SecretNotFound"
+    await scene.look(25, seconds=1)
+    assert scene.condition("Ready") == ("False", "SecretNotFound")
+
+
+async def test_a_secret_that_can_not_be_read_at_present_is_not_a_missing_one(scene: Scene) -> None:
+    scene.put(idempotency={"redis": {"secretRef": {"name": "redis"}}})
+    scene.cluster.secrets = {ObjectKey("shop", "redis"): {"uri": b"redis://h"}}
+    await scene.look(25)
+    before = scene.condition("Ready")
+    scene.cluster.secret_failure = PassingError("ApiUnavailable", "the API server is away")
+    with pytest.raises(PassingError):
+        await scene.look(25)
+    assert scene.condition("Ready") == before

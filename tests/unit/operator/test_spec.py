@@ -13,15 +13,18 @@ from headrace_operator.core.model import RefusedError
 from headrace_operator.core.spec import (
     Autoscaling,
     DeadLetter,
+    Idempotency,
     JobQueue,
     JobWorkerPool,
     Part,
     PoolSpec,
     Postgres,
     QueueSpec,
+    Redis,
     Retry,
     ScalingMode,
     Target,
+    UrlReference,
     parse,
 )
 
@@ -92,6 +95,11 @@ def test_a_wrong_queue_is_told_by_its_field(changes: dict[str, Any], message: st
         ({"handler": {}}, "spec.handler: give exactly one of python and exec"),
         ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling: minReplicas (3)"),
         ({"autoscaling": {"target": {"queueDepthPerReplica": 0}}}, "spec.autoscaling.target: queueDepthPerReplica"),
+        ({"idempotency": {"enabled": True}}, "spec.idempotency: idempotency needs a redis"),
+        (
+            {"idempotency": {"redis": {"secretRef": {"name": "redis"}, "mode": "Sentinel"}}},
+            "spec.idempotency.redis: sentinelMaster goes with mode Sentinel",
+        ),
         ({"autoscaling": {"mode": "Sometimes"}}, "spec.autoscaling.mode: Invalid enum value 'Sometimes'"),
     ],
 )
@@ -111,6 +119,9 @@ def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) 
         (Retry, "jobworkerpools", ("retry",)),
         (Autoscaling, "jobworkerpools", ("autoscaling",)),
         (Target, "jobworkerpools", ("autoscaling", "target")),
+        (Idempotency, "jobworkerpools", ("idempotency",)),
+        (Redis, "jobworkerpools", ("idempotency", "redis")),
+        (UrlReference, "jobworkerpools", ("idempotency", "redis", "secretRef")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
