@@ -8,21 +8,25 @@ import os
 import signal
 import sys
 import threading
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from headrace.health import Pulse, serving
+from headrace.idempotency import key_prefix, store_from_url
 from headrace.metrics import WorkerMetrics
 from headrace.queues import from_url
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.python import PythonHandler, load_app
+from headrace.runtime.idempotency import Idempotency
 from headrace.runtime.worker import Worker
 from headrace.settings import ExecHandlerSettings, PythonHandlerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from headrace.idempotency.base import IdempotencyStore
     from headrace.queues.base import Queue
     from headrace.runtime.handlers import Handler
     from headrace.settings import QueueWorkerSettings, WorkerSettings
@@ -44,8 +48,6 @@ def handler_of(settings: QueueWorkerSettings) -> Handler:
     HandlerError
         When it can't be made; the message says what to mend.
     """
-    if settings.idempotency is not None:
-        raise HandlerError("EnableIdempotency: this build has no store yet; set it to false")
     match settings.handler:
         case PythonHandlerSettings(app=app):
             return PythonHandler(load_app(app), threads=settings.max_concurrent_jobs)
@@ -70,8 +72,10 @@ class Process:
         self._settings = settings
         self._metrics = [WorkerMetrics(settings.namespace, queue.binding.queue) for queue in settings.queues]
         self._queues = [self._queue(queue) for queue in settings.queues]
+        self._stores = [self._store(queue) for queue in settings.queues]
         self._workers = [
-            self._worker(*parts) for parts in zip(settings.queues, self._queues, handlers, self._metrics, strict=True)
+            self._worker(*parts)
+            for parts in zip(settings.queues, self._queues, self._stores, handlers, self._metrics, strict=True)
         ]
         self._watchdog = threading.Timer(settings.drain_timeout_seconds + _STOP_SECONDS, leave, [EXIT_FAILED])
         self._watchdog.daemon = True
@@ -88,8 +92,34 @@ class Process:
             direct_url=binding.direct_dsn,
         )
 
-    def _worker(self, settings: QueueWorkerSettings, queue: Queue, handler: Handler, metrics: WorkerMetrics) -> Worker:
+    def _store(self, settings: QueueWorkerSettings) -> IdempotencyStore | None:
+        redis = self._settings.redis
+        if redis is None or settings.idempotency is None:
+            return None
+        return store_from_url(
+            redis.url,
+            mode=redis.mode,
+            sentinel_master=redis.sentinel_master,
+            ca_certificates=redis.ca_certificates,
+            prefix=key_prefix(self._settings.namespace, settings.binding.queue),
+        )
+
+    def _worker(
+        self,
+        settings: QueueWorkerSettings,
+        queue: Queue,
+        store: IdempotencyStore | None,
+        handler: Handler,
+        metrics: WorkerMetrics,
+    ) -> Worker:
         retry = settings.retry
+        idempotency = None
+        if store is not None and settings.idempotency is not None:
+            idempotency = Idempotency(
+                store=store,
+                ttl_seconds=settings.idempotency.ttl_days * 86400,
+                on_unavailable=settings.idempotency.on_unavailable,
+            )
         return Worker(
             queue,
             handler,
@@ -104,10 +134,17 @@ class Process:
                 max_delay_seconds=retry.max_delay_seconds,
                 jitter=retry.jitter,
             ),
+            idempotency=idempotency,
         )
 
     async def run(self) -> None:
-        """Work until stopped. Raises only what is a fault of the worker's own, and what its endpoints need."""
+        """Work until stopped. Raises only what is a fault of the worker's own, and what its endpoints need.
+
+        Raises
+        ------
+        IdempotencyConfigurationError
+            When a store answers that will not do.
+        """
         pulse = Pulse()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -122,9 +159,12 @@ class Process:
             log.info("serving metrics port=%d", port)
             beside = [asyncio.create_task(pulse.run()), *self._start_comparisons()]
             try:
-                async with asyncio.TaskGroup() as group:
-                    for worker in self._workers:
-                        group.create_task(worker.run())
+                async with AsyncExitStack() as stack:
+                    for store in filter(None, self._stores):
+                        await stack.enter_async_context(store)
+                    async with asyncio.TaskGroup() as group:
+                        for worker in self._workers:
+                            group.create_task(worker.run())
             finally:
                 for task in beside:
                     task.cancel()

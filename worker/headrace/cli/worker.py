@@ -120,13 +120,14 @@ def _run(settings: WorkerSettings) -> None:
 
     from headrace.composition import Process, handler_of, leave  # noqa: PLC0415
     from headrace.health import HealthServerError  # noqa: PLC0415
+    from headrace.idempotency.base import IdempotencyConfigurationError  # noqa: PLC0415
     from headrace.runtime.handlers import HandlerError  # noqa: PLC0415
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         handlers = [handler_of(queue) for queue in settings.queues]
         uvloop.run(Process(settings, handlers).run())
-    except (HandlerError, HealthServerError) as error:
+    except (HandlerError, HealthServerError, IdempotencyConfigurationError) as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(EXIT_USAGE)
     except QueueError:
