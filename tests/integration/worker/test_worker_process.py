@@ -217,6 +217,13 @@ async def test_a_program_gets_its_job_and_its_exit_status_decides(database_dsn: 
     assert "HEADRACE_DSN" not in (tmp_path / f"env-{secret}").read_text()
 
 
+async def test_a_program_need_not_read_its_payload(queue: PostgresQueue, database_dsn: str, tmp_path: Path) -> None:
+    await queue.enqueue([new_job("any", "x" * 200_000)] * 100)
+    with running_worker(tmp_path, "--exec", "true", dsn=database_dsn) as worker:
+        await eventually(lambda: worker.metric("completed_total") == 100, what="all completed")
+        assert worker.metric("retried_total") == 0
+
+
 async def test_a_program_that_times_out_ends_with_all_its_children(database_dsn: str, tmp_path: Path) -> None:
     script = tmp_path / "render"
     script.write_text(SCRIPT)

@@ -117,8 +117,8 @@ class _Tail:
 
 async def _feed(stream: asyncio.StreamWriter | None, payload: bytes) -> None:
     assert stream is not None
-    # A program need not read its payload.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    # A program need not read its payload, and may have ended by now: uvloop then calls it a RuntimeError.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         stream.write(payload)
         await stream.drain()
         stream.close()
