@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEPTH_MAX_AGE_SECONDS = 15.0
 """Older than this, a depth is no longer published: whoever scales on it must ask the backend instead."""
 
+PREFIX = "background_jobs_"
 LABELS = ("namespace", "queue")
 
 # From milliseconds past an hour: fine where a worker's own overhead shows, coarse where jobs are long.
@@ -31,6 +32,41 @@ _BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0),
 )
+
+_COUNTERS = {
+    "enqueued": "Jobs enqueued by this process.",
+    "completed": "Jobs completed.",
+    "failed": "Jobs that ended failed: given up, out of attempts or expired.",
+    "retried": "Attempts that failed and whose job went back to be tried again.",
+    "released": "Jobs handed back uncharged.",
+    "rescued": "Jobs of lost workers that were put back, uncharged.",
+    "unknown_name": "Jobs handed back because this worker knows no such name.",
+    "cancelled": "Jobs that were cancelled while they ran here.",
+    "lease_extensions": "Heartbeats that extended this worker's lease.",
+    "lease_lost": "Leases lost, with all jobs held under them.",
+    "refused_completions": "Outcomes refused because the lease had been lost.",
+    "idempotency_hits": "Jobs not run because a finish is recorded under their key.",
+    "idempotency_misses": "Jobs whose key was free, and that were run.",
+    "idempotency_in_progress": "Jobs put back because another run holds their key.",
+    "idempotency_failures": "Looks at the idempotency store that it did not answer.",
+    "event_loop_stalls": "Times that this process' event loop did not turn for seconds: a handler blocked it.",
+}
+_GAUGES = {
+    "slots": "Jobs this process may run at a time.",
+    "busy_slots": "Jobs running in this process.",
+    "prefetched": "Jobs taken by this process and waiting in it for a slot.",
+    "listener_up": "Whether new jobs wake this worker (1), or it polls alone (0).",
+    "draining": "Whether this worker is stopping (1), and takes no more jobs.",
+    "drain_seconds": "How long this worker has been stopping; 0 while it is not.",
+}
+DEPTHS = (
+    ("queue_depth", "Jobs that could start now.", "ready"),
+    ("queue_delayed", "Jobs whose time has not come.", "delayed"),
+    ("queue_in_flight", "Jobs held by workers.", "in_flight"),
+    ("queue_dead_lettered", "Jobs in the dead-letter queue.", "dead_lettered"),
+    ("queue_oldest_age_seconds", "How long the oldest ready job is due.", "oldest_ready_age_seconds"),
+)
+"""Gauges that are there only while a depth is fresh: name, meaning, and the field of `Depth`."""
 
 
 class Distribution:
@@ -45,92 +81,145 @@ class Distribution:
         self._counts[bisect_left(_BUCKETS, seconds)] += 1
         self._sum += seconds
 
-    def family(self, name: str, text: str, labels: tuple[str, ...]) -> HistogramMetricFamily:
-        """As it is published."""
-        family = HistogramMetricFamily(name, text, labels=LABELS)
+    def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
+        """Publish it under these labels."""
         bounds = [*(str(bound) for bound in _BUCKETS), "+Inf"]
         family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
-        return family
 
 
-class WorkerMetrics:
-    """All of one worker's metrics, in a registry of their own.
+class QueueMetrics:
+    """One queue's metrics in this process; made by `Metrics.of`."""
 
-    Parameters
-    ----------
-    namespace
-        The label ``namespace``.
-    queue
-        The label ``queue``.
-    clock
-        Monotonic seconds. Defaults to `time.monotonic`.
-    """
-
-    def __init__(self, namespace: str, queue: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        labels: tuple[str, str],
+        counters: Mapping[str, Counter],
+        gauges: Mapping[str, Gauge],
+        clock: Callable[[], float],
+    ) -> None:
         self._clock = clock
-        self._labels = (namespace, queue)
         self._depth: tuple[float, Depth] | None = None
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-
-        self.enqueued = self._counter("enqueued", "Jobs enqueued by this process.")
-        self.completed = self._counter("completed", "Jobs completed.")
-        self.failed = self._counter("failed", "Jobs that ended failed: given up, out of attempts or expired.")
-        self.retried = self._counter("retried", "Attempts that failed and whose job went back to be tried again.")
-        self.released = self._counter("released", "Jobs handed back uncharged.")
-        self.rescued = self._counter("rescued", "Jobs of lost workers that were put back, uncharged.")
-        self.unknown_name = self._counter("unknown_name", "Jobs handed back because this worker knows no such name.")
-        self.lease_lost = self._counter("lease_lost", "Leases lost, with all jobs held under them.")
-        self.refused_completions = self._counter(
-            "refused_completions", "Outcomes refused because the lease had been lost."
-        )
-        self.idempotency_hits = self._counter("idempotency_hits", "Jobs completed without a run, their key being done.")
-        self.idempotency_misses = self._counter("idempotency_misses", "Jobs that claimed their key and ran.")
-        self.idempotency_collisions = self._counter(
-            "idempotency_collisions", "Jobs put back for a while: another run had their key."
-        )
-        self.idempotency_failures = self._counter("idempotency_failures", "Calls that the idempotency store failed.")
-        self.cancelled = self._counter("cancelled", "Jobs that were cancelled while they ran here.")
+        self.enqueued = counters["enqueued"].labels(*labels)
+        self.completed = counters["completed"].labels(*labels)
+        self.failed = counters["failed"].labels(*labels)
+        self.retried = counters["retried"].labels(*labels)
+        self.released = counters["released"].labels(*labels)
+        self.rescued = counters["rescued"].labels(*labels)
+        self.unknown_name = counters["unknown_name"].labels(*labels)
+        self.cancelled = counters["cancelled"].labels(*labels)
+        self.lease_extensions = counters["lease_extensions"].labels(*labels)
+        self.lease_lost = counters["lease_lost"].labels(*labels)
+        self.refused_completions = counters["refused_completions"].labels(*labels)
+        self.idempotency_hits = counters["idempotency_hits"].labels(*labels)
+        self.idempotency_misses = counters["idempotency_misses"].labels(*labels)
+        self.idempotency_in_progress = counters["idempotency_in_progress"].labels(*labels)
+        self.idempotency_failures = counters["idempotency_failures"].labels(*labels)
+        self.event_loop_stalls = counters["event_loop_stalls"].labels(*labels)
+        self.slots = gauges["slots"].labels(*labels)
+        self.busy_slots = gauges["busy_slots"].labels(*labels)
+        self.prefetched = gauges["prefetched"].labels(*labels)
+        self.listener_up = gauges["listener_up"].labels(*labels)
+        self._draining = gauges["draining"].labels(*labels)
+        self._drain_seconds = gauges["drain_seconds"].labels(*labels)
         self.duration = Distribution()
         self.queue_wait_time = Distribution()
-        self.busy_slots = self._gauge("busy_slots", "Jobs running in this process.")
-        self.prefetched = self._gauge("prefetched", "Jobs taken by this process and waiting in it for a slot.")
-        self.listener_up = self._gauge("listener_up", "Whether new jobs wake this worker (1), or it polls alone (0).")
-        self.slots = self._gauge("slots", "Jobs this process may run at a time.")
-        self._registry.register(self)
-
-    def _counter(self, name: str, text: str) -> Counter:
-        counter = Counter(f"background_jobs_{name}", text, LABELS, registry=self._registry)
-        return counter.labels(*self._labels)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        gauge = Gauge(f"background_jobs_{name}", text, LABELS, registry=self._registry)
-        return gauge.labels(*self._labels)
 
     def observe_depth(self, depth: Depth) -> None:
         """Publish this depth, until it is too old."""
         self._depth = (self._clock(), depth)
 
-    def collect(self) -> Iterator[Metric]:
-        """The distributions, and the depth's gauges while it is fresh, for the registry."""
-        yield self.duration.family("background_jobs_duration", "Seconds an attempt ran.", self._labels)
-        yield self.queue_wait_time.family(
-            "background_jobs_queue_wait_time", "Seconds a job was due before it started.", self._labels
-        )
+    @property
+    def depth(self) -> Depth | None:
+        """What was observed last, while it is fresh."""
         if self._depth is None or self._clock() - self._depth[0] > DEPTH_MAX_AGE_SECONDS:
-            return
-        depth = self._depth[1]
-        for name, text, value in (
-            ("queue_depth", "Jobs that could start now.", depth.ready),
-            ("queue_delayed", "Jobs whose time has not come.", depth.delayed),
-            ("queue_in_flight", "Jobs held by workers.", depth.in_flight),
-            ("queue_dead_lettered", "Jobs in the dead-letter queue.", depth.dead_lettered),
-            ("queue_oldest_age_seconds", "How long the oldest ready job is due.", depth.oldest_ready_age_seconds),
-        ):
-            family = GaugeMetricFamily(f"background_jobs_{name}", text, labels=LABELS)
-            family.add_metric(self._labels, value)
+            return None
+        return self._depth[1]
+
+    def start_draining(self) -> None:
+        """The worker is stopping: from now on its time runs."""
+        since = self._clock()
+        self._draining.set(1)
+        self._drain_seconds.set_function(lambda: self._clock() - since)
+
+
+class Metrics:
+    """All of one process' metrics, whatever the queues it works on.
+
+    Parameters
+    ----------
+    clock
+        Monotonic seconds. Defaults to `time.monotonic`.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queues: dict[tuple[str, str], QueueMetrics] = {}
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._counters = {
+            name: Counter(PREFIX + name, text, LABELS, registry=self.registry) for name, text in _COUNTERS.items()
+        }
+        self._gauges = {
+            name: Gauge(PREFIX + name, text, LABELS, registry=self.registry) for name, text in _GAUGES.items()
+        }
+        self.registry.register(self)
+
+    def of(self, namespace: str, queue: str) -> QueueMetrics:
+        """The metrics of one queue; the same object for the same labels."""
+        labels = (namespace, queue)
+        if labels not in self._queues:
+            self._queues[labels] = QueueMetrics(labels, self._counters, self._gauges, self._clock)
+        return self._queues[labels]
+
+    def event_loop_stalled(self) -> None:
+        """Every queue of a process stands while its event loop does."""
+        for queue in self._queues.copy().values():
+            queue.event_loop_stalls.inc()
+
+    def describe(self) -> Iterator[Metric]:
+        """What `collect` may give, for the registry."""
+        yield from _distributions()
+        yield from (family for family, _ in _depth_gauges())
+
+    def collect(self) -> Iterator[Metric]:
+        """The distributions, and the depths while they are fresh, for the registry."""
+        queues = self._queues.copy()  # Another thread asks.
+        duration, wait_time = _distributions()
+        for labels, queue in queues.items():
+            queue.duration.add_to(duration, labels)
+            queue.queue_wait_time.add_to(wait_time, labels)
+        yield duration
+        yield wait_time
+        depths = {labels: depth for labels, queue in queues.items() if (depth := queue.depth) is not None}
+        for family, field in _depth_gauges() if depths else ():
+            for labels, depth in depths.items():
+                family.add_metric(labels, getattr(depth, field))
             yield family
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
+
+
+def _distributions() -> tuple[HistogramMetricFamily, HistogramMetricFamily]:
+    return (
+        HistogramMetricFamily(f"{PREFIX}duration", "Seconds an attempt ran.", labels=LABELS),
+        HistogramMetricFamily(f"{PREFIX}queue_wait_time", "Seconds a job was due before it started.", labels=LABELS),
+    )
+
+
+def _depth_gauges() -> list[tuple[GaugeMetricFamily, str]]:
+    return [(GaugeMetricFamily(PREFIX + name, text, labels=LABELS), field) for name, text, field in DEPTHS]
+
+
+class WorkerMetrics(QueueMetrics):
+    """The metrics of a process with one queue."""
+
+    def __init__(self, namespace: str, queue: str) -> None:
+        self._all = Metrics()
+        super().__init__((namespace, queue), self._all._counters, self._all._gauges, time.monotonic)  # noqa: SLF001
+        self._all._queues[namespace, queue] = self  # noqa: SLF001
+
+    def render(self) -> bytes:
+        """See `Metrics`."""
+        return self._all.render()

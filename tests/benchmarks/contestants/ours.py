@@ -17,7 +17,7 @@ from benchmarks.contestants.order import Order, Workload
 from headrace import App
 from headrace.health import Pulse, serving
 from headrace.job import NewJob, new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues import from_url
 from headrace.queues.base import Owner, Queue, QueueSettings, UnsupportedCapabilityError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
@@ -92,8 +92,8 @@ class Headrace:
         ledger.watch(queue, "receive")
         slots = int(self._order.settings.get("slots", _DEFAULT_SLOTS))
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        metrics = WorkerMetrics("benchmarks", QUEUE)
-        worker = Worker(queue, PythonHandler(app, threads=slots), metrics, slots=slots)
+        metrics = Metrics()
+        worker = Worker(queue, PythonHandler(app, threads=slots), metrics.of("benchmarks", QUEUE), slots=slots)
         pulse = Pulse()
         with serving(
             *("127.0.0.1", 0),

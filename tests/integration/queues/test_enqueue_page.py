@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from headrace import new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
@@ -101,7 +101,7 @@ async def test_a_handler_books_exactly_once(
         )
 
     worker = Worker(
-        PostgresQueue(place, "orders"), PythonHandler(module["app"], threads=1), WorkerMetrics("shop", "orders")
+        PostgresQueue(place, "orders"), PythonHandler(module["app"], threads=1), Metrics().of("shop", "orders")
     )
     running = asyncio.create_task(worker.run())
     await eventually(is_done, what="booked")

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from headrace import App, Context, new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings, UnsupportedCapabilityError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.retry import RetryPolicy
@@ -55,12 +55,12 @@ class World:
         return await self.left() == 0
 
     @asynccontextmanager
-    async def working(self, *, slots: int = 4) -> AsyncIterator[WorkerMetrics]:
-        metrics = WorkerMetrics("shop", "orders")
+    async def working(self, *, slots: int = 4) -> AsyncIterator[Metrics]:
+        metrics = Metrics()
         worker = Worker(
             PostgresQueue(self.place, "orders", lease_seconds=LEASE_SECONDS),
             PythonHandler(self.app, threads=slots),
-            metrics,
+            metrics.of("shop", "orders"),
             slots=slots,
             poll_interval_seconds=0.1,
             drain_timeout_seconds=5,
@@ -87,7 +87,7 @@ async def world(database_dsn: str) -> AsyncIterator[World]:
     await admin.close()
 
 
-def counted(metrics: WorkerMetrics, name: str) -> float:
+def counted(metrics: Metrics, name: str) -> float:
     prefix = f'background_jobs_{name}{{namespace="shop",queue="orders"}} '
     lines = metrics.render().decode().splitlines()
     return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))

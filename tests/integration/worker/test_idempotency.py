@@ -132,7 +132,7 @@ class TestKeys:
         await shop.store.claim([Hold("one", "somebody else")], lease_seconds=20)
         async with shop.queue() as producer, shop.once():
             await producer.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
-            await eventually(lambda: shop.counted("idempotency_collisions_total") == 1, what="collided")
+            await eventually(lambda: shop.counted("idempotency_in_progress_total") == 1, what="collided")
             await eventually(lambda: shop.counted("released_total") == 1, what="put back")
             assert await shop.store.finish([Hold("one", "somebody else")], ttl_seconds=3600) == [True]
             shop.passed += timedelta(seconds=6)

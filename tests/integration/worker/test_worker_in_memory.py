@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from headrace import App, new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings, QueueUnavailableError, Settled
 from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
@@ -31,7 +31,7 @@ class World:
         self.backend = MemoryBackend(clock=lambda: datetime.now(UTC) + self.passed)
         self.backend.register("orders", QueueSettings(), Owner(namespace="", name="orders", uid=""))
         self.app = App()
-        self.metrics = WorkerMetrics("shop", "orders")
+        self.metrics = Metrics()
 
     def queue(self) -> MemoryQueue:
         return MemoryQueue(self.backend, "orders")
@@ -46,7 +46,7 @@ class World:
         worker = Worker(
             queue or self.queue(),
             PythonHandler(self.app, threads=1),
-            self.metrics,
+            self.metrics.of("shop", "orders"),
             poll_interval_seconds=0.05,
             heartbeat_seconds=0.05,
             **settings,

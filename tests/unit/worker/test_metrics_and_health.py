@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from headrace.health import STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
-from headrace.metrics import DEPTH_MAX_AGE_SECONDS, WorkerMetrics
+from headrace.metrics import DEPTH_MAX_AGE_SECONDS, Metrics
 from headrace.queues.base import Depth
 
 
@@ -20,9 +20,11 @@ class Clock:
 
 def test_a_depth_is_published_until_it_is_too_old() -> None:
     clock = Clock()
-    metrics = WorkerMetrics("shop", "orders", clock=clock)
+    metrics = Metrics(clock=clock)
     assert b"background_jobs_queue_depth" not in metrics.render(), "no depth, no series"
-    metrics.observe_depth(Depth(ready=7, delayed=6, in_flight=5, dead_lettered=4, oldest_ready_age_seconds=3))
+    metrics.of("shop", "orders").observe_depth(
+        Depth(ready=7, delayed=6, in_flight=5, dead_lettered=4, oldest_ready_age_seconds=3)
+    )
     clock.now += DEPTH_MAX_AGE_SECONDS
     text = metrics.render().decode()
     for name, value in {
@@ -39,9 +41,50 @@ def test_a_depth_is_published_until_it_is_too_old() -> None:
 
 @pytest.mark.parametrize("name", ["duration", "queue_wait_time"])
 def test_buckets_reach_from_milliseconds_past_an_hour(name: str) -> None:
-    text = WorkerMetrics("shop", "orders").render().decode()
+    metrics = Metrics()
+    metrics.of("shop", "orders")
+    text = metrics.render().decode()
     assert f'background_jobs_{name}_bucket{{le="0.005",' in text
     assert f'background_jobs_{name}_bucket{{le="7200.0",' in text
+
+
+def test_a_process_publishes_each_of_its_queues_in_one_registry() -> None:
+    metrics = Metrics()
+    metrics.of("shop", "orders").completed.inc(3)
+    metrics.of("shop", "mails").completed.inc()
+    assert metrics.of("shop", "orders") is metrics.of("shop", "orders")
+    metrics.of("shop", "mails").duration.observe(2)
+    metrics.of("shop", "mails").observe_depth(Depth(ready=5))
+    metrics.event_loop_stalled()
+    lines = metrics.render().decode().splitlines()
+    for line in (
+        'background_jobs_completed_total{namespace="shop",queue="orders"} 3.0',
+        'background_jobs_completed_total{namespace="shop",queue="mails"} 1.0',
+        'background_jobs_duration_count{namespace="shop",queue="orders"} 0.0',
+        'background_jobs_duration_count{namespace="shop",queue="mails"} 1.0',
+        'background_jobs_duration_bucket{le="1.0",namespace="shop",queue="mails"} 0.0',
+        'background_jobs_duration_bucket{le="2.5",namespace="shop",queue="mails"} 1.0',
+        'background_jobs_duration_sum{namespace="shop",queue="mails"} 2.0',
+        'background_jobs_queue_depth{namespace="shop",queue="mails"} 5.0',
+        'background_jobs_event_loop_stalls_total{namespace="shop",queue="orders"} 1.0',
+        'background_jobs_event_loop_stalls_total{namespace="shop",queue="mails"} 1.0',
+    ):
+        assert line in lines
+    assert not [line for line in lines if line.startswith("background_jobs_queue_depth{") and "orders" in line]
+    assert len([line for line in lines if line == "# TYPE background_jobs_duration histogram"]) == 1
+
+
+def test_a_drain_shows_for_how_long_it_goes_on() -> None:
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    queue = metrics.of("shop", "orders")
+    labels = '{namespace="shop",queue="orders"}'
+    assert f"background_jobs_draining{labels} 0.0" in metrics.render().decode()
+    assert f"background_jobs_drain_seconds{labels} 0.0" in metrics.render().decode()
+    queue.start_draining()
+    clock.now += 7
+    assert f"background_jobs_draining{labels} 1.0" in metrics.render().decode()
+    assert f"background_jobs_drain_seconds{labels} 7.0" in metrics.render().decode()
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:

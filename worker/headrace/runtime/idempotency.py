@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from headrace.idempotency.base import IdempotencyStore
     from headrace.job import Job
-    from headrace.metrics import WorkerMetrics
+    from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery
     from headrace.runtime.handlers import Terms
 
@@ -85,7 +85,7 @@ class IdempotencyGuard:
     def __init__(
         self,
         idempotency: Idempotency,
-        metrics: WorkerMetrics,
+        metrics: QueueMetrics,
         *,
         terms: Callable[[str], Terms | None],
         on_lost: Callable[[Collection[str]], None],
@@ -142,7 +142,7 @@ class IdempotencyGuard:
                     self._metrics.idempotency_hits.inc()
                     admission.finished.append(delivery)
                 case ClaimState.IN_PROGRESS:
-                    self._metrics.idempotency_collisions.inc()
+                    self._metrics.idempotency_in_progress.inc()
                     admission.later.append((delivery, min(claim.retry_after_seconds, _LATER_SECONDS)))
         return admission
 

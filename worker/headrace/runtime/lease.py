@@ -35,6 +35,8 @@ class LeaseKeeper:
         Called when the lease can't be relied on any more, but may still be there: stop, and hand back.
     on_cancelled
         Called with the ids of held jobs that somebody has cancelled.
+    on_extended
+        Called each time the lease has been extended.
     heartbeat_seconds
         How often. Defaults to `HEARTBEAT_SECONDS`.
     lease_seconds
@@ -48,6 +50,7 @@ class LeaseKeeper:
         on_lost: Callable[[], None],
         on_out_of_reach: Callable[[], None],
         on_cancelled: Callable[[frozenset[str]], None],
+        on_extended: Callable[[], None],
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
@@ -55,6 +58,7 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._on_out_of_reach = on_out_of_reach
         self._on_cancelled = on_cancelled
+        self._on_extended = on_extended
         self._heartbeat_seconds = heartbeat_seconds
         # Stopping jobs takes a moment, and two clocks never agree entirely.
         self._trust_seconds = lease_seconds * 0.9
@@ -91,6 +95,7 @@ class LeaseKeeper:
                 if not self._answers:
                     log.info("lease held queue=%s", self._queue.name)
                 self._answers = True
+                self._on_extended()
                 # Counted from before the call: the backend's clock started in between.
                 self._trusted_until = started + self._trust_seconds
                 self.held.set()

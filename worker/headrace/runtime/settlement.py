@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from headrace.job import Job
-    from headrace.metrics import WorkerMetrics
+    from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery, Queue, Settled
     from headrace.runtime.idempotency import IdempotencyGuard
 
@@ -84,7 +84,7 @@ class Settler:
     def __init__(
         self,
         queue: Queue,
-        metrics: WorkerMetrics,
+        metrics: QueueMetrics,
         *,
         is_idle: Callable[[], bool],
         guard: IdempotencyGuard | None = None,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from headrace.job import NewJob
-    from headrace.metrics import WorkerMetrics
+    from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery, Queue
     from headrace.runtime.handlers import Handler, Terms
     from headrace.runtime.outcome import Outcome
@@ -102,7 +102,7 @@ class Slots:
         queue: Queue,
         handler: Handler,
         settler: Settler,
-        metrics: WorkerMetrics,
+        metrics: QueueMetrics,
         *,
         count: int,
         job_timeout_seconds: float,

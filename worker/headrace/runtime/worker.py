@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
     from typing import Any
 
-    from headrace.metrics import WorkerMetrics
+    from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery, Queue
     from headrace.runtime.handlers import Handler
     from headrace.runtime.idempotency import Idempotency
@@ -86,7 +86,7 @@ class Worker:
         self,
         queue: Queue,
         handler: Handler,
-        metrics: WorkerMetrics,
+        metrics: QueueMetrics,
         *,
         slots: int = 10,
         poll_interval_seconds: float = 5.0,
@@ -131,6 +131,7 @@ class Worker:
             on_lost=self._lease_lost,
             on_out_of_reach=self._slots.hand_back_all,
             on_cancelled=self._slots.cancel,
+            on_extended=metrics.lease_extensions.inc,
             heartbeat_seconds=heartbeat_seconds,
             lease_seconds=lease_seconds,
         )
@@ -149,6 +150,7 @@ class Worker:
         else:
             log.info("draining queue=%s running=%d", self._queue.name, self._slots.running)
             self._handler.drain()
+            self._metrics.start_draining()
             self._stopping.set()
 
     async def run(self) -> None:
