@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +62,8 @@ def test_definitions_can_be_left_out_or_given_up_on_uninstall(render: Render) ->
         ("watchNamespaces=shop", "/watchNamespaces"),
         ("watchNamespaces={Shop}", "/watchNamespaces/0"),
         ("podMonitor.interval=30", "/podMonitor/interval"),
+        ("prometheusRule.enabled=perhaps", "/prometheusRule/enabled"),
+        ("grafanaDashboard.folder=Jobs", "'folder' not allowed"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(render: Render, setting: str, named: str) -> None:
@@ -166,6 +169,28 @@ def test_pod_monitors_keep_the_labels_of_the_metrics(render: Render) -> None:
     for monitor in monitors:
         assert monitor["metadata"]["labels"]["release"] == "prometheus"
         assert all(endpoint["honorLabels"] for endpoint in monitor["spec"]["podMetricsEndpoints"])
+
+
+def test_the_prometheus_rule_holds_the_alerts_as_they_stand_in_the_file(render: Render) -> None:
+    assert not of_kind(render(), "PrometheusRule")
+    [rule] = of_kind(
+        render("prometheusRule.enabled=true", "prometheusRule.labels.release=prometheus"), "PrometheusRule"
+    )
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+
+def test_the_dashboard_comes_with_the_label_that_grafanas_sidecar_looks_for(render: Render) -> None:
+    def dashboards(*settings: str) -> list[Manifest]:
+        config_maps = of_kind(render(*settings), "ConfigMap")
+        return [config_map for config_map in config_maps if config_map["metadata"]["name"] == "headrace-dashboard"]
+
+    assert not dashboards()
+    [dashboard] = dashboards("grafanaDashboard.enabled=true")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["headrace.json"]) == json.loads(
+        (CHART / "files" / "dashboard.json").read_text()
+    )
 
 
 def test_the_network_policy_opens_what_the_operator_serves(render: Render) -> None:
