@@ -63,3 +63,11 @@ def stuck_thread(payload: str, context: Context) -> None:
     note("started", context)
     while not (_records / payload).exists():
         time.sleep(0.02)
+
+
+@app.job("blocking")
+async def blocking(payload: str, context: Context) -> None:
+    """Blocks the event loop until the file that the payload names is there."""
+    note("started", context)
+    while not (_records / payload).exists():
+        time.sleep(0.02)  # noqa: ASYNC251 - that it blocks is the point

@@ -8,9 +8,12 @@ Prometheus.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socketserver
+import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,37 +24,120 @@ from prometheus_client import CONTENT_TYPE_LATEST
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+log = logging.getLogger(__name__)
+
 STUCK_AFTER_SECONDS = 30.0
-_TURN_SECONDS = 1.0
+"""Nothing that a handler does may stop the loop for so long: a restart is the only help left."""
+
+STALL_SECONDS = 2.0
+"""A loop that stands for so long delays every job and every heartbeat: worth a line in the log."""
+
+_TURN_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
+
+# At most so often, however often the loop stands: the counter tells the rest.
+_COMPLAINT_SECONDS = 60.0
+_FRAMES = 10
 
 
 class Pulse:
-    """Notes that the event loop turns.
+    """Notes that the event loop turns, and says so when it doesn't, and where it stands.
+
+    A thread of its own looks: on the loop nothing can be done while the loop is blocked.
 
     Parameters
     ----------
+    stuck_after_seconds
+        When the worker counts as stuck. Defaults to `STUCK_AFTER_SECONDS`.
+    on_stall
+        Called, from any thread, each time the loop has stood for `STALL_SECONDS`.
     clock
         Monotonic seconds. Defaults to `time.monotonic`.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        stuck_after_seconds: float = STUCK_AFTER_SECONDS,
+        on_stall: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        self._last_turn = clock()
+        self._stuck_after_seconds = stuck_after_seconds
+        self._on_stall = on_stall
+        self._last_turn = self._looked_at = clock()
+        self._thread_id = threading.get_ident()
+        self._counted_turn: float | None = None
+        """The turn after which the loop was last found standing."""
+        self._complained_at = float("-inf")
+        self._complained = False
+        self._unsaid = 0
 
     @property
     def is_stuck(self) -> bool:
         """Whether the loop has not turned for long."""
-        return self._clock() - self._last_turn > STUCK_AFTER_SECONDS
+        return self._clock() - self._last_turn > self._stuck_after_seconds
 
     def turn(self) -> None:
         """The loop has turned."""
-        self._last_turn = self._clock()
+        now, last_turn = self._clock(), self._last_turn
+        self._last_turn = now
+        stood_seconds = now - last_turn
+        if stood_seconds <= STALL_SECONDS:
+            return
+        if self._counted_turn != last_turn:
+            # Other threads stood as well: there is no stack to show.
+            self._stalled(last_turn, stood_seconds, "the process was stopped, or something held the interpreter")
+        if self._complained:
+            log.warning("event loop turns again, it stood for %.1f s", stood_seconds)
+
+    def look(self) -> None:
+        """Complain where the loop stands; from another thread, every now and then."""
+        now, last_turn = self._clock(), self._last_turn
+        looked_at, self._looked_at = self._looked_at, now
+        if now - looked_at > STALL_SECONDS:
+            return  # This thread stood, too; the loop may be about to turn.
+        if now - last_turn > STALL_SECONDS and self._counted_turn != last_turn:
+            self._stalled(last_turn, now - last_turn, _stack(self._thread_id))
+
+    def _stalled(self, last_turn: float, seconds: float, where: str) -> None:
+        self._counted_turn = last_turn
+        self._on_stall()
+        self._complained = self._clock() - self._complained_at >= _COMPLAINT_SECONDS
+        if not self._complained:
+            self._unsaid += 1
+            return
+        self._complained_at = self._clock()
+        unsaid, self._unsaid = self._unsaid, 0
+        log.warning(
+            "event loop has not turned for %.1f s%s, no job and no heartbeat gets on: %s",
+            *(seconds, f" ({unsaid} more times since this was last said)" if unsaid else "", where),
+        )
 
     async def run(self) -> None:
-        """Turn every second, until cancelled."""
-        while True:
-            self.turn()
-            await asyncio.sleep(_TURN_SECONDS)
+        """Turn, until cancelled; called on the loop in question."""
+        self._thread_id = threading.get_ident()
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(ended,), name="headrace-pulse", daemon=True)
+        thread.start()
+        try:
+            while True:
+                self.turn()
+                await asyncio.sleep(_TURN_SECONDS)
+        finally:
+            ended.set()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            self.look()
+
+
+def _stack(thread_id: int) -> str:
+    """Where a thread stands, innermost first."""
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - there is no other way to see another thread's stack
+    frames = list(reversed(traceback.extract_stack(frame)))
+    shown = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[:_FRAMES]]
+    return " < ".join((f"{shown[0]} ({frames[0].line})", *shown[1:]))
 
 
 class _Server(ThreadingHTTPServer):

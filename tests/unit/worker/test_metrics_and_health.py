@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 import urllib.error
 import urllib.request
 
 import pytest
 
-from headrace.health import STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
+from headrace.health import STALL_SECONDS, STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
 from headrace.metrics import DEPTH_MAX_AGE_SECONDS, Metrics
 from headrace.queues.base import Depth
 
@@ -124,3 +126,73 @@ def test_a_loop_that_does_not_turn_for_long_is_stuck() -> None:
     assert pulse.is_stuck
     pulse.turn()
     assert not pulse.is_stuck
+
+
+class Stall:
+    """A loop whose clock the test moves, and what is said of it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.counted = 0
+        self.pulse = Pulse(clock=self.clock, on_stall=self._count)
+
+    def _count(self) -> None:
+        self.counted += 1
+
+    def wait(self, seconds: float) -> None:
+        """The loop stands; the watching thread looks twice a second."""
+        for _ in range(int(seconds * 2)):
+            self.clock.now += 0.5
+            self.pulse.look()
+
+
+def test_a_standing_loop_is_counted_once_and_both_its_ends_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    stall = Stall()
+    stall.wait(STALL_SECONDS)
+    assert (stall.counted, caplog.messages) == (0, [])
+    stall.wait(10)
+    assert stall.counted == 1
+    stall.pulse.turn()
+    said, ended = caplog.messages
+    assert said.startswith("event loop has not turned for 2.5 s, no job and no heartbeat gets on: ")
+    assert ended == "event loop turns again, it stood for 12.0 s"
+    stall.wait(1)
+    stall.pulse.turn()
+    assert stall.counted == 1
+
+
+def test_a_loop_that_stands_again_and_again_is_counted_each_time_and_said_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stall = Stall()
+    for _ in range(25):
+        stall.wait(3)
+        stall.pulse.turn()
+    assert stall.counted == 25
+    said = [message for message in caplog.messages if "has not turned" in message]
+    assert len(said) == 2
+    assert "(19 more times since this was last said)" in said[1]
+
+
+def test_a_process_that_was_stopped_is_not_blamed_on_a_line_of_code(caplog: pytest.LogCaptureFixture) -> None:
+    stall = Stall()
+    stall.clock.now += 60
+    stall.pulse.look()  # Before the loop comes to its turn.
+    assert caplog.messages == []
+    stall.pulse.turn()
+    assert stall.counted == 1
+    assert "the process was stopped, or something held the interpreter" in caplog.messages[0]
+
+
+async def test_the_complaint_names_the_line_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    complained = threading.Event()
+    pulse = Pulse(on_stall=complained.set)
+    beating = asyncio.create_task(pulse.run())
+    await asyncio.sleep(0)
+    assert complained.wait(30)
+    await asyncio.sleep(0)
+    beating.cancel()
+    await asyncio.wait([beating])
+    said = caplog.messages[0]
+    assert f"{__file__}:" in said
+    assert "in test_the_complaint_names_the_line_that_blocks" in said
