@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from headrace import trace_context
 from headrace.job import Job
 from headrace.queues.base import (
     LEASE_SECONDS,
@@ -470,6 +471,7 @@ class MemoryQueue:
         """See `headrace.queues.base.Queue`."""
         refuse_unsupported(jobs, CAPABILITIES)
         place, now = self._place, self._backend.now()
+        jobs = trace_context.carried(jobs)
         ids = [str(place.add(next(self._backend.numbers), job, now)) for job in jobs]
         self._backend.changed()
         return ids

@@ -11,6 +11,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from headrace import trace_context
 from headrace.queues.base import (
     LEASE_SECONDS,
     Capabilities,
@@ -219,6 +220,7 @@ class PostgresQueue:
         if not jobs:
             return []
         refuse_unsupported(jobs, CAPABILITIES)
+        jobs = trace_context.carried(jobs)
         is_keyed = any(job.deduplication_key is not None for job in jobs)
         return await (self._keyed_coalescer if is_keyed else self._coalescer).enqueue(jobs)
 

@@ -13,6 +13,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from headrace import trace_context
 from headrace.job import JSON_CONTENT_TYPE
 from headrace.queues.base import (
     LeaseLostError,
@@ -126,7 +127,7 @@ def complete_sync(connection: Any, schema: str, lease: int, claim: int, job_id: 
 
 def described(jobs: Sequence[NewJob]) -> str:
     """Jobs as the SQL function ``enqueue_many`` takes them."""
-    return json.dumps([_described(job) for job in jobs])
+    return json.dumps([_described(job) for job in trace_context.carried(jobs)])
 
 
 def _described(job: NewJob) -> dict[str, object]:

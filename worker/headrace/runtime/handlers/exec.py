@@ -1,8 +1,8 @@
 """Jobs as runs of a program, in any language.
 
-The payload comes on standard input, the rest in ``HEADRACE_JOB_*`` variables. Exit status 0 completes the job, 100
-gives it up (dead-letter queue), anything else retries it; the end of standard error is kept as the error. The program
-runs in a process group of its own, which ends with the job.
+The payload comes on standard input, the rest in ``HEADRACE_JOB_*`` variables, the trace in ``TRACEPARENT`` and
+``TRACESTATE``. Exit status 0 completes the job, 100 gives it up (dead-letter queue), anything else retries it; the end
+of standard error is kept as the error. The program runs in a process group of its own, which ends with the job.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from headrace import trace_context
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
 from headrace.settings import is_secret_variable
@@ -149,4 +150,5 @@ def _environment(job: Job) -> Mapping[str, str]:
         "HEADRACE_JOB_CONTENT_TYPE": job.content_type,
         "HEADRACE_JOB_ENQUEUED_AT": job.enqueued_at.isoformat(),
         "HEADRACE_JOB_HEADERS": json.dumps(dict(job.headers)),
+        **{name.upper(): value for name, value in trace_context.of(job).items()},
     }
