@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from headrace import App, Context, DeadLetter, new_job
+
+log = logging.getLogger(__name__)
 
 app = App()
 _records = Path(os.environ.get("RECORDS", "."))
@@ -71,3 +74,13 @@ async def blocking(payload: str, context: Context) -> None:
     note("started", context)
     while not (_records / payload).exists():
         time.sleep(0.02)  # noqa: ASYNC251 - that it blocks is the point
+
+
+@app.job("logging")
+async def logging_(payload: str) -> None:
+    log.info("a line of the handler's own: %s", payload)
+
+
+@app.job("logging-in-thread")
+def logging_in_thread(payload: str) -> None:
+    log.info("a line of the handler's own: %s", payload)

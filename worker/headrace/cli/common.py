@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.logs import configure
 from headrace.queues.base import QueueError, QueueUnavailableError
 from headrace.settings import SettingsError
 
@@ -66,23 +67,6 @@ def with_exit_statuses(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class OneLine(logging.Formatter):
-    """One line a record, whatever is in it: time, level, message."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
-        """UTC, to the millisecond."""
-        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        return super().format(record).replace("\r", "").replace("\n", "\\n")
-
-
 def log_to_stderr(level: str) -> None:
     """Log lines go to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    configure(level)

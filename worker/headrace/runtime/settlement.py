@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.idempotency.base import IdempotencyError
+from headrace.logs import described
 from headrace.queues.base import QueueError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from headrace.job import Job
     from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery, Queue, Settled
     from headrace.runtime.idempotency import IdempotencyGuard
@@ -251,11 +251,6 @@ class Settler:
         self._metrics.refused_completions.inc(len(settled.refused))
         for delivery in settled.refused:
             log.warning("outcome refused, the lease was lost %s", described(delivery.job))
-
-
-def described(job: Job) -> str:
-    """The job, for a log line."""
-    return f"job={job.id} queue={job.queue} name={job.name} attempt={job.attempt}"
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

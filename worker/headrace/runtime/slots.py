@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
+from headrace import logs
 from headrace.app import Context
+from headrace.logs import described
 from headrace.retry import RetryPolicy, unknown_name_delay_seconds
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Interrupted, Snoozed
 from headrace.runtime.prefetch import Prefetch
-from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry, described
+from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Collection, Iterable, Sequence
@@ -342,6 +344,7 @@ class Slots:
 
     async def _run(self, attempt: _Attempt) -> None:
         job = attempt.delivery.job
+        logs.set_job(job)
         self._metrics.queue_wait_time.observe(max(0.0, time() - job.run_at.timestamp()))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("job started %s", described(job))
