@@ -76,6 +76,21 @@ async def blocking(payload: str, context: Context) -> None:
         time.sleep(0.02)  # noqa: ASYNC251 - that it blocks is the point
 
 
+@app.job("traced")
+async def traced(payload: str, context: Context) -> None:
+    """Makes a span of its own, and one in a thread, and enqueues another job."""
+    await asyncio.to_thread(_spans)
+    log.info("within the trace")
+    await context.enqueue([new_job("in-thread")])
+
+
+def _spans() -> None:
+    from opentelemetry import trace  # noqa: PLC0415 - only the jobs that trace pay for it
+
+    with trace.get_tracer("app").start_as_current_span("resize"):
+        pass
+
+
 @app.job("logging")
 async def logging_(payload: str) -> None:
     log.info("a line of the handler's own: %s", payload)

@@ -1,8 +1,8 @@
 """Headrace's SDK and worker: enqueue jobs, declare handlers, run them.
 
-Layers, each importing only what stands below it: ``cli``, ``testing`` > ``composition`` > ``runtime`` > ``app`` >
-``metrics``, ``health``, ``settings`` > ``queues``, ``idempotency`` > ``job``, ``retry``. Nothing here knows the
-operator or Kubernetes: a worker runs anywhere.
+Layers, each importing only what stands below it: ``cli``, ``testing`` > ``composition`` > ``otel`` > ``runtime`` >
+``app`` > ``metrics``, ``health``, ``settings`` > ``logs`` > ``queues``, ``idempotency`` > ``trace_context`` > ``job``,
+``retry``. Nothing here knows the operator or Kubernetes: a worker runs anywhere.
 """
 
 from __future__ import annotations

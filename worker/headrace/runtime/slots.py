@@ -21,6 +21,7 @@ from headrace.retry import RetryPolicy, unknown_name_delay_seconds
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Interrupted, Snoozed
 from headrace.runtime.prefetch import Prefetch
 from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry
+from headrace.runtime.tracing import NO_TRACING, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Collection, Iterable, Sequence
@@ -97,6 +98,8 @@ class Slots:
         How long an attempt may run, where its handler says nothing else.
     retry
         How long a failed job waits, where its handler says nothing else.
+    tracer
+        Follows the jobs' runs. Defaults to nothing.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Slots:
         count: int,
         job_timeout_seconds: float,
         retry: RetryPolicy,
+        tracer: Tracer = NO_TRACING,
     ) -> None:
         self.queue = queue
         self._handler = handler
@@ -117,6 +121,7 @@ class Slots:
         self._count = count
         self._job_timeout_seconds = job_timeout_seconds
         self._retry = retry
+        self._process = tracer.process
         # Taken and not started, each with when it was taken; apart, those whose name runs as often as it may.
         self._waiting: deque[tuple[float, Delivery]] = deque()
         self._kept: dict[str, deque[tuple[float, Delivery]]] = {}
@@ -351,7 +356,7 @@ class Slots:
         outcome: Outcome
         started = perf_counter()
         try:
-            outcome = await self._handler.run(job, attempt.context)
+            outcome = await self._process(job, self._handler.run(job, attempt.context))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -22,6 +22,7 @@ from headrace.runtime.idempotency import IdempotencyGuard
 from headrace.runtime.lease import LeaseKeeper
 from headrace.runtime.settlement import Release, Settler
 from headrace.runtime.slots import Slots
+from headrace.runtime.tracing import NO_TRACING, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -78,6 +79,8 @@ class Worker:
         How long a failed job waits.
     idempotency
         The store, opened, and how it is used. None: no idempotency.
+    tracer
+        Follows the jobs' runs. Defaults to nothing.
     heartbeat_seconds, lease_seconds
         How the lease is kept; must be what the queue was made with.
     """
@@ -94,6 +97,7 @@ class Worker:
         drain_timeout_seconds: float = 300.0,
         retry: RetryPolicy | None = None,
         idempotency: Idempotency | None = None,
+        tracer: Tracer = NO_TRACING,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
@@ -125,6 +129,7 @@ class Worker:
             count=slots,
             job_timeout_seconds=job_timeout_seconds,
             retry=retry or RetryPolicy(),
+            tracer=tracer,
         )
         self._keeper = LeaseKeeper(
             queue,
