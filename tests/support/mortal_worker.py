@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headrace import App, RetryPolicy, new_job
 from headrace.idempotency import store_from_url
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
@@ -146,7 +146,7 @@ class Bench:
             worker = Worker(
                 stepping,
                 PythonHandler(app, threads=1),
-                WorkerMetrics("", queue),
+                Metrics().of("", queue),
                 slots=2,
                 poll_interval_seconds=0.1,
                 retry=RetryPolicy(initial_delay_seconds=0.05),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from headrace.health import Pulse, serving
 from headrace.idempotency import key_prefix, store_from_url
-from headrace.metrics import WorkerMetrics
 from headrace.queues import from_url
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import HandlerError
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.idempotency.base import IdempotencyStore
+    from headrace.metrics import Metrics
     from headrace.queues.base import Queue
     from headrace.runtime.handlers import Handler
+    from headrace.runtime.tracing import Tracer
     from headrace.settings import QueueWorkerSettings, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -66,16 +67,20 @@ class Process:
         What it is told.
     handlers
         What runs each queue's jobs, in the order of the settings' queues.
+    metrics
+        What to publish.
+    tracer
+        Follows the jobs' runs.
     """
 
-    def __init__(self, settings: WorkerSettings, handlers: Sequence[Handler]) -> None:
+    def __init__(self, settings: WorkerSettings, handlers: Sequence[Handler], metrics: Metrics, tracer: Tracer) -> None:
         self._settings = settings
-        self._metrics = [WorkerMetrics(settings.namespace, queue.binding.queue) for queue in settings.queues]
+        self._metrics = metrics
+        self._tracer = tracer
         self._queues = [self._queue(queue) for queue in settings.queues]
         self._stores = [self._store(queue) for queue in settings.queues]
         self._workers = [
-            self._worker(*parts)
-            for parts in zip(settings.queues, self._queues, self._stores, handlers, self._metrics, strict=True)
+            self._worker(*parts) for parts in zip(settings.queues, self._queues, self._stores, handlers, strict=True)
         ]
         self._watchdog = threading.Timer(settings.drain_timeout_seconds + _STOP_SECONDS, leave, [EXIT_FAILED])
         self._watchdog.daemon = True
@@ -110,7 +115,6 @@ class Process:
         queue: Queue,
         store: IdempotencyStore | None,
         handler: Handler,
-        metrics: WorkerMetrics,
     ) -> Worker:
         retry = settings.retry
         idempotency = None
@@ -123,7 +127,7 @@ class Process:
         return Worker(
             queue,
             handler,
-            metrics,
+            self._metrics.of(self._settings.namespace, settings.binding.queue),
             slots=settings.max_concurrent_jobs,
             poll_interval_seconds=settings.poll_interval_seconds,
             job_timeout_seconds=settings.job_timeout_seconds,
@@ -135,6 +139,7 @@ class Process:
                 jitter=retry.jitter,
             ),
             idempotency=idempotency,
+            tracer=self._tracer,
         )
 
     async def run(self) -> None:
@@ -145,7 +150,7 @@ class Process:
         IdempotencyConfigurationError
             When a store answers that will not do.
         """
-        pulse = Pulse()
+        pulse = Pulse(stuck_after_seconds=self._settings.stuck_after_seconds, on_stall=self._metrics.event_loop_stalled)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -154,7 +159,7 @@ class Process:
             self._settings.metrics_port,
             is_stuck=lambda: pulse.is_stuck,
             is_ready=lambda: all(worker.is_ready for worker in self._workers),
-            metrics=lambda: b"".join(metrics.render() for metrics in self._metrics),
+            metrics=self._metrics.render,
         ) as port:
             log.info("serving metrics port=%d", port)
             beside = [asyncio.create_task(pulse.run()), *self._start_comparisons()]

@@ -210,16 +210,3 @@ def _distributions() -> tuple[HistogramMetricFamily, HistogramMetricFamily]:
 
 def _depth_gauges() -> list[tuple[GaugeMetricFamily, str]]:
     return [(GaugeMetricFamily(PREFIX + name, text, labels=LABELS), field) for name, text, field in DEPTHS]
-
-
-class WorkerMetrics(QueueMetrics):
-    """The metrics of a process with one queue."""
-
-    def __init__(self, namespace: str, queue: str) -> None:
-        self._all = Metrics()
-        super().__init__((namespace, queue), self._all._counters, self._all._gauges, time.monotonic)  # noqa: SLF001
-        self._all._queues[namespace, queue] = self  # noqa: SLF001
-
-    def render(self) -> bytes:
-        """See `Metrics`."""
-        return self._all.render()

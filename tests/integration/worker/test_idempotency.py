@@ -419,7 +419,7 @@ async def die_and_recover(at: int, *, fails_first: bool) -> bool:
     first = Worker(
         MortalQueue(shop, death),
         PythonHandler(shop.app, threads=1),
-        shop.metrics,
+        shop.metrics.of("shop", "orders"),
         poll_interval_seconds=0.005,
         heartbeat_seconds=0.005,
         idempotency=Idempotency(store=MortalStore(shop, death, events)),
@@ -444,7 +444,7 @@ async def die_and_recover(at: int, *, fails_first: bool) -> bool:
     second = Worker(
         MemoryQueue(shop.backend, "orders"),
         PythonHandler(shop.app, threads=1),
-        shop.metrics,
+        shop.metrics.of("shop", "orders"),
         poll_interval_seconds=0.005,
         heartbeat_seconds=0.005,
         idempotency=Idempotency(store=MortalStore(shop, immortal, events)),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.logs import configure
 from headrace.queues.base import QueueError, QueueUnavailableError
 from headrace.settings import SettingsError
 
@@ -65,8 +62,3 @@ def with_exit_statuses(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
 
     return wrapped
-
-
-def log_to_stderr(level: str) -> None:
-    """Log lines go to standard error."""
-    configure(level)

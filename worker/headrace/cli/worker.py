@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.common import EXIT_FAILED, EXIT_USAGE, log_to_stderr, with_exit_statuses
+from headrace import logs
+from headrace.cli.common import EXIT_FAILED, EXIT_USAGE, with_exit_statuses
 from headrace.cli.options import block
 from headrace.queues.base import QueueError
 from headrace.settings import CONFIG_VARIABLE, as_yaml, resolve
@@ -113,7 +114,7 @@ def _words(command: str) -> list[str]:
 
 
 def _run(settings: WorkerSettings) -> None:
-    log_to_stderr(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     # Only now: the SDK's other commands need none of the worker's packages.
     import prometheus_client  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
@@ -121,13 +122,17 @@ def _run(settings: WorkerSettings) -> None:
     from headrace.composition import Process, handler_of, leave  # noqa: PLC0415
     from headrace.health import HealthServerError  # noqa: PLC0415
     from headrace.idempotency.base import IdempotencyConfigurationError  # noqa: PLC0415
+    from headrace.metrics import Metrics  # noqa: PLC0415
+    from headrace.otel import TelemetryError, exporting  # noqa: PLC0415
     from headrace.runtime.handlers import HandlerError  # noqa: PLC0415
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         handlers = [handler_of(queue) for queue in settings.queues]
-        uvloop.run(Process(settings, handlers).run())
-    except (HandlerError, HealthServerError, IdempotencyConfigurationError) as error:
+        metrics = Metrics()
+        with exporting(os.environ, metrics.registry, instance=settings.worker_name) as tracer:
+            uvloop.run(Process(settings, handlers, metrics, tracer).run())
+    except (HandlerError, HealthServerError, IdempotencyConfigurationError, TelemetryError) as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(EXIT_USAGE)
     except QueueError:

@@ -138,3 +138,5 @@ class WorkerSettings:
     metrics_port: int = 8080
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
+    stuck_after_seconds: float = 30.0
+    """When ``/healthz`` fails: the event loop has not turned for so long."""

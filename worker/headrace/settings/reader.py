@@ -98,6 +98,7 @@ def resolve(environ: Mapping[str, str], options: Mapping[str, str | None] | None
         metrics_port=port,
         log_level=shared[table.LOG_LEVEL],
         log_format="json" if shared[table.LOG_FORMAT] == "json" else "text",
+        stuck_after_seconds=shared[table.STUCK_AFTER],
     )
     names = [queue.binding.queue for queue in settings.queues]
     problems += [

@@ -310,6 +310,13 @@ METRICS_ADDRESS = Setting(
     is_per_queue=False,
     meaning="Where /metrics, /healthz and /readyz are served.",
 )
+STUCK_AFTER = Setting(
+    path="StuckAfterSeconds",
+    kind=Number(above=0),
+    default=30.0,
+    is_per_queue=False,
+    meaning="For how long the worker's event loop may stand still before /healthz fails and the pod is restarted.",
+)
 LOG_FORMAT = Setting(
     path="LogFormat",
     kind=OneOf(("text", "json")),

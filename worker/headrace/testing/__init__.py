@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import QueueSettings
 from headrace.queues.memory import MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
@@ -141,7 +141,7 @@ class LocalQueue(MemoryQueue):
         worker = Worker(
             queue,
             handler,
-            WorkerMetrics("", self.name),
+            Metrics().of("", self.name),
             slots=concurrency,
             job_timeout_seconds=job_timeout_seconds,
             drain_timeout_seconds=0,
