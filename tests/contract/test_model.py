@@ -267,9 +267,6 @@ def test_any_sequence_of_verbs_ends_as_in_memory(postgres_dsn: str, monkeypatch:
         dsn = runner.run(database.__aenter__())
         connection = runner.run(asyncpg.connect(dsn))
         try:
-            # Nobody is judged while the server is younger than a lease.
-            age = "SELECT pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() - now()) + $1))"
-            runner.run(connection.execute(age.replace("$1", str(LEASE_SECONDS))))
             bench = PostgresBench(dsn, connection)
             machine = type("Machine", (Machine,), {"runner": runner, "bench": bench})
             run_state_machine_as_test(

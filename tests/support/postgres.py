@@ -168,6 +168,22 @@ def running_server(*, stock: bool = False) -> Iterator[PostgresServer]:
 
 
 @contextmanager
+def standby_of(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that follows another, which is stopped just now."""
+    with running_server() as standby:
+        standby.stop()
+        subprocess.run(
+            f"rm -rf {standby.directory}/* && cp -a {primary.directory}/. {standby.directory}", shell=True, check=True
+        )
+        standby.give("standby.signal", b"")
+        standby.give(
+            "postgresql.auto.conf",
+            f"primary_conninfo = 'host=127.0.0.1 port={primary.port} user=postgres'\n".encode(),
+        )
+        yield standby
+
+
+@contextmanager
 def maintenance_dsn() -> Iterator[str]:
     """A server to make databases in: the given one, else one of our own."""
     if given := os.environ.get(ENVIRONMENT_VARIABLE):

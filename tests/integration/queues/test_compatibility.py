@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWNER = Owner(namespace="shop", name="orders", uid="1")
 
-A_LEASE_AFTER_THE_START = "SELECT pg_sleep(greatest(0, 20.5 - extract(epoch FROM now() - pg_postmaster_start_time())))"
+WATCHED_FOR_A_LEASE = "UPDATE headrace.watches SET since = now() - interval '20 seconds', seen_at = now()"
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ class TestRecoverStuck:
     async def test_it_gives_what_it_puts_back_and_leaves_what_is_kept_alive(
         self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record], database_dsn: str
     ) -> None:
-        await admin.execute(A_LEASE_AFTER_THE_START)
         await PostgresProvisioner(Place(dsn=database_dsn)).ensure("mails", QueueSettings(), OWNER)
+        await admin.execute(WATCHED_FOR_A_LEASE)
         await queue.enqueue([new_job("kept")])
         await queue.receive(1)
         async with PostgresQueue(Place(dsn=database_dsn), "mails", holder="lost") as lost:

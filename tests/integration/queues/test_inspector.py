@@ -12,6 +12,7 @@ from headrace.job import NewJob, new_job
 from headrace.queues import inspector_from_url
 from headrace.queues.base import JobFilter, Owner, QueueError, QueueNotFoundError, QueueSettings
 from headrace.queues.postgres import Place, PostgresInspector, PostgresProvisioner, PostgresQueue
+from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Delivery, Inspector, JobRecord
 
 OWNER = Owner(namespace="shop", name="orders", uid="1")
-# A server as young as the tests' judges nobody whose lease is longer.
+# A queue that was made a moment ago has not been watched for longer.
 LEASE_SECONDS = 0.001
 
 
@@ -339,6 +340,14 @@ class TestDeadJobs:
         assert await inspector.purge("orders", JobFilter()) == 1
 
 
+async def sleeps(admin: asyncpg.Connection[asyncpg.Record]) -> bool:
+    return bool(
+        await admin.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep')"
+        )
+    )
+
+
 class TestStuckJobs:
     async def test_only_what_nobody_keeps_alive_goes_back(
         self, place: Place, queue: PostgresQueue, inspector: Inspector, admin: asyncpg.Connection[asyncpg.Record]
@@ -368,11 +377,20 @@ class TestStuckJobs:
         (again,) = await queue.receive(1)
         assert (again.job.id, again.job.attempt) == (job_id, 1), "uncharged"
 
-    async def test_nobody_is_judged_while_the_server_is_younger_than_a_lease(
+    async def test_where_nobody_has_watched_it_waits_for_workers_to_report_first(
         self, place: Place, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
-        await queue.enqueue([NewJob()])
-        await queue.receive(1)
-        await admin.execute("UPDATE headrace.leases SET expires_at = now()")
-        async with PostgresInspector(place, lease_seconds=1e6) as inspector:
-            assert await inspector.recover_stuck("orders", older_than_seconds=0) == []
+        lost, kept = await queue.enqueue([new_job("lost"), new_job("kept")])
+        async with PostgresQueue(place, "orders", holder="worker-2") as dead:
+            await dead.keep_alive()
+            await dead.receive(1)
+            await queue.keep_alive()
+            (delivery,) = await queue.receive(1)
+            await admin.execute("UPDATE headrace.leases SET expires_at = now()")
+            await admin.execute("DELETE FROM headrace.watches")
+            async with PostgresInspector(place, lease_seconds=2) as inspector:
+                asked = asyncio.create_task(inspector.recover_stuck("orders", older_than_seconds=0))
+                await eventually(lambda: sleeps(admin), what="waiting")
+                await queue.keep_alive()
+                assert await asked == [lost]
+            assert (delivery.job.id, (await queue.complete([delivery])).accepted) == (kept, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,11 +17,16 @@ from headrace.queues.base import LeaseLostError, Owner, QueueSettings, QueueUnav
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.connection import Database, addresses
 from headrace.queues.postgres.listener import Listener
+from headrace.queues.postgres.statements import queries
+from support.postgres import running_server, standby_of
 from support.tcp_proxy import TcpProxy
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from headrace.queues.base import Delivery
+    from support.postgres import PostgresServer
 
 OWNER = Owner(namespace="shop", name="orders", uid="1")
 
@@ -248,19 +255,165 @@ class TestListening:
         assert session.is_terminated, "for the next to take its place"
 
 
+WATCH_LEASE_SECONDS = 3.0
+
+
+def worker(dsn: str) -> PostgresQueue:
+    return PostgresQueue(Place(dsn=dsn), "orders", lease_seconds=WATCH_LEASE_SECONDS)
+
+
+async def holding_one(queue: PostgresQueue) -> Delivery:
+    await queue.keep_alive()
+    await queue.enqueue([NewJob()])
+    (delivery,) = await queue.receive(1)
+    return delivery
+
+
+async def answers(queue: PostgresQueue) -> bool:
+    with suppress(QueueUnavailableError):
+        return bool(await queue.depth())
+    return False
+
+
+async def run_out(dsn: str) -> None:
+    """Let every lease there is run out, as if the backend had been away for long."""
+    await execute(dsn, "UPDATE headrace.leases SET expires_at = now() - interval '1 second'")
+
+
+async def execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def everybody_reports_first(alive: PostgresQueue, held: Delivery, fresh: PostgresQueue) -> None:
+    """A worker that starts when the backend is back judges nobody at once, and the dead once a lease has passed."""
+    assert (await fresh.maintain()).rescued == 0
+    rescued = 0
+
+    async def is_judged() -> bool:
+        nonlocal rescued
+        await alive.keep_alive()
+        rescued += (await fresh.maintain()).rescued
+        return rescued > 0
+
+    await eventually(is_judged, what="judged")
+    assert rescued == 1, "the dead one's"
+    assert (await alive.complete([held])).accepted == 1
+
+
 class TestJudgement:
-    async def test_a_moments_loss_of_a_connection_keeps_nobody_from_judging(
+    """After the backend itself was away, nobody's lease is judged before one full lease has passed."""
+
+    async def test_after_a_failover_to_a_standby_that_has_been_up_for_long(self) -> None:
+        with running_server() as primary:
+            primary.stop()
+            with standby_of(primary) as standby:
+                primary.start("synchronous_standby_names=*", "synchronous_commit=remote_apply")
+                standby.start()
+                both = (
+                    f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+                    "?target_session_attrs=read-write"
+                )
+                await PostgresProvisioner(Place(dsn=both)).ensure("orders", QueueSettings(), OWNER)
+                async with worker(both) as dead, worker(both) as alive:
+                    await holding_one(dead)
+                    held = await holding_one(alive)
+                    await execute(standby.dsn, f"SELECT pg_sleep({WATCH_LEASE_SECONDS})")
+                    await run_out(primary.dsn)
+                    await asyncio.to_thread(primary.stop, immediately=True)
+                    standby.promote()
+                    await eventually(lambda: answers(alive), what="connected anew")
+                    async with worker(both) as fresh:
+                        await everybody_reports_first(alive, held, fresh)
+
+    @pytest.mark.parametrize("what", ["the server", "one session"])
+    async def test_after_a_crash_of(self, own_postgres: PostgresServer, what: str) -> None:
+        await PostgresProvisioner(Place(dsn=own_postgres.dsn)).ensure("orders", QueueSettings(), OWNER)
+        async with worker(own_postgres.dsn) as dead, worker(own_postgres.dsn) as alive:
+            await holding_one(dead)
+            held = await holding_one(alive)
+            await execute(own_postgres.dsn, f"SELECT pg_sleep({WATCH_LEASE_SECONDS})")
+            await run_out(own_postgres.dsn)
+            if what == "the server":
+                own_postgres.stop(immediately=True)
+                own_postgres.start()
+            else:  # Then the server ends all others, and recovers; it counts as up all the while.
+                session, other = [await asyncpg.connect(own_postgres.dsn) for _ in range(2)]
+                os.kill(session.get_server_pid(), signal.SIGKILL)
+                await eventually(other.is_closed, what="ended with it")
+            await eventually(lambda: answers(alive), what="connected anew")
+            async with worker(own_postgres.dsn) as fresh:
+                await everybody_reports_first(alive, held, fresh)
+
+    async def test_after_an_outage_of_the_network_for_all(self, place: Place) -> None:
+        async with worker(place.dsn) as dead, worker(place.dsn) as alive:
+            await holding_one(dead)
+            held = await holding_one(alive)
+            await alive.maintain()
+            await execute(
+                place.dsn,
+                "UPDATE headrace.watches SET since = since - interval '1 hour', seen_at = now() - interval '11 s'",
+            )
+            await run_out(place.dsn)
+            async with worker(place.dsn) as fresh:
+                await everybody_reports_first(alive, held, fresh)
+
+    async def test_a_worker_that_starts_again_within_seconds_still_judges_what_it_held_before(
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
-        database = Database(place, max_connections=2)
-        await database.open()
-        await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        with suppress(QueueUnavailableError):
-            await database.fetch("depths", ["orders"])
-        assert database.seconds_since_reconnect() == float("inf")
-        assert await database.fetch("depths", ["orders"])
-        assert database.seconds_since_reconnect() == float("inf")
-        await database.close()
+        async with worker(place.dsn) as killed:
+            await holding_one(killed)
+            await killed.maintain()
+            await admin.execute(
+                "UPDATE headrace.watches SET since = now() - interval '1 hour', seen_at = now() - interval '9 seconds'"
+            )
+            await run_out(place.dsn)
+            async with worker(place.dsn) as restarted:
+                assert (await restarted.maintain()).rescued == 1
+
+    async def test_a_queue_is_watched_from_its_registration_on(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        assert await admin.fetchval("SELECT since > now() - interval '1 minute' FROM headrace.watches")
+        await PostgresProvisioner(place).remove("orders", OWNER)
+        assert await admin.fetch("SELECT FROM headrace.watches") == []
+
+    async def test_who_was_suspended_between_looking_and_judging_judges_nobody(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with worker(place.dsn) as dead:
+            await holding_one(dead)
+            await run_out(place.dsn)
+            await admin.execute("UPDATE headrace.watches SET since = now() - interval '1 hour', seen_at = now()")
+            aged = "UPDATE headrace.watches SET seen_at = now() - interval '11 seconds'"
+            rescue = queries("headrace")["rescue"]
+            async with admin.transaction():
+                await admin.execute(aged)
+                assert await admin.fetchval(rescue, 1, WATCH_LEASE_SECONDS, 1000) == 0
+            await admin.execute("UPDATE headrace.watches SET seen_at = now()")
+            assert await admin.fetchval(rescue, 1, WATCH_LEASE_SECONDS, 1000) == 1
+
+    async def test_a_worker_whose_housekeeping_takes_long_watches_all_the_same(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with worker(place.dsn) as busy:
+            await busy.keep_alive()
+            await admin.execute("UPDATE headrace.watches SET seen_at = now() - interval '9 seconds'")
+            await busy.keep_alive()
+            assert await admin.fetchval("SELECT seen_at > now() - interval '2 seconds' FROM headrace.watches")
+
+    async def test_watching_writes_once_in_a_while_and_waits_for_nobody(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        seen = "SELECT seen_at FROM headrace.watches"
+        async with worker(place.dsn) as one, worker(place.dsn) as other:
+            before = await admin.fetchval(seen)
+            await one.maintain()
+            assert await admin.fetchval(seen) == before, "a moment ago is soon enough"
+            await admin.execute("UPDATE headrace.watches SET seen_at = now() - interval '3 seconds'")
+            async with admin.transaction(), asyncio.timeout(20):
+                await admin.execute("SELECT FROM headrace.watches FOR UPDATE")
+                await asyncio.gather(one.maintain(), other.maintain())
+            await asyncio.gather(one.maintain(), other.maintain())
+            assert await admin.fetchval("SELECT seen_at > now() - interval '2 seconds' FROM headrace.watches")

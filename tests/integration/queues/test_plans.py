@@ -20,7 +20,7 @@ LIMIT = 100
 MOST_ROWS = 15_000
 """That a statement may visit: housekeeping does a thousand jobs at a time, in a few steps. The queue has 200,000."""
 
-_SMALL = ("queues", "leases", "claims", "cancellations", "queue_stats", "waiters", "migrations")
+_SMALL = ("queues", "leases", "claims", "cancellations", "queue_stats", "waiters", "watches", "migrations")
 
 FILL = """
 INSERT INTO headrace.jobs (queue_id, priority, name, expires_at)

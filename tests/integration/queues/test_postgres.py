@@ -398,43 +398,6 @@ class TestOutages:
                 await queue.depth()
             assert (await queue.depth()).ready == 1
 
-    async def test_nobody_is_judged_while_the_server_is_younger_than_a_lease(
-        self, own_postgres: PostgresServer
-    ) -> None:
-        assert await rescued_after_expiry(own_postgres.dsn, lease_seconds=3600) == 0
-
-    async def test_a_lease_that_ran_out_is_judged_once_the_server_is_older(self, own_postgres: PostgresServer) -> None:
-        assert await rescued_after_expiry(own_postgres.dsn, lease_seconds=0.001) == 1
-
-    async def test_who_was_cut_off_lets_others_report_before_judging(self, own_postgres: PostgresServer) -> None:
-        place = Place(dsn=own_postgres.dsn)
-        await PostgresProvisioner(place).ensure("orders", QueueSettings(), OWNER)
-        async with (
-            PostgresQueue(place, "orders", lease_seconds=0.001) as dead,
-            PostgresQueue(place, "orders", lease_seconds=3600) as cut_off,
-        ):
-            await dead.keep_alive()
-            await dead.enqueue([NewJob()])
-            await dead.receive(1)
-            own_postgres.stop()
-            with pytest.raises(QueueUnavailableError):
-                await cut_off.maintain()
-            own_postgres.start()
-            assert (await cut_off.maintain()).rescued == 0
-
-
-async def rescued_after_expiry(dsn: str, *, lease_seconds: float) -> int:
-    place = Place(dsn=dsn)
-    await PostgresProvisioner(place).ensure("orders", QueueSettings(), OWNER)
-    async with PostgresQueue(place, "orders", lease_seconds=lease_seconds) as queue:
-        await queue.keep_alive()
-        await queue.enqueue([NewJob()])
-        await queue.receive(1)
-        connection = await asyncpg.connect(dsn)
-        await connection.execute("UPDATE headrace.leases SET expires_at = now() - interval '1 day'")
-        await connection.close()
-        return (await queue.maintain()).rescued
-
 
 class TestTls:
     async def test_with_a_ca_the_certificate_and_the_name_are_verified(self, own_postgres: PostgresServer) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from contract.queue_contract import LEASE_SECONDS, QueueContract
+from contract.queue_contract import QueueContract
 from contract.test_queues import PostgresBench
 from headrace import from_url, new_job
 from headrace.queues.base import Depth, Owner, QueueSettings
@@ -122,8 +122,6 @@ class TestContract(QueueContract):
         parts = urlsplit(database_dsn)
         connection = await asyncpg.connect(database_dsn)
         try:
-            age = "extract(epoch FROM now() - pg_postmaster_start_time())"
-            await connection.execute(f"SELECT pg_sleep(greatest(0, {LEASE_SECONDS} - {age}))")
             with running_pooler(parts.port or 5432, server_connections=3) as dsn:
                 yield PostgresBench(dsn.rpartition("/")[0] + parts.path, connection)
         finally:

@@ -86,6 +86,7 @@ WORK = (
     "DELETE FROM headrace.jobs",
     "UPDATE headrace.jobs SET priority = 0",
     "INSERT INTO headrace.leases (queue_id, expires_at, holder) VALUES (1, now(), 'x')",
+    "INSERT INTO headrace.watches VALUES (1, now(), now())",
     "SELECT * FROM headrace.claim(1, 1, 1, '{0,0,0,0,0,0,0,0,0,0,0}')",
     "SELECT headrace.cancel(1, 1)",
     "SELECT headrace.redrive(1, '{1}')",
@@ -183,6 +184,7 @@ async def test_a_worker_can_do_all_that_workers_do_and_change_neither_schema_nor
         await admin.execute("INSERT INTO headrace.cancellations (queue_id, job_id) VALUES (1, 999)")
         await admin.execute("INSERT INTO headrace.jobs (queue_id, expires_at) VALUES (1, now())")
         await admin.execute("UPDATE headrace.leases SET expires_at = now()")
+        await admin.execute("UPDATE headrace.watches SET seen_at = now() - interval '5 seconds'")
         await admin.execute(
             "INSERT INTO headrace.deduplication_keys (queue_id, key, job_id, finished, kept_until) "
             "VALUES (1, 'old', 1, true, now())"
@@ -190,6 +192,7 @@ async def test_a_worker_can_do_all_that_workers_do_and_change_neither_schema_nor
         async with PostgresQueue(own, "orders", lease_seconds=0.001) as other:
             maintained = await other.maintain()
         assert (maintained.rescued, maintained.expired) == (1, 1)
+        await admin.execute("DELETE FROM headrace.watches")
         await admin.execute(
             "UPDATE headrace.dead_jobs SET dead_at = dead_at - interval '1 year' WHERE reason = 'Expired'"
         )

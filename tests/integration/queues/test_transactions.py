@@ -79,18 +79,15 @@ class World:
         count: int = await self.admin.fetchval(f"SELECT count(*) FROM {QUOTED}.claims")
         return count
 
+    async def let_leases_run_out(self) -> None:
+        await self.admin.execute(f"UPDATE {QUOTED}.leases SET expires_at = now() - interval '1 minute'")
+        await self.admin.execute(f"UPDATE {QUOTED}.watches SET since = now() - interval '1 minute', seen_at = now()")
+
     async def lose_leases(self) -> None:
         """Let every lease run out, and somebody notice."""
-        await self.admin.execute(f"UPDATE {QUOTED}.leases SET expires_at = now() - interval '1 minute'")
+        await self.let_leases_run_out()
         async with self.queue() as other:
             await other.maintain()
-
-    async def wait_until_judging(self) -> None:
-        """Nobody is judged while the server is younger than a lease."""
-        await self.admin.execute(
-            "SELECT pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() - clock_timestamp()) + "
-            f"{LEASE_SECONDS}))"
-        )
 
 
 @pytest.fixture
@@ -99,7 +96,6 @@ async def world(database_dsn: str) -> AsyncIterator[World]:
     await admin.execute("CREATE TABLE effects (job_id text NOT NULL, what text)")
     world = World(database_dsn, admin)
     await world.set_up()
-    await world.wait_until_judging()
     yield world
     await admin.close()
 
@@ -567,7 +563,7 @@ class TestDeath:
                 await queue.complete_in(opened.connection, delivery)
             # Swept a moment ago: only the rescue makes it look again at once.
             await other.maintain()
-            await world.admin.execute(f"UPDATE {QUOTED}.leases SET expires_at = now() - interval '1 minute'")
+            await world.let_leases_run_out()
             assert (await other.maintain()).rescued == 0
             following = await take_one(other)
             assert (following.job.name, following.is_suspect) == ("1", False)

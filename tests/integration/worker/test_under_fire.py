@@ -18,7 +18,7 @@ import pytest
 from headrace import new_job
 from headrace.queues.base import Depth, Owner, QueueSettings, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
-from support.postgres import PostgresServer, find_binaries, free_port, running_server
+from support.postgres import PostgresServer, find_binaries, free_port, running_server, standby_of
 from support.tcp_proxy import TcpProxy
 from support.worker_process import eventually, records, running_worker
 
@@ -266,19 +266,3 @@ async def test_a_failover_to_a_standby(tmp_path: Path) -> None:
                     await empty(queue)
                     assert worker.process.poll() is None
                     assert records(tmp_path, "started") == {running: 1}
-
-
-@contextmanager
-def standby_of(primary: PostgresServer) -> Iterator[PostgresServer]:
-    """A server that follows another, which is stopped just now."""
-    with running_server() as standby:
-        standby.stop()
-        subprocess.run(
-            f"rm -rf {standby.directory}/* && cp -a {primary.directory}/. {standby.directory}", shell=True, check=True
-        )
-        standby.give("standby.signal", b"")
-        standby.give(
-            "postgresql.auto.conf",
-            f"primary_conninfo = 'host=127.0.0.1 port={primary.port} user=postgres'\n".encode(),
-        )
-        yield standby

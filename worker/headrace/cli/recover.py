@@ -29,8 +29,8 @@ def recover_stuck(minutes: float, queues: tuple[str, ...], connection: Connectio
     """Put back jobs that are held by workers without a sign of life. Nothing is charged.
 
     Workers do the same every few seconds, within 30 s of another's death: this is for when none runs. A job whose
-    worker still extends its lease is never touched, however long it takes. Nothing is judged within 20 s of a restart
-    of the database: workers report first.
+    worker still extends its lease is never touched, however long it takes. So where none has looked after a queue, or
+    the database was away, this waits for 20 s: who lives reports in that time.
     """
 
     async def apply(inspector: Inspector) -> list[tuple[str, str]]:

@@ -12,7 +12,6 @@ import os
 import secrets
 import socket
 import ssl
-import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from headrace.queues.base import (
-    HEARTBEAT_SECONDS,
     PlaceTakenError,
     QueueAccessError,
     QueueError,
@@ -110,9 +108,6 @@ class Database:
         self._command_timeout_seconds = command_timeout_seconds
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._addresses = addresses(place.dsn)
-        self._lost = False
-        self._answered_at = time.monotonic()
-        self._reconnected_at: float | None = None
         self._prepares = True
 
     async def open(self) -> None:
@@ -141,18 +136,6 @@ class Database:
             await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT_SECONDS)
         except CLIENT_ERRORS:
             pool.terminate()
-
-    def seconds_since_reconnect(self) -> float:
-        """How long the database has been reachable since it last was not; infinite if it always was.
-
-        A moment's loss does not count: whoever reports every `HEARTBEAT_SECONDS` can have missed nothing.
-        """
-        if self._lost and self._was_away():
-            return 0.0
-        return float("inf") if self._reconnected_at is None else time.monotonic() - self._reconnected_at
-
-    def _was_away(self) -> bool:
-        return time.monotonic() - self._answered_at > HEARTBEAT_SECONDS
 
     async def fetch(self, query: str, *arguments: Any, urgent: bool = False) -> list[asyncpg.Record]:
         """Run a named query on its own.
@@ -227,17 +210,9 @@ class Database:
         except _NotPreparedError:
             await self._stop_preparing()
             raise
-        except QueueUnavailableError:
-            self._lost = True
-            raise
         finally:
             if not urgent:
                 self._patient.release()
-        if self._lost:
-            if self._was_away():
-                self._reconnected_at = time.monotonic()
-            self._lost = False
-        self._answered_at = time.monotonic()
 
     def _drop_idle(self) -> None:
         """Don't let the next calls find out one by one what has become of the other connections."""

@@ -56,7 +56,7 @@ class PostgresInspector:
     place
         The database and the schema.
     lease_seconds
-        How long a heartbeat lease lasts: nobody is judged while the server is younger. Defaults to `LEASE_SECONDS`.
+        How long a heartbeat lease lasts: so long are workers given to report. Defaults to `LEASE_SECONDS`.
     """
 
     def __init__(self, place: Place, *, lease_seconds: float = LEASE_SECONDS) -> None:
@@ -227,7 +227,8 @@ class PostgresInspector:
         """See `headrace.queues.base.Inspector`.
 
         A lease is judged whole: where one of its jobs has been held for so long, all go back, uncharged, each to
-        be claimed alone the next time.
+        be claimed alone the next time. Where no worker has looked after the queue, that takes a lease's time: who
+        lives reports meanwhile.
         """
         queue_id = await self._look_up(queue)
         recovered: list[str] = []

@@ -92,7 +92,7 @@ RETURNING id
 
 -- name: heartbeat
 -- Still here; and what there is to know. A lease that ran out but was judged by nobody is as good as new; one that was
--- judged is gone (and there is no row). The work flags spare an idle worker's housekeeping its queries.
+-- judged is gone (and there is no row). Watches the queue, too: a round of housekeeping may take long.
 WITH lease AS (
     UPDATE {schema}.leases SET expires_at = now() + $2 * interval '1 second' WHERE id = $1 RETURNING queue_id
 )
@@ -108,7 +108,8 @@ SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.mess
         SELECT claim.id
         FROM {schema}.claims AS claim
         WHERE claim.lease_id = $1 AND claim.id <> ALL ($4::bigint[]) AND claim.claimed_at < now() - interval '10 seconds'
-    ) AS strays
+    ) AS strays,
+    {schema}.keep_watch(queue.id)
 FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 
 -- name: drop_strays
@@ -120,11 +121,11 @@ SELECT {schema}.drop_claims(ARRAY (SELECT id FROM {schema}.claims WHERE lease_id
 SELECT {schema}.end_leases($1)
 
 -- name: housekeeping
--- The settings anew, and which kinds of work there are to do.
+-- The settings anew, and which kinds of work there are to do; noted, that somebody has looked.
 SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.message_retention_seconds,
     queue.completed_retention_seconds, queue.dead_letter_enabled, queue.dead_letter_retention_days,
     queue.paused OR queue.paused_by_hand AS paused,
-    chores.*
+    chores.*, {schema}.keep_watch(queue.id)
 FROM {schema}.queues AS queue, LATERAL {schema}.chores(queue.id) AS chores
 WHERE queue.name = $1
 
@@ -254,12 +255,14 @@ WHERE name = $1
 FOR NO KEY UPDATE
 
 -- name: register_queue
--- A new queue, with its place in the shared counts.
+-- A new queue, with its place in the shared counts, and watched from now on.
 WITH queue AS (
     INSERT INTO {schema}.queues (name, owner_namespace, owner_name, owner_uid, visibility_timeout_seconds, max_retries,
         message_retention_seconds, completed_retention_seconds, dead_letter_enabled, dead_letter_retention_days, paused)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
     RETURNING id
+), watch AS (
+    INSERT INTO {schema}.watches (queue_id, since, seen_at) SELECT id, now(), now() FROM queue
 )
 INSERT INTO {schema}.queue_stats (queue_id) SELECT id FROM queue
 

@@ -575,8 +575,7 @@ class PostgresQueue:
         self._queue_id = todo["id"]
         self._settings = settings_from(todo)
         rescued = poisoned = 0
-        # Nobody is judged in the moments after the database came back: let everybody report first.
-        if todo["rescue"] and self._database.seconds_since_reconnect() >= self._lease_seconds:
+        if todo["rescue"]:
             (row,) = await self._database.fetch("rescue", self._queue_id, self._lease_seconds, _HOUSEKEEPING_BATCH)
             rescued, poisoned = row["rescued"], row["poisoned"]
         self._suspects_wait = bool(todo["suspects"] or rescued)

@@ -53,6 +53,7 @@ _WORKER = (
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.dead_jobs, {schema}.finished_jobs, {schema}.deduplication_keys",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.cancellations, {schema}.waiters",
     "SELECT, UPDATE ON {schema}.queue_stats",
+    "SELECT, INSERT, UPDATE ON {schema}.watches",
     "SELECT ON {schema}.background_jobs",
 )
 

@@ -163,6 +163,16 @@ CREATE UNLOGGED TABLE {schema}.waiters (
 );
 COMMENT ON TABLE {schema}.waiters IS 'Sessions that LISTEN for jobs of a queue and have nothing to do: only they are notified.';
 
+-- Unlogged: it is empty after a crash of the server, and on a standby that has been promoted. Without a row,
+-- nobody was there to see who reports.
+CREATE UNLOGGED TABLE {schema}.watches (
+    queue_id integer PRIMARY KEY REFERENCES {schema}.queues (id) ON DELETE CASCADE,
+    since timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+    autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE {schema}.watches IS 'Since when each queue has been looked after without a break, and when it was last.';
+
 -- The functions below are the hot path. Ids are looked for in long arrays by (NOT) IN over a sub-select, which is hashed;
 -- with ANY and ALL each would be compared with each. (IS TRUE keeps the planner from making a join of it, which might
 -- come back in another order.) They pin their plans: what a planner makes of a table that was empty a moment ago
@@ -831,9 +841,42 @@ BEGIN
 END
 $body$;
 
+-- Note that somebody looks after the queue; workers do, every few seconds. Where nobody did for half a lease, the backend
+-- was away, or all workers were, and the watch begins anew. (Who was cut off for less reports before its lease ends.)
+-- Waits for nobody; but of several that are the first after a crash, one is waited for.
+CREATE FUNCTION {schema}.keep_watch(p_queue integer) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+BEGIN
+    UPDATE {schema}.watches
+    SET since = CASE WHEN seen_at <= now() - interval '10 seconds' THEN now() ELSE since END, seen_at = now()
+    WHERE queue_id IN (
+        SELECT queue_id
+        FROM {schema}.watches
+        WHERE queue_id = p_queue AND seen_at <= now() - interval '2 seconds'
+        FOR UPDATE SKIP LOCKED
+    );
+    IF NOT EXISTS (SELECT FROM {schema}.watches WHERE queue_id = p_queue) THEN
+        INSERT INTO {schema}.watches (queue_id, since, seen_at) VALUES (p_queue, now(), now()) ON CONFLICT DO NOTHING;
+    END IF;
+END
+$body$;
+
+-- Whether the queue has been looked after for a whole lease: so whoever lives has had the time to report.
+CREATE FUNCTION {schema}.is_watched(p_queue integer, p_lease_seconds double precision) RETURNS boolean
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+BEGIN
+    RETURN EXISTS (
+        SELECT
+        FROM {schema}.watches
+        WHERE queue_id = p_queue AND since <= now() - p_lease_seconds * interval '1 second'
+            AND seen_at > now() - interval '10 seconds'
+    );
+END
+$body$;
+
 -- End leases that ran out. What a lost worker held goes back uncharged, as suspects: each is claimed alone the next time.
 -- Only who was alone with it when the worker died is charged with the death, and three deaths are a poisonous job.
--- Nobody is judged while the server is younger than a lease: first let everybody report.
+-- Nobody is judged before the queue has been watched for a lease: first let everybody report.
 CREATE FUNCTION {schema}.rescue(p_queue integer, p_lease_seconds double precision, p_limit integer)
 RETURNS TABLE (rescued integer, poisoned integer)
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
@@ -850,7 +893,7 @@ DECLARE
 BEGIN
     rescued := 0;
     poisoned := 0;
-    IF now() - pg_postmaster_start_time() >= p_lease_seconds * interval '1 second' THEN
+    IF {schema}.is_watched(p_queue, p_lease_seconds) THEN
         FOR lost IN
             SELECT id
             FROM {schema}.leases

@@ -83,7 +83,9 @@ COMMENT ON COLUMN {schema}.background_jobs.ended_at IS
     'When it died, was completed or cancelled. Finished jobs are kept where their queue has a history only.';
 
 -- End leases that ran out and under which something is held since then; gives the ids of the jobs that go back. A lease
--- is judged whole: who has lost it lets go of all that it holds. Like rescue(), but by hand, and nobody is charged.
+-- is judged whole: who has lost it lets go of all that it holds. Like rescue(), but by hand, and nobody is charged. Where
+-- the queue has not been watched, since no worker runs or the server was away, this waits for a lease and looks then: who
+-- lives has reported by that time.
 CREATE FUNCTION {schema}.recover_stuck(p_queue integer, p_older_than_seconds double precision,
     p_lease_seconds double precision, p_limit integer)
 RETURNS SETOF bigint
@@ -93,8 +95,14 @@ DECLARE
     held {schema}.claims;
     idle bigint[];
 BEGIN
-    IF now() - pg_postmaster_start_time() < p_lease_seconds * interval '1 second' THEN
-        RETURN;
+    IF NOT {schema}.is_watched(p_queue, p_lease_seconds) AND EXISTS (
+        SELECT
+        FROM {schema}.leases AS lease JOIN {schema}.claims AS claim ON claim.lease_id = lease.id
+        WHERE lease.queue_id = p_queue AND lease.expires_at <= now()
+            AND claim.claimed_at <= now() - p_older_than_seconds * interval '1 second'
+    ) THEN
+        -- What was waited for one queue holds for all of a transaction: leases are judged by its beginning.
+        PERFORM pg_sleep(p_lease_seconds - extract(epoch FROM clock_timestamp() - now())::double precision);
     END IF;
     FOR lost IN
         SELECT lease.id
