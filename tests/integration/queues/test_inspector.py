@@ -394,3 +394,20 @@ class TestStuckJobs:
                 await queue.keep_alive()
                 assert await asked == [lost]
             assert (delivery.job.id, (await queue.complete([delivery])).accepted) == (kept, 1)
+
+    async def test_what_somebody_has_locked_goes_back_the_next_time(
+        self, queue: PostgresQueue, inspector: Inspector, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        locked, free = await queue.enqueue([new_job("locked"), new_job("free")])
+        await queue.receive(2)
+        await admin.execute("UPDATE headrace.leases SET expires_at = now()")
+        async with admin.transaction():
+            await admin.execute("SELECT FROM headrace.jobs WHERE name = 'locked' FOR UPDATE")
+            assert await inspector.recover_stuck("orders", older_than_seconds=0) == [free]
+            record = await inspector.job("orders", locked)
+            assert record is not None
+            assert (record.state, record.holder) == ("running", "worker-1")
+        assert await inspector.recover_stuck("orders", older_than_seconds=0) == [locked]
+        record = await inspector.job("orders", locked)
+        assert record is not None
+        assert (record.state, record.holder) == ("suspect", None)

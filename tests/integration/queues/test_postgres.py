@@ -280,6 +280,59 @@ class TestRaces:
             await queue.receive(1)
         assert [delivery.job.name for delivery in await other.receive(1, wait_seconds=20)] == ["kept"]
 
+    async def test_a_dead_workers_job_that_somebody_has_locked_is_a_suspect_all_the_same(
+        self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.enqueue([NewJob(name="deadly")])
+        (held,) = await queue.receive(1)
+        await admin.execute(DEAD)
+        async with admin.transaction():
+            await admin.execute("SELECT FROM headrace.jobs FOR UPDATE")
+            assert (await other.maintain()).rescued == 0
+            assert (await queue.complete([held])).refused == (held,), "its lease is gone"
+            depth = await other.depth()
+            assert (depth.ready, depth.in_flight) == (1, 0), "nobody who is known to live has it"
+            left = await admin.fetch("SELECT xmin FROM headrace.claims")
+            assert (await other.maintain()).rescued == 0
+            assert await admin.fetch("SELECT xmin FROM headrace.claims") == left, "nothing is written in vain"
+        assert await other.receive(1) == [], "held until the next round"
+        assert (await other.maintain()).rescued == 1
+        (again,) = await other.receive(1)
+        assert (again.job.id, again.job.attempt, again.is_suspect) == (held.job.id, 1, True)
+        assert await admin.fetchval("SELECT deaths FROM headrace.jobs") == 1, "its worker held nothing else"
+        assert (await other.complete([again])).accepted == 1
+        assert await admin.fetchval("SELECT count(*) FROM headrace.leases") == 1, "nothing is left behind"
+
+    async def test_who_died_with_more_than_the_locked_job_is_not_charged_to_it(
+        self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await queue.enqueue([NewJob(name="locked"), NewJob(name="free"), NewJob(name="other", priority=5)])
+        await queue.receive(3)
+        await admin.execute(DEAD)
+        async with admin.transaction():
+            await admin.execute("SELECT FROM headrace.jobs WHERE name = 'locked' FOR UPDATE")
+            assert (await other.maintain()).rescued == 2
+        assert (await other.maintain()).rescued == 1
+        rows = await admin.fetch("SELECT name, suspect, deaths FROM headrace.parked_jobs ORDER BY id")
+        assert [tuple(row) for row in rows] == [("locked", True, 0), ("free", True, 0), ("other", True, 0)]
+
+    async def test_a_suspect_that_is_locked_when_its_worker_closes_is_still_claimed_alone(
+        self, queue: PostgresQueue, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await admin.execute("INSERT INTO headrace.parked_jobs (id, queue_id, suspect, state) VALUES (9, 1, true, 4)")
+        await queue.enqueue([NewJob(name="innocent")])
+        async with admin.transaction(), PostgresQueue(place, "orders") as closing:
+            await closing.keep_alive()
+            await closing.maintain()
+            (suspect,) = await closing.receive(10)
+            assert suspect.is_suspect
+            await admin.execute("SELECT FROM headrace.jobs WHERE suspect FOR UPDATE")
+        await queue.maintain()
+        await queue.maintain()
+        (again,) = await queue.receive(10)
+        assert (again.job.id, again.is_suspect) == ("9", True)
+        assert await admin.fetchval("SELECT deaths FROM headrace.jobs WHERE suspect") == 0
+
     async def test_claims_and_housekeeping_wait_for_nobody(
         self,
         queue: PostgresQueue,
@@ -365,6 +418,12 @@ class TestRaces:
             assert not removing.done()
         assert await removing
         assert len(await queue.receive(10)) == 1
+
+
+DEAD = """
+UPDATE headrace.leases SET expires_at = now() - interval '1 second';
+UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now();
+"""
 
 
 async def claim_and_lose_the_answer(queue: PostgresQueue, query: str = "claim") -> None:

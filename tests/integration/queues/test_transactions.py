@@ -493,7 +493,10 @@ class TestWhileATransactionIsOpen:
                     assert taken.job.id == second.job.id, "a suspect, claimed alone"
                     await other.complete([taken])
                     raise ApplicationError
-            assert (await take_one(other)).job.id == first.job.id, "rolled back: anybody's"
+            assert await other.receive(10) == [], "rolled back, and held until the next round"
+            assert (await other.maintain()).rescued == 1
+            again = await take_one(other)
+            assert (again.job.id, again.job.attempt, again.is_suspect) == (first.job.id, 1, True)
 
     async def test_a_worker_closes_though_its_suspect_is_in_a_transaction(self, world: World) -> None:
         async with world.queue() as queue:
@@ -508,8 +511,10 @@ class TestWhileATransactionIsOpen:
                 suspect = await take_one(other)
                 assert suspect.is_suspect
                 await other.complete_in(opened.connection, suspect)
-            assert await world.claims() == 0
-        assert await world.jobs() == 0
+            assert (await world.jobs(), await world.claims()) == (1, 1)
+        async with world.queue() as other:
+            assert (await other.maintain()).rescued == 0
+        assert (await world.jobs(), await world.claims()) == (0, 0)
 
     @pytest.mark.parametrize("commits", [True, False])
     async def test_a_handler_that_returns_with_its_transaction_open_leaves_the_job_to_it(

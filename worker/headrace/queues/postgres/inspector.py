@@ -228,7 +228,7 @@ class PostgresInspector:
 
         A lease is judged whole: where one of its jobs has been held for so long, all go back, uncharged, each to
         be claimed alone the next time. Where no worker has looked after the queue, that takes a lease's time: who
-        lives reports meanwhile.
+        lives reports meanwhile. What somebody has locked is left for later.
         """
         queue_id = await self._look_up(queue)
         recovered: list[str] = []

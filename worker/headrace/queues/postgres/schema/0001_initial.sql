@@ -33,10 +33,13 @@ CREATE TABLE {schema}.leases (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     queue_id integer NOT NULL REFERENCES {schema}.queues (id) ON DELETE CASCADE,
     expires_at timestamptz NOT NULL,
-    holder text NOT NULL
+    holder text NOT NULL,
+    was_alone boolean
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE {schema}.leases IS 'Who holds jobs, and until when. An id is never used again: it fences late completions.';
+COMMENT ON COLUMN {schema}.leases.was_alone IS
+    'Null while its worker can extend it. Else the worker has lost a job that somebody had locked, and the next rescue takes it: true where it died holding no other.';
 CREATE INDEX leases_of_queue ON {schema}.leases (queue_id);
 
 CREATE TABLE {schema}.claims (
@@ -874,6 +877,63 @@ BEGIN
 END
 $body$;
 
+-- Of a claim that ends, keep jobs held whose rows somebody has locked: a claim that just looks at them, or a transaction
+-- that completes them and may be rolled back. Under a lease that nobody knows, and that has run out: the next rescue
+-- takes them, or finds them gone.
+CREATE FUNCTION {schema}.leave_behind(p_claim {schema}.claims, p_ids bigint[], p_was_alone boolean) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+BEGIN
+    WITH lease AS (
+        INSERT INTO {schema}.leases (queue_id, expires_at, holder, was_alone)
+        SELECT queue_id, least(expires_at, now()), holder, p_was_alone FROM {schema}.leases WHERE id = p_claim.lease_id
+        RETURNING id
+    )
+    INSERT INTO {schema}.claims (lease_id, last_id, claimed_at, queue_id, priority, job_ids)
+    SELECT id, p_claim.last_id, p_claim.claimed_at, p_claim.queue_id, p_claim.priority, p_ids FROM lease;
+END
+$body$;
+
+-- End a lease that was lost, and take what is held under it out of the queue, to put it elsewhere; what is locked is left
+-- behind. Call it with the lease locked.
+CREATE FUNCTION {schema}.take_lost(p_lease bigint, p_was_alone boolean) RETURNS SETOF {schema}.jobs
+LANGUAGE plpgsql SET enable_seqscan = off AS $body$
+DECLARE
+    held {schema}.claims;
+    idle bigint[];
+    locked bigint[];
+BEGIN
+    FOR held IN SELECT * FROM {schema}.claims WHERE lease_id = p_lease FOR UPDATE LOOP
+        idle := ARRAY (
+            SELECT id
+            FROM {schema}.jobs
+            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
+            FOR UPDATE SKIP LOCKED
+        );
+        RETURN QUERY
+            DELETE FROM {schema}.jobs AS job
+            WHERE job.queue_id = held.queue_id AND job.priority = held.priority AND job.id = ANY (idle)
+                AND job.id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
+            RETURNING job.*;
+        locked := ARRAY (
+            SELECT id
+            FROM {schema}.jobs
+            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
+            ORDER BY id
+        );
+        -- Left behind before, and still locked: a transaction may stay open for long, and a round comes every few seconds.
+        CONTINUE WHEN locked = held.job_ids AND (SELECT was_alone IS NOT NULL FROM {schema}.leases WHERE id = p_lease);
+        IF locked <> '{}' THEN
+            PERFORM {schema}.leave_behind(held, locked, p_was_alone);
+        END IF;
+        DELETE FROM {schema}.claims WHERE id = held.id;
+    END LOOP;
+    DELETE FROM {schema}.leases
+    WHERE id = p_lease AND NOT EXISTS (SELECT FROM {schema}.claims WHERE lease_id = p_lease);
+END
+$body$;
+
 -- End leases that ran out. What a lost worker held goes back uncharged, as suspects: each is claimed alone the next time.
 -- Only who was alone with it when the worker died is charged with the death, and three deaths are a poisonous job.
 -- Nobody is judged before the queue has been watched for a lease: first let everybody report.
@@ -882,10 +942,9 @@ RETURNS TABLE (rescued integer, poisoned integer)
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 #variable_conflict use_column
 DECLARE
-    lost bigint;
-    held {schema}.claims;
+    judges boolean := {schema}.is_watched(p_queue, p_lease_seconds);
+    lost {schema}.leases;
     alone boolean;
-    idle bigint[];
     job {schema}.jobs;
     dead_ids bigint[];
     dead_groups text[];
@@ -893,56 +952,37 @@ DECLARE
 BEGIN
     rescued := 0;
     poisoned := 0;
-    IF {schema}.is_watched(p_queue, p_lease_seconds) THEN
-        FOR lost IN
-            SELECT id
-            FROM {schema}.leases
-            WHERE queue_id = p_queue AND expires_at <= now()
-            ORDER BY id
-            LIMIT p_limit
-            FOR UPDATE SKIP LOCKED
-        LOOP
-            alone := (SELECT coalesce(sum(cardinality(job_ids)), 0) = 1 FROM {schema}.claims WHERE lease_id = lost);
-            FOR held IN DELETE FROM {schema}.claims WHERE lease_id = lost RETURNING * LOOP
-                -- A locked row is being completed in a transaction of its handler's own, and that alone decides.
-                idle := ARRAY (
-                    SELECT id
-                    FROM {schema}.jobs
-                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
-                        AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
-                    FOR UPDATE SKIP LOCKED
-                );
-                FOR job IN
-                    DELETE FROM {schema}.jobs
-                    WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (idle)
-                        AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
-                    RETURNING *
-                LOOP
-                    job.suspect := true;
-                    IF alone THEN
-                        job.deaths := job.deaths + 1;
-                        IF job.deaths >= 3 THEN
-                            PERFORM {schema}.remember_dead(job, 'WorkerLost',
-                                'three workers died while they ran this job and no other');
-                            dead_ids := dead_ids || job.id;
-                            dead_groups := array_remove(dead_groups || job.group_key, NULL);
-                            dead_keys := array_remove(dead_keys || job.deduplication_key, NULL);
-                            poisoned := poisoned + 1;
-                            CONTINUE;
-                        END IF;
-                    END IF;
-                    INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority,
-                        deaths, suspect, name, payload, content_type, headers, group_key, deduplication_key, failures,
-                        state)
-                    VALUES (job.id, job.enqueued_at, job.run_at, job.expires_at, job.queue_id, job.attempt,
-                        job.priority, job.deaths, job.suspect, job.name, job.payload, job.content_type, job.headers,
-                        job.group_key, job.deduplication_key, job.failures, 4);
-                    rescued := rescued + 1;
-                END LOOP;
-            END LOOP;
-            DELETE FROM {schema}.leases WHERE id = lost;
+    FOR lost IN
+        SELECT *
+        FROM {schema}.leases
+        WHERE queue_id = p_queue AND expires_at <= now() AND (judges OR was_alone IS NOT NULL)
+        ORDER BY id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        alone := coalesce(lost.was_alone,
+            (SELECT coalesce(sum(cardinality(job_ids)), 0) = 1 FROM {schema}.claims WHERE lease_id = lost.id));
+        FOR job IN SELECT * FROM {schema}.take_lost(lost.id, alone) LOOP
+            IF alone THEN
+                job.deaths := job.deaths + 1;
+                IF job.deaths >= 3 THEN
+                    PERFORM {schema}.remember_dead(job, 'WorkerLost',
+                        'three workers died while they ran this job and no other');
+                    dead_ids := dead_ids || job.id;
+                    dead_groups := array_remove(dead_groups || job.group_key, NULL);
+                    dead_keys := array_remove(dead_keys || job.deduplication_key, NULL);
+                    poisoned := poisoned + 1;
+                    CONTINUE;
+                END IF;
+            END IF;
+            INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
+                suspect, name, payload, content_type, headers, group_key, deduplication_key, failures, state)
+            VALUES (job.id, job.enqueued_at, job.run_at, job.expires_at, job.queue_id, job.attempt, job.priority,
+                job.deaths, true, job.name, job.payload, job.content_type, job.headers, job.group_key,
+                job.deduplication_key, job.failures, 4);
+            rescued := rescued + 1;
         END LOOP;
-    END IF;
+    END LOOP;
     IF poisoned > 0 THEN
         PERFORM {schema}.after_end(p_queue, dead_groups, dead_keys, dead_ids);
     END IF;
@@ -955,6 +995,7 @@ CREATE FUNCTION {schema}.drop_claims(p_claims bigint[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
     held {schema}.claims;
+    locked bigint[];
 BEGIN
     FOR held IN DELETE FROM {schema}.claims WHERE id = ANY (p_claims) RETURNING * LOOP
         WITH gone AS (
@@ -974,6 +1015,16 @@ BEGIN
         SELECT id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, suspect, name, payload,
             content_type, headers, group_key, deduplication_key, failures, 4
         FROM gone;
+        locked := ARRAY (
+            SELECT id
+            FROM {schema}.jobs
+            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
+                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)] AND suspect
+            ORDER BY id
+        );
+        IF locked <> '{}' THEN
+            PERFORM {schema}.leave_behind(held, locked, false);
+        END IF;
     END LOOP;
 END
 $body$;

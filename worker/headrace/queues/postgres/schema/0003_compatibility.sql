@@ -92,13 +92,11 @@ RETURNS SETOF bigint
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
     lost bigint;
-    held {schema}.claims;
-    idle bigint[];
 BEGIN
     IF NOT {schema}.is_watched(p_queue, p_lease_seconds) AND EXISTS (
         SELECT
         FROM {schema}.leases AS lease JOIN {schema}.claims AS claim ON claim.lease_id = lease.id
-        WHERE lease.queue_id = p_queue AND lease.expires_at <= now()
+        WHERE lease.queue_id = p_queue AND lease.expires_at <= now() AND lease.was_alone IS NULL
             AND claim.claimed_at <= now() - p_older_than_seconds * interval '1 second'
     ) THEN
         -- What was waited for one queue holds for all of a transaction: leases are judged by its beginning.
@@ -115,27 +113,13 @@ BEGIN
         LIMIT p_limit
         FOR UPDATE OF lease SKIP LOCKED
     LOOP
-        FOR held IN DELETE FROM {schema}.claims WHERE lease_id = lost RETURNING * LOOP
-            -- A locked row is just being completed in a transaction, and that alone decides.
-            idle := ARRAY (
-                SELECT job.id
-                FROM {schema}.jobs AS job
-                WHERE job.queue_id = held.queue_id AND job.priority = held.priority AND job.id = ANY (held.job_ids)
-                FOR UPDATE SKIP LOCKED
-            );
-            WITH gone AS (
-                DELETE FROM {schema}.jobs
-                WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (idle)
-                RETURNING *
-            )
-            INSERT INTO {schema}.parked_jobs (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths,
-                suspect, name, payload, content_type, headers, group_key, deduplication_key, failures, state)
+        RETURN QUERY
+            INSERT INTO {schema}.parked_jobs AS parked (id, enqueued_at, run_at, expires_at, queue_id, attempt, priority,
+                deaths, suspect, name, payload, content_type, headers, group_key, deduplication_key, failures, state)
             SELECT id, enqueued_at, run_at, expires_at, queue_id, attempt, priority, deaths, true, name, payload,
                 content_type, headers, group_key, deduplication_key, failures, 4
-            FROM gone;
-            RETURN QUERY SELECT unnest(idle);
-        END LOOP;
-        DELETE FROM {schema}.leases WHERE id = lost;
+            FROM {schema}.take_lost(lost, false)
+            RETURNING parked.id;
     END LOOP;
 END
 $body$;
