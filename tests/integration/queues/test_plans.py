@@ -170,6 +170,12 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     await run("claim_suspect", 1, alone)
     await run("end_leases", [alone])
     await run("rescue", 1, 0.001, 1000)
+    (lost,) = (row[0] for row in await run("start_lease", 1, -1, "lost"))
+    await server.run("claim", 1, lost, LIMIT, floors)
+    await run("inspect_recover_stuck", 1, 0, 0.001, 1000)
+    dead_ids = [row["id"] for row in (await server.run("inspect_dead", 1, None, None, 2 * LIMIT, None))[0]]
+    await run("inspect_redrive", 1, dead_ids[:LIMIT])
+    await run("inspect_purge", 1, dead_ids[LIMIT:])
     for query in ("prune_dead", "prune_finished", "prune_keys"):
         await run(query, 1, 1000)
     await run("shared_depth", 1, 5)

@@ -513,8 +513,16 @@ SELECT {schema}.redrive($1, $2)
 -- name: inspect_purge
 -- Dead jobs, gone for good.
 DELETE FROM {schema}.dead_jobs
-WHERE queue_id = $1 AND id = ANY (ARRAY (
-    SELECT dead.id FROM {schema}.dead_jobs AS dead WHERE dead.queue_id = $1 AND dead.id = ANY ($2::bigint[]) FOR UPDATE SKIP LOCKED
+WHERE ctid = ANY (ARRAY (
+    SELECT dead.place
+    FROM unnest($2::bigint[]) AS wanted (id),
+        LATERAL (
+            SELECT job.ctid AS place
+            FROM {schema}.dead_jobs AS job
+            WHERE job.queue_id = $1 AND job.id = wanted.id
+            OFFSET 0
+            FOR UPDATE SKIP LOCKED
+        ) AS dead
 ))
 RETURNING id
 

@@ -159,19 +159,24 @@ CREATE FUNCTION {schema}.redrive(p_queue integer, p_ids bigint[]) RETURNS SETOF 
 LANGUAGE plpgsql SET enable_seqscan = off AS $body$
 DECLARE
     ids bigint[];
+    places tid[];
     keyed record;
 BEGIN
-    ids := ARRAY (
-        SELECT dead.id
-        FROM {schema}.dead_jobs AS dead
-        WHERE dead.queue_id = p_queue AND dead.id = ANY (p_ids)
-        FOR UPDATE SKIP LOCKED
-    );
+    SELECT array_agg(dead.id), array_agg(dead.place)
+    INTO ids, places
+    FROM unnest(p_ids) AS wanted (id),
+        LATERAL (
+            SELECT job.id, job.ctid AS place
+            FROM {schema}.dead_jobs AS job
+            WHERE job.queue_id = p_queue AND job.id = wanted.id
+            OFFSET 0
+            FOR UPDATE SKIP LOCKED
+        ) AS dead;
     -- In the order in which producers take keys.
     FOR keyed IN
-        SELECT dead.id, dead.deduplication_key AS key
+        SELECT dead.id, dead.deduplication_key AS key, dead.ctid AS place
         FROM {schema}.dead_jobs AS dead
-        WHERE dead.queue_id = p_queue AND dead.id = ANY (ids) AND dead.deduplication_key IS NOT NULL
+        WHERE dead.ctid = ANY (places) AND dead.deduplication_key IS NOT NULL
         ORDER BY dead.deduplication_key, dead.id
     LOOP
         DELETE FROM {schema}.deduplication_keys AS taken
@@ -181,10 +186,11 @@ BEGIN
         ON CONFLICT (queue_id, key) DO UPDATE SET finished = false WHERE taken.job_id = excluded.job_id;
         IF NOT FOUND THEN
             ids := array_remove(ids, keyed.id);
+            places := array_remove(places, keyed.place);
         END IF;
     END LOOP;
     WITH gone AS (
-        DELETE FROM {schema}.dead_jobs WHERE queue_id = p_queue AND id = ANY (ids) RETURNING *
+        DELETE FROM {schema}.dead_jobs WHERE ctid = ANY (places) RETURNING *
     ), fresh AS (
         SELECT gone.*, now() + queue.message_retention_seconds * interval '1 second' AS new_expires_at
         FROM gone JOIN {schema}.queues AS queue ON queue.id = gone.queue_id
