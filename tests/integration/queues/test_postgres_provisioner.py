@@ -10,6 +10,7 @@ import pytest
 
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner
+from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from support.postgres import PostgresServer
@@ -85,3 +86,27 @@ async def test_provisioning_tells_it_too(database_dsn: str) -> None:
     made = await provisioner.ensure("orders", QueueSettings(), OWNER)
     assert made.max_connections == await provisioner.allowed_connections()
     assert (await provisioner.migrate()).max_connections == made.max_connections
+
+
+async def test_removing_a_queue_is_not_held_up_by_the_servers_own_vacuuming(own_postgres: PostgresServer) -> None:
+    provisioner = PostgresProvisioner(Place(dsn=own_postgres.dsn))
+    await provisioner.ensure("orders", QueueSettings(), OWNER)
+    own_postgres.stop()
+    own_postgres.start("autovacuum_naptime=1")
+    # A pause after each page: for minutes.
+    await execute(
+        own_postgres.dsn,
+        "ALTER TABLE headrace.jobs SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+        "INSERT INTO headrace.jobs (queue_id, payload) SELECT 2, repeat('x', 999)::bytea FROM generate_series(1, 9999)",
+        "DELETE FROM headrace.jobs WHERE id % 10 > 0",
+    )
+    await eventually(lambda: is_vacuumed(own_postgres.dsn), what="being vacuumed")
+    assert await provisioner.remove("orders", OWNER)
+
+
+async def is_vacuumed(dsn: str) -> bool:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum)"))
+    finally:
+        await connection.close()

@@ -301,8 +301,17 @@ SELECT count(*)::integer FROM removed
 LOCK TABLE {schema}.jobs, {schema}.parked_jobs IN SHARE ROW EXCLUSIVE MODE
 
 -- name: wait_briefly
--- Give up on locks that are not to be had soon.
-SET LOCAL lock_timeout = '200ms'
+-- Give up on locks that are not to be had soon. Where a vacuum is in the way, wait for longer than the second after which
+-- the server ends one of its own.
+SELECT set_config('lock_timeout', CASE WHEN EXISTS (
+    SELECT
+    FROM pg_catalog.pg_locks AS held
+        JOIN pg_catalog.pg_class AS kind ON kind.oid = held.relation
+        JOIN pg_catalog.pg_namespace AS place ON place.oid = kind.relnamespace
+    WHERE held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        AND held.mode = 'ShareUpdateExclusiveLock' AND place.nspname = {schema_literal}
+        AND kind.relname IN ('jobs', 'parked_jobs')
+) THEN '2s' ELSE '200ms' END, true)
 
 -- name: remove_remaining_jobs
 -- The few jobs that came while the batches were removed, all claims, and the flags of who waits.
