@@ -2,13 +2,12 @@
 
 The payload comes on standard input, the rest in ``HEADRACE_JOB_*`` variables, the trace in ``TRACEPARENT`` and
 ``TRACESTATE``. Exit status 0 completes the job, 100 gives it up (dead-letter queue), anything else retries it; the end
-of standard error is kept as the error. The program runs in a process group of its own, which ends with the job.
+of standard error is kept as the error. Whatever the program has started ends with the job.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from headrace import trace_context
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
+from headrace.runtime.handlers.processes import RUN_VARIABLE, Orphans, Process, keep_open_files_to_ourselves
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
 from headrace.settings import is_secret_variable
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 DEAD_LETTER_EXIT_STATUS = 100
 """The program says that this job can never succeed."""
 
-# How long a program may take to end after SIGTERM, and its error stream to close after that.
+# How long a program may take to end after SIGTERM.
 _GRACE_SECONDS = 2.0
-_CHUNK_BYTES = 16 * 1024
+
+_JOB_PREFIX = "HEADRACE_JOB_"
 
 
 class ExecHandler:
@@ -52,9 +53,15 @@ class ExecHandler:
     abandoned = 0
 
     def __init__(self, command: Sequence[str]) -> None:
-        if shutil.which(command[0]) is None:
+        program = shutil.which(command[0])
+        if program is None:
             raise HandlerError(f"exec: there is no program {command[0]!r} here, or it may not be run")
+        self._program = program
         self._command = tuple(command)
+        # Encoded once: most of it is the same for every job.
+        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _without_ours(os.environ).items()}
+        self._orphans: Orphans | None = None
+        keep_open_files_to_ourselves()
 
     def terms(self, name: str) -> Terms:  # noqa: ARG002 - the program itself decides by HEADRACE_JOB_NAME
         """See `Handler`."""
@@ -62,44 +69,46 @@ class ExecHandler:
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:  # noqa: ARG002
         """See `Handler`."""
+        if self._orphans is None:
+            self._orphans = Orphans()
+        orphans = self._orphans
+        run = orphans.begin()
+        tail = _Tail()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=_environment(job),
-                start_new_session=True,
+            process = Process(
+                self._program,
+                self._command,
+                {**self._environment, **_described(job), RUN_VARIABLE.encode(): run.encode()},
+                payload=job.payload,
+                listener=tail.add,
             )
         except (OSError, ValueError) as error:
+            orphans.end(run)
             return Failed(f"the program can't be started: {error}")
-        tail = _Tail()
-        reading = asyncio.create_task(tail.read(process.stderr))
         try:
-            await _feed(process.stdin, job.payload)
-            status = await process.wait()
+            status = await asyncio.shield(process.exited)
         except asyncio.CancelledError:
-            await _terminate(process)
+            process.signal(signal.SIGTERM)
+            await asyncio.wait([process.exited], timeout=_GRACE_SECONDS)
             raise
         finally:
-            # Whatever the program left behind ends with the job, and lets go of the stream that we read.
-            _signal_group(process, signal.SIGKILL)
-            await asyncio.wait([reading], timeout=_GRACE_SECONDS)
-            reading.cancel()
-        if status == 0:
-            return COMPLETED
-        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-        report = f"{ended}: {tail.text}" if tail.text else ended
-        return GivenUp(report) if status == DEAD_LETTER_EXIT_STATUS else Failed(report)
+            process.signal(signal.SIGKILL)
+            process.close()
+            # Killed a moment ago, it may take another; what it leaves is an orphan only then.
+            process.exited.add_done_callback(lambda _: orphans.end(run))
+        return _outcome(status, tail.text)
 
     def drain(self) -> None:
         """See `Handler`."""
 
     async def close(self) -> None:
         """See `Handler`."""
+        if self._orphans is not None:
+            self._orphans.close()
 
 
 class _Tail:
-    """Passes a stream on to our own standard error and keeps its end."""
+    """Passes what is written on to our own standard error and keeps its end."""
 
     def __init__(self) -> None:
         self._kept = b""
@@ -108,47 +117,48 @@ class _Tail:
     def text(self) -> str:
         return self._kept.decode("utf-8", "replace").strip()
 
-    async def read(self, stream: asyncio.StreamReader | None) -> None:
-        assert stream is not None
-        while chunk := await stream.read(_CHUNK_BYTES):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.buffer.flush()
-            self._kept = (self._kept + chunk)[-MAX_ERROR_LENGTH:]
+    def add(self, chunk: bytes) -> None:
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+        self._kept = (self._kept + chunk)[-MAX_ERROR_LENGTH:]
 
 
-async def _feed(stream: asyncio.StreamWriter | None, payload: bytes) -> None:
-    assert stream is not None
-    # A program need not read its payload, and may have ended by now: uvloop then calls it a RuntimeError.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
-        stream.write(payload)
-        await stream.drain()
-        stream.close()
-        await stream.wait_closed()
+def _outcome(status: int | None, said: str) -> Outcome:
+    if status == 0:
+        return COMPLETED
+    if status is None:
+        ended = "the exit status was lost: something else waits for the worker's children, or SIGCHLD is ignored"
+    else:
+        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+    report = f"{ended}: {said}" if said else ended
+    return GivenUp(report) if status == DEAD_LETTER_EXIT_STATUS else Failed(report)
 
 
-async def _terminate(process: asyncio.subprocess.Process) -> None:
-    _signal_group(process, signal.SIGTERM)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
-
-
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # The group outlives its leader while anything in it runs; its id is the leader's pid.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def _environment(job: Job) -> Mapping[str, str]:
-    # Our connections are none of a job's business.
-    environment = {name: value for name, value in os.environ.items() if not is_secret_variable(name)}
-    return environment | {
-        "HEADRACE_JOB_ID": job.id,
-        "HEADRACE_JOB_QUEUE": job.queue,
-        "HEADRACE_JOB_NAME": job.name,
-        "HEADRACE_JOB_ATTEMPT": str(job.attempt),
-        "HEADRACE_JOB_PRIORITY": str(job.priority),
-        "HEADRACE_JOB_CONTENT_TYPE": job.content_type,
-        "HEADRACE_JOB_ENQUEUED_AT": job.enqueued_at.isoformat(),
-        "HEADRACE_JOB_HEADERS": json.dumps(dict(job.headers)),
-        **{name.upper(): value for name, value in trace_context.of(job).items()},
+def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:
+    """What is a program's business too: the worker's connections are not, nor what was said of another job."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (is_secret_variable(name) or name.startswith(_JOB_PREFIX))
     }
+
+
+def _described(job: Job) -> dict[bytes, bytes]:
+    described = {
+        "ID": job.id,
+        "QUEUE": job.queue,
+        "NAME": job.name,
+        "ATTEMPT": str(job.attempt),
+        "PRIORITY": str(job.priority),
+        "CONTENT_TYPE": job.content_type,
+        "ENQUEUED_AT": job.enqueued_at.isoformat(),
+        "HEADERS": json.dumps(dict(job.headers)) if job.headers else "{}",
+    }
+    if job.group is not None:
+        described["GROUP"] = job.group
+    if job.deduplication_key is not None:
+        described["DEDUPLICATION_KEY"] = job.deduplication_key
+    if job.expires_at is not None:
+        described["EXPIRES_AT"] = job.expires_at.isoformat()
+    variables = {f"{_JOB_PREFIX}{name}".encode(): value.encode() for name, value in described.items()}
+    return variables | {name.upper().encode(): value.encode() for name, value in trace_context.of(job).items()}
