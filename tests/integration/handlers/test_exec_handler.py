@@ -7,16 +7,15 @@ import errno
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headrace.job import Job
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.outcome import COMPLETED, Failed, GivenUp
+from support.jobs import ENQUEUED_AT, job
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -25,27 +24,6 @@ if TYPE_CHECKING:
     from headrace.runtime.outcome import Outcome
 
     Program = Callable[..., ExecHandler]
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def job(**fields: Any) -> Job:
-    defaults: dict[str, Any] = {
-        "id": "17",
-        "queue": "orders",
-        "name": "resize",
-        "payload": b"{}",
-        "content_type": "application/json",
-        "headers": {},
-        "priority": 0,
-        "group": None,
-        "deduplication_key": None,
-        "attempt": 1,
-        "enqueued_at": NOW,
-        "run_at": NOW,
-        "expires_at": None,
-    }
-    return Job(**defaults | fields)
 
 
 @pytest.fixture
@@ -91,7 +69,7 @@ def is_alive(pid: int) -> bool:
 
 async def noted_pid(file: Path) -> int:
     await eventually(lambda: file.exists() and file.read_text().endswith("\n"), what=f"{file.name} noted")
-    return int(file.read_text())
+    return int(file.read_text())  # noqa: ASYNC240 - a line of a local file
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 1_048_576])
@@ -117,7 +95,7 @@ async def test_the_job_is_in_the_environment_without_our_connections(
     monkeypatch.setenv("SERVICE_BINDING_ROOT", "/bindings")
     handler = program('env -0 > "$T/environment"')
     described = {"headers": {"traceparent": "00-é\n"}, "priority": 7, "attempt": 2, "name": "größe"}
-    assert await run(handler, **described, deduplication_key="k", expires_at=NOW) is COMPLETED
+    assert await run(handler, **described, deduplication_key="k", expires_at=ENQUEUED_AT) is COMPLETED
     lines = (tmp_path / "environment").read_text().split("\0")
     environment = dict(line.split("=", 1) for line in lines if line)
     assert environment.pop("HEADRACE_JOB_RUN")
