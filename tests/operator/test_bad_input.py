@@ -37,6 +37,7 @@ POOL: Manifest = {
         "autoscaling": {"minReplicas": 0, "maxReplicas": 5},
     },
 }
+HTTP = {"url": "http://127.0.0.1:8000/jobs"}
 PLURALS = {"JobQueue": "jobqueues", "JobWorkerPool": "jobworkerpools"}
 DSN = "postgresql://user:hunter2@db/app"
 REDIS_URL = "redis://user:hunter2@redis/0"
@@ -301,7 +302,64 @@ BAD_POOLS = [
         mistake="an empty handler",
         changes={"spec.handler": {}},
         field="spec.handler",
-        fix="none is given: add python.app or exec.command",
+        fix="none is given: add python.app, http.url or exec.command",
+    ),
+    *(
+        Bad(
+            mistake=f"the handlers {' and '.join(handlers)}",
+            changes={"spec.handler": handlers},
+            field="spec.handler",
+            fix=fix,
+        )
+        for handlers, fix in (
+            ({"python": {"app": "a:b"}, "http": HTTP}, "both python and http are given: remove one of them"),
+            ({"http": HTTP, "exec": {"command": ["a"]}}, "both http and exec are given: remove one of them"),
+            (
+                {"python": {"app": "a:b"}, "http": HTTP, "exec": {"command": ["a"]}},
+                "python, http and exec are given: keep one of them",
+            ),
+        )
+    ),
+    Bad(
+        mistake="an http handler without its URL",
+        changes={"spec.handler": {"http": {}}},
+        field="spec.handler.http.url",
+        fix="Required value",
+    ),
+    *(
+        Bad(
+            mistake=f"a URL {mistake}",
+            changes={"spec.handler": {"http": {"url": url}}},
+            field="spec.handler.http.url",
+            fix=fix,
+            secrets=("hunter2",),
+        )
+        for mistake, url, fix in (
+            ("of nothing", "", "for example http://127.0.0.1:8000/jobs"),
+            ("without a scheme", "127.0.0.1:8000/jobs", "http.url must be http:// or https:// with a host"),
+            ("of another scheme", "ftp://server/jobs", "http.url must be http:// or https:// with a host"),
+            ("without a host", "http:///jobs", "http.url must be http:// or https:// with a host"),
+            ("with a password", "http://user:hunter2@server/jobs", "no user, password"),
+            ("with a space", "http://server/my jobs", "space"),
+            ("with a fragment", "http://server/#jobs", "or #"),
+            ("of the worker's own port", "http://127.0.0.1:8080/jobs", "let the server listen on another port"),
+            ("of that port by name", "http://localhost:8080", "let the server listen on another port"),
+            ("of that port by IPv6", "http://[::1]:8080?a=b", "let the server listen on another port"),
+        )
+    ),
+    Bad(
+        mistake="an authority for a server without TLS",
+        changes={"spec.handler": {"http": {**HTTP, "caSecretRef": {"name": "ca"}}}},
+        field="spec.handler.http.caSecretRef",
+        fix="begin http.url with https://, or remove caSecretRef",
+    ),
+    Bad(
+        mistake="certificates in place of the authority's reference",
+        changes={
+            "spec.handler": {"http": {"url": "https://server", "caSecretRef": {"name": "-----BEGIN CERTIFICATE-----"}}}
+        },
+        field="spec.handler.http.caSecretRef.name",
+        fix="put the CA certificates into a Secret and give that Secret's name",
     ),
     Bad(
         mistake="no handler",
@@ -619,6 +677,21 @@ def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> N
         pytest.param(QUEUE, {"spec.messageRetentionSeconds": 86400}, id="a retention"),
         pytest.param(QUEUE, {"metadata.name": "q" * 52}, id="the longest name"),
         pytest.param(POOL, {"spec.handler": {"exec": {"command": ["/bin/sh", "-c", ""]}}}, id="a command"),
+        *(
+            pytest.param(POOL, {"spec.handler": {"http": {"url": url}}}, id=url)
+            for url in (
+                "http://server",
+                "http://render.shop.svc:8080/jobs",
+                "https://jobs.example.com:8443/a/b?kind=%20&c=d@e",
+                "http://[::1]:8000/jobs",
+                "http://127.0.0.1?a=b",
+            )
+        ),
+        pytest.param(
+            POOL,
+            {"spec.handler": {"http": {"url": "https://server/", "caSecretRef": {"name": "ca"}}}},
+            id="an authority",
+        ),
         pytest.param(POOL, {"spec.image": "registry.example.com:5000/shop/worker@sha256:" + "0" * 64}, id="a digest"),
         pytest.param(POOL, {"spec.drainTimeoutSeconds": 0}, id="no drain"),
         pytest.param(POOL, {"spec.idempotency": {}}, id="no idempotency"),

@@ -194,7 +194,9 @@ async def test_a_template_is_merged_over_ours(world: World) -> None:
     world.apply_pool(template={"spec": {"containers": [sidecar, worker], "nodeSelector": {"disk": "ssd"}}})
     world.wait_replicas(1)
     pod = world.kubectl.get("deployment", POOL)["spec"]["template"]["spec"]
-    assert [container["name"] for container in pod["containers"]] == ["worker", "sidecar"]
+    assert [container["name"] for container in pod["containers"]] == ["worker"]
+    [native] = pod["initContainers"]
+    assert (native["name"], native["image"], native["restartPolicy"]) == ("sidecar", "sidecar:1", "Always")
     assert pod["nodeSelector"] == {"disk": "ssd"}
     variables = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
     assert variables["SHOP"] == "yes"

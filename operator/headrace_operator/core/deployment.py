@@ -18,6 +18,7 @@ DRAIN_MARGIN_SECONDS = 30
 """What a worker has after its drain to hand back the rest and go, before it is killed."""
 
 _BINDINGS = "/bindings"
+_HANDLER_CA = "/handler-ca"
 
 # What makes a directory a binding of this type is a file that says so, and an annotation can become one.
 _REDIS_TYPE_ANNOTATION = "headrace.dev/redis-binding-type"
@@ -66,18 +67,24 @@ def _annotations(pool: JobWorkerPool) -> dict[str, str]:
 
 
 def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
+    worker = _worker(pool, queue, image=image, image_pull_policy=image_pull_policy)
+    volumes: list[dict[str, Any]] = [
+        {"name": "binding", "secret": {"secretName": queue.binding_name}},
+        *_redis_volumes(pool.spec.idempotency.used_redis),
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if pool.spec.handler.http is not None and (ca := pool.spec.handler.http.ca_secret_ref):
+        items = [{"key": ca.key, "path": "ca.crt"}]
+        volumes.append({"name": "handler-ca", "secret": {"secretName": ca.name, "items": items}})
+        worker["volumeMounts"].append({"name": "handler-ca", "mountPath": _HANDLER_CA, "readOnly": True})
     return {
         # Workers don't talk to the Kubernetes API, and Services' variables would only cloud their environment.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "terminationGracePeriodSeconds": pool.spec.drain_timeout_seconds + DRAIN_MARGIN_SECONDS,
-        "containers": [_worker(pool, queue, image=image, image_pull_policy=image_pull_policy)],
-        "volumes": [
-            {"name": "binding", "secret": {"secretName": queue.binding_name}},
-            *_redis_volumes(pool.spec.idempotency.used_redis),
-            {"name": "tmp", "emptyDir": {}},
-        ],
+        "containers": [worker],
+        "volumes": volumes,
     }
 
 
@@ -167,7 +174,10 @@ def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
 def _handler(handler: Handler) -> dict[str, str]:
     if handler.python is not None:
         return {"HANDLER__PYTHON__APP": handler.python.app}
-    assert handler.exec is not None, "a handler is exactly one of the two"
+    if handler.http is not None:
+        trusted = {"HANDLER__HTTP__CAFILE": f"{_HANDLER_CA}/ca.crt"} if handler.http.ca_secret_ref else {}
+        return {"HANDLER__HTTP__URL": handler.http.url, **trusted}
+    assert handler.exec is not None, "a handler is exactly one of the three"
     return {"HANDLER__EXEC__COMMAND": json.dumps(handler.exec.command)}
 
 

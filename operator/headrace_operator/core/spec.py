@@ -176,6 +176,13 @@ class PythonHandler(Part, frozen=True, kw_only=True):
     app: str
 
 
+class HttpHandler(Part, frozen=True, kw_only=True):
+    """A server that gets a POST for each job."""
+
+    url: str
+    ca_secret_ref: CaReference | None = None
+
+
 class ExecHandler(Part, frozen=True, kw_only=True):
     """A program, started for each job."""
 
@@ -186,11 +193,12 @@ class Handler(Part, frozen=True, kw_only=True):
     """What runs a job: exactly one of the fields."""
 
     python: PythonHandler | None = None
+    http: HttpHandler | None = None
     exec: ExecHandler | None = None
 
     def __post_init__(self) -> None:
-        if (self.python is None) == (self.exec is None):
-            raise ValueError("give exactly one of python and exec")
+        if sum(handler is not None for handler in (self.python, self.http, self.exec)) != 1:
+            raise ValueError("give exactly one of python, http and exec")
 
 
 class Retry(Part, frozen=True, kw_only=True):

@@ -3,6 +3,9 @@
 Maps are merged key by key, a null removes ours, and anything else replaces ours. Lists replace ours too, but for those
 with a merge key: items with the same key are one item. Containers of one name are merged; a volume, variable, port or
 mount of one key is replaced as a whole, since two halves of it (a value and a valueFrom) would contradict each other.
+
+A container beside ours is made a native sidecar. As an ordinary container it would be told to stop at the same moment
+as the worker, whose jobs may need it for as long as the drain takes.
 """
 
 from __future__ import annotations
@@ -37,7 +40,25 @@ def merge_pod_template(ours: Mapping[str, Any], fragment: Mapping[str, Any]) -> 
     """
     merged = _merge_maps(ours, fragment, "template")
     merged["metadata"]["labels"] |= ours["metadata"]["labels"]
+    _make_sidecars(merged["spec"], {container["name"] for container in ours["spec"]["containers"]})
     return merged
+
+
+def _make_sidecars(spec: dict[str, Any], ours: set[str]) -> None:
+    """Move what is not ours behind the init containers, in its order: what those do comes first, as before."""
+    containers = spec.get("containers", ())
+    beside = [container for container in containers if container["name"] not in ours]
+    for container in beside:
+        if container.get("restartPolicy", "Always") != "Always":
+            raise _refused(
+                f"template.spec.containers[name={container['name']}].restartPolicy",
+                "must be Always or left out, since a container beside the worker is made a sidecar: "
+                "what runs once belongs into initContainers",
+            )
+    if beside:
+        spec["containers"] = [container for container in containers if container["name"] in ours]
+        sidecars = [{**container, "restartPolicy": "Always"} for container in beside]
+        spec["initContainers"] = [*spec.get("initContainers", ()), *sidecars]
 
 
 def _merge_maps(ours: Mapping[str, Any], theirs: Any, path: str) -> dict[str, Any]:

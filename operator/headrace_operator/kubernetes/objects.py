@@ -70,20 +70,31 @@ def worker_pod(manifest: Manifest) -> WorkerPod:
 
 
 def _trouble(status: Manifest) -> tuple[str, str] | None:
-    """What keeps a pod from running its worker, with a reason that stays while the worker is tried again."""
+    """What keeps a pod from running its worker, with a reason that stays while containers are tried again."""
     scheduled = find(status.get("conditions") or (), "PodScheduled")
     if scheduled is not None and scheduled["status"] == "False":
         return "Unschedulable", scheduled.get("message", "")
-    containers = status.get("containerStatuses") or ()
-    worker = next((container for container in containers if container["name"] == WORKER_CONTAINER), None)
-    if worker is None or worker.get("ready"):
+    # In the order in which they start: the worker waits for what stands before it.
+    containers = [
+        *(status.get("initContainerStatuses") or ()),
+        *(each for each in status.get("containerStatuses") or () if each["name"] == WORKER_CONTAINER),
+    ]
+    return next((trouble for container in containers if (trouble := _trouble_of(container))), None)
+
+
+def _trouble_of(container: Manifest) -> tuple[str, str] | None:
+    # An init container is ready once it has done its work, a sidecar as a worker is.
+    if container.get("ready"):
         return None
-    waiting = worker.get("state", {}).get("waiting") or {}
-    last = worker.get("state", {}).get("terminated") or worker.get("lastState", {}).get("terminated")
-    if last and (worker.get("restartCount") or "terminated" in worker.get("state", {})):
-        # Between two attempts a crashing worker looks like one that starts.
+    state = container.get("state", {})
+    waiting = state.get("waiting") or {}
+    last = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    if last and (container.get("restartCount") or "terminated" in state):
+        # Between two attempts what crashes looks like what starts.
+        name = container["name"]
+        who = "the worker" if name == WORKER_CONTAINER else f"container {name}"
         last_words = (last.get("message") or "").strip()[-_MESSAGE_LENGTH:]
-        return "CrashLoopBackOff", f"the worker ended with status {last.get('exitCode')}: {last_words}".rstrip(": ")
+        return "CrashLoopBackOff", f"{who} ended with status {last.get('exitCode')}: {last_words}".rstrip(": ")
     if waiting and waiting.get("reason") not in _NORMAL_WAITS:
         return waiting.get("reason") or "Waiting", waiting.get("message") or ""
     return None

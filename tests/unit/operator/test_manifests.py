@@ -159,6 +159,18 @@ def test_a_command_is_passed_as_a_list() -> None:
     assert "BACKGROUND_JOBS__HANDLER__PYTHON__APP" not in variables
 
 
+def test_a_url_is_passed_and_its_authority_is_mounted() -> None:
+    variables = environment(handler={"http": {"url": "http://127.0.0.1:8000/jobs"}})
+    assert variables["BACKGROUND_JOBS__HANDLER__HTTP__URL"] == "http://127.0.0.1:8000/jobs"
+    assert "BACKGROUND_JOBS__HANDLER__HTTP__CAFILE" not in variables
+    tls = {"handler": {"http": {"url": "https://server/", "caSecretRef": {"name": "ca", "key": "root.pem"}}}}
+    assert environment(**tls)["BACKGROUND_JOBS__HANDLER__HTTP__CAFILE"] == "/handler-ca/ca.crt"
+    secret = {"secretName": "ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
+    assert {"name": "handler-ca", "secret": secret} in pod(**tls)["volumes"]
+    mount = {"name": "handler-ca", "mountPath": "/handler-ca", "readOnly": True}
+    assert mount in worker(**tls)["volumeMounts"]
+
+
 def test_the_bundled_image_has_its_pull_policy_and_a_pools_own_image_has_kubernetes_default() -> None:
     assert (worker()["image"], worker()["imagePullPolicy"]) == ("bundled:1", "Never")
     own = worker(image="shop:2")

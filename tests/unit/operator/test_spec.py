@@ -13,6 +13,8 @@ from headrace_operator.core.model import RefusedError
 from headrace_operator.core.spec import (
     Autoscaling,
     DeadLetter,
+    Handler,
+    HttpHandler,
     Idempotency,
     JobQueue,
     JobWorkerPool,
@@ -92,7 +94,11 @@ def test_a_wrong_queue_is_told_by_its_field(changes: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"handler": {}}, "spec.handler: give exactly one of python and exec"),
+        ({"handler": {}}, "spec.handler: give exactly one of python, http and exec"),
+        (
+            {"handler": {"http": {"url": "http://127.0.0.1:8000"}, "exec": {"command": ["a"]}}},
+            "spec.handler: give exactly one of python, http and exec",
+        ),
         ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling: minReplicas (3)"),
         ({"autoscaling": {"target": {"queueDepthPerReplica": 0}}}, "spec.autoscaling.target: queueDepthPerReplica"),
         ({"idempotency": {"enabled": True}}, "spec.idempotency: idempotency needs a redis"),
@@ -116,6 +122,8 @@ def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) 
         (DeadLetter, "jobqueues", ("deadLetter",)),
         (Postgres, "jobqueues", ("postgres",)),
         (PoolSpec, "jobworkerpools", ()),
+        (Handler, "jobworkerpools", ("handler",)),
+        (HttpHandler, "jobworkerpools", ("handler", "http")),
         (Retry, "jobworkerpools", ("retry",)),
         (Autoscaling, "jobworkerpools", ("autoscaling",)),
         (Target, "jobworkerpools", ("autoscaling", "target")),

@@ -53,11 +53,23 @@ def test_maps_are_merged_to_the_leaves() -> None:
     assert worker["resources"] == {"requests": {"cpu": "1", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
 
 
-def test_containers_are_merged_by_name_and_new_ones_follow() -> None:
-    sidecar = {"name": "sidecar", "image": "s"}
-    worker, second = merge(containers=[sidecar, {"name": "worker", "image": "mine"}])["containers"]
-    assert (worker["name"], worker["image"], second) == ("worker", "mine", sidecar)
+def test_containers_are_merged_by_name() -> None:
+    [worker] = merge(containers=[{"name": "worker", "image": "mine"}])["containers"]
+    assert (worker["name"], worker["image"]) == ("worker", "mine")
     assert worker["ports"]
+
+
+def test_a_container_beside_ours_is_made_a_sidecar_that_outlives_it() -> None:
+    server, proxy = {"name": "server", "image": "s"}, {"name": "proxy", "image": "p", "restartPolicy": "Always"}
+    migration = {"name": "migration", "image": "m"}
+    merged = merge(containers=[server, {"name": "worker", "image": "mine"}, proxy], initContainers=[migration])
+    assert [container["name"] for container in merged["containers"]] == ["worker"]
+    assert merged["initContainers"] == [migration, {**server, "restartPolicy": "Always"}, proxy]
+
+
+def test_a_sidecar_that_says_so_itself_stays_where_it_stands() -> None:
+    proxy, migration = {"name": "proxy", "restartPolicy": "Always"}, {"name": "migration"}
+    assert merge(initContainers=[proxy, migration])["initContainers"] == [proxy, migration]
 
 
 def test_variables_and_volumes_of_one_name_are_replaced_as_a_whole() -> None:
@@ -100,6 +112,13 @@ def test_our_labels_stay_ours() -> None:
         ({"containers": ["worker"]}, "spec.template.spec.containers[0]: must be an object"),
         ({"containers": [{"image": "x"}]}, "spec.template.spec.containers[0]: needs a name, by which it is merged"),
         ({"securityContext": "none"}, "spec.template.spec.securityContext: must be an object"),
+        (
+            {"containers": [{"name": "once", "restartPolicy": "Never"}]},
+            (
+                "spec.template.spec.containers[name=once].restartPolicy: must be Always or left out, since a container "
+                "beside the worker is made a sidecar: what runs once belongs into initContainers"
+            ),
+        ),
         (
             {"containers": [{"name": "worker", "env": [{"value": "1"}]}]},
             "spec.template.spec.containers[0].env[0]: needs a name, by which it is merged",

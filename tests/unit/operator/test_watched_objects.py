@@ -84,6 +84,23 @@ def test_a_pod_that_is_leaving_is_neither_ready_nor_in_trouble() -> None:
             "the worker ended with status 1: bye",
         ),
         (
+            {
+                "initContainerStatuses": [
+                    {"name": "migration", "ready": True, "state": {"terminated": {"exitCode": 0}}},
+                    {
+                        "name": "server",
+                        "ready": False,
+                        "restartCount": 1,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 1, "message": "port in use"}},
+                    },
+                ],
+                "containerStatuses": container(state={"waiting": {"reason": "PodInitializing"}}),
+            },
+            "CrashLoopBackOff",
+            "container server ended with status 1: port in use",
+        ),
+        (
             {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]},
             "Unschedulable",
             "0/3 nodes",
