@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -88,11 +87,10 @@ class ExecHandler:
         try:
             status = await asyncio.shield(process.exited)
         except asyncio.CancelledError:
-            process.signal(signal.SIGTERM)
+            process.terminate()
             await asyncio.wait([process.exited], timeout=_GRACE_SECONDS)
             raise
         finally:
-            process.signal(signal.SIGKILL)
             process.close()
             # Killed a moment ago, it may take another; what it leaves is an orphan only then.
             process.exited.add_done_callback(lambda _: orphans.end(run))

@@ -100,17 +100,19 @@ class Process:
             self._loop.add_writer(self._stdin, self._feed)
         else:
             self._close_stdin()
-        self.exited = _exit_of(self.pid)
+        self.exited = _exit_of(self.pid, leads_a_group=True)
         """Its exit status, negative for a signal; None where somebody else has taken it. Not to be cancelled."""
         self.exited.add_done_callback(lambda _: _started.discard(self.pid))
 
-    def signal(self, number: signal.Signals) -> None:
-        """Signal its group, which outlives its leader while anything in it runs."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+    def terminate(self) -> None:
+        """Ask it, and all in its group, to end."""
+        if not self.exited.done():
+            _signal_group(self.pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Take what it has written, and let go of it."""
+        """Take what it has written, and let go of it; end what has not ended by now."""
+        if not self.exited.done():
+            _signal_group(self.pid, signal.SIGKILL)
         left = _LAST_BYTES
         while left > 0 and self._stderr >= 0 and (count := self._read()):
             left -= count
@@ -257,8 +259,8 @@ def _can_watch() -> bool:
     return True
 
 
-def _exit_of(pid: int) -> asyncio.Future[int | None]:
-    """Reap a child of ours when it ends; the future is its exit status."""
+def _exit_of(pid: int, *, leads_a_group: bool = False) -> asyncio.Future[int | None]:
+    """Reap a child of ours when it ends, and kill the rest of its group; the future is its exit status."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[int | None] = loop.create_future()
     try:
@@ -267,6 +269,8 @@ def _exit_of(pid: int) -> asyncio.Future[int | None]:
         # No Linux, or a sandbox that knows no such call.
         def wait() -> None:
             status = _reap(pid)
+            if leads_a_group:
+                _signal_group(pid, signal.SIGKILL)
             with contextlib.suppress(RuntimeError):  # The loop may be closed by then.
                 loop.call_soon_threadsafe(future.set_result, status)
 
@@ -276,6 +280,9 @@ def _exit_of(pid: int) -> asyncio.Future[int | None]:
     def ended() -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+        if leads_a_group:
+            # Before it is reaped: until then its number can't be another group's.
+            _signal_group(pid, signal.SIGKILL)
         future.set_result(_reap(pid))
 
     loop.add_reader(descriptor, ended)
@@ -287,3 +294,9 @@ def _reap(pid: int) -> int | None:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
         return None
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    # A group outlives its leader while anything in it runs.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
