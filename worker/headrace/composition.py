@@ -15,12 +15,11 @@ from headrace.health import Pulse, serving
 from headrace.idempotency import key_prefix, store_from_url
 from headrace.queues import from_url
 from headrace.retry import RetryPolicy
-from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.python import PythonHandler, load_app
 from headrace.runtime.idempotency import Idempotency
 from headrace.runtime.worker import Worker
-from headrace.settings import ExecHandlerSettings, PythonHandlerSettings
+from headrace.settings import ExecHandlerSettings, HttpHandlerSettings, PythonHandlerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +53,10 @@ def handler_of(settings: QueueWorkerSettings) -> Handler:
             return PythonHandler(load_app(app), threads=settings.max_concurrent_jobs)
         case ExecHandlerSettings(command=command):
             return ExecHandler(command)
-        case _:
-            raise HandlerError("Handler.Http: this build has no such handler yet; use Handler.Python or Handler.Exec")
+        case HttpHandlerSettings(url=url, ca_certificates=ca_certificates):
+            from headrace.runtime.handlers.http import HttpHandler  # noqa: PLC0415 - only who uses it pays for it
+
+            return HttpHandler(url, ca_certificates=ca_certificates)
 
 
 class Process:

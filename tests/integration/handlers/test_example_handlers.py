@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from headrace import new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.memory import MemoryBackend, MemoryQueue
 from headrace.runtime.handlers.exec import ExecHandler
@@ -38,7 +38,7 @@ class Run:
     def __init__(self) -> None:
         self.backend = MemoryBackend()
         self.backend.register("jobs", QueueSettings(), Owner(namespace="", name="jobs", uid=""))
-        self.metrics = WorkerMetrics("shop", "jobs")
+        self.metrics = Metrics()
 
     def counted(self, name: str) -> float:
         prefix = f'background_jobs_{name}{{namespace="shop",queue="jobs"}} '
@@ -54,7 +54,9 @@ async def working(handler: Handler, jobs: Sequence[NewJob]) -> AsyncIterator[Run
     run = Run()
     async with MemoryQueue(run.backend, "jobs") as producer:
         await producer.enqueue(jobs)
-        worker = Worker(MemoryQueue(run.backend, "jobs"), handler, run.metrics, poll_interval_seconds=0.05)
+        worker = Worker(
+            MemoryQueue(run.backend, "jobs"), handler, run.metrics.of("shop", "jobs"), poll_interval_seconds=0.05
+        )
         task = asyncio.create_task(worker.run())
         try:
             yield run

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from headrace import new_job
-from headrace.metrics import WorkerMetrics
+from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.memory import MemoryBackend, MemoryQueue
 from headrace.runtime.handlers import HandlerError
@@ -425,7 +425,7 @@ async def test_a_worker_sends_a_queues_jobs_and_takes_the_answers(made: Made) ->
 
     backend = MemoryBackend()
     backend.register("orders", QueueSettings(max_retries=1), Owner(namespace="", name="orders", uid=""))
-    metrics = WorkerMetrics("shop", "orders")
+    metrics = Metrics()
 
     def counted(name: str) -> float:
         prefix = f"background_jobs_{name}{{"
@@ -436,7 +436,11 @@ async def test_a_worker_sends_a_queues_jobs_and_takes_the_answers(made: Made) ->
     async with raw_server(answer) as server, MemoryQueue(backend, "orders") as producer:
         handler = made(server.url)
         worker = Worker(
-            MemoryQueue(backend, "orders"), handler, metrics, poll_interval_seconds=0.05, job_timeout_seconds=0.5
+            MemoryQueue(backend, "orders"),
+            handler,
+            metrics.of("shop", "orders"),
+            poll_interval_seconds=0.05,
+            job_timeout_seconds=0.5,
         )
         working = asyncio.create_task(worker.run())
         await producer.enqueue([new_job("good"), new_job("bad"), new_job("busy"), new_job("endless")])

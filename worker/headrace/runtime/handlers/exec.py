@@ -135,9 +135,7 @@ def _outcome(status: int | None, said: str) -> Outcome:
 def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:
     """What is a program's business too: the worker's connections are not, nor what was said of another job."""
     return {
-        name: value
-        for name, value in environ.items()
-        if not (is_secret_variable(name) or name.startswith(_JOB_PREFIX))
+        name: value for name, value in environ.items() if not (is_secret_variable(name) or name.startswith(_JOB_PREFIX))
     }
 
 

@@ -22,8 +22,9 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from headrace import trace_context
 from headrace.job import BYTES_CONTENT_TYPE
-from headrace.runtime.handlers import HandlerError
+from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Interrupted, Outcome
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 """What a server may ask for is no longer than a day."""
 
 _RETRIED = frozenset({408, 409, 425, 429})
-_TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.05
@@ -102,9 +102,9 @@ class HttpHandler:
         self._session: aiohttp.ClientSession | None = None
         self._draining = asyncio.Event()
 
-    def knows(self, name: str) -> bool:  # noqa: ARG002 - the server itself decides by Headrace-Job-Name
+    def terms(self, name: str) -> Terms:  # noqa: ARG002 - the server itself decides by Headrace-Job-Name
         """See `Handler`."""
-        return True
+        return DEFAULT_TERMS
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:  # noqa: ARG002
         """See `Handler`."""
@@ -180,12 +180,11 @@ def request_headers(job: Job) -> dict[str, str]:
         headers["Headrace-Job-Deduplication-Key"] = _encoded(job.deduplication_key)
     if job.expires_at is not None:
         headers["Headrace-Job-Expires-At"] = job.expires_at.isoformat()
+    trace = {"baggage": job.headers.get("baggage", ""), **trace_context.of(job)}
+    headers |= {name: value for name, value in trace.items() if _HARMLESS.fullmatch(value)}
     if job.headers:
         # JSON leaves DEL as it is.
         headers["Headrace-Job-Headers"] = json.dumps(dict(job.headers)).replace("\x7f", "\\u007f")
-        for name in _TRACE_HEADERS:
-            if _HARMLESS.fullmatch(value := job.headers.get(name, "")):
-                headers[name] = value
     return headers
 
 
