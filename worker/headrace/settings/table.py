@@ -357,7 +357,7 @@ GROUPS: dict[str, tuple[Setting[Any], ...]] = {
         *(REDIS_CONNECTION, REDIS_MODE, SENTINEL_MASTER, REDIS_CA),
     ),
     "Amazon SQS": SQS,
-    "The process": (METRICS_ADDRESS, LOG_FORMAT, LOG_LEVEL, WORKER_NAME),
+    "The process": (METRICS_ADDRESS, STUCK_AFTER, LOG_FORMAT, LOG_LEVEL, WORKER_NAME),
 }
 
 TABLE: tuple[Setting[Any], ...] = tuple(setting for group in GROUPS.values() for setting in group)
