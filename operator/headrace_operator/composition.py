@@ -5,43 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headrace_operator import endpoints
+from headrace_operator.core.binding import seen_from_elsewhere
 from headrace_operator.core.model import ObjectKey, OperatorError, RefusedError
 from headrace_operator.kubernetes import KubernetesApi, KubernetesCluster, MetricsApiAccess
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.metrics_api import ExternalMetricsServer
 from headrace_operator.provisioning import PostgresProvisioning
-from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, ObjectStore, key_of
+from headrace_operator.reconcile.controllers import Controllers
 from headrace_operator.reconcile.observations import Observations
-from headrace_operator.reconcile.pool import PoolReconciler
-from headrace_operator.reconcile.queue import QueueReconciler
-from headrace_operator.reconcile.work_queue import WorkQueue
 from headrace_operator.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
+    from headrace_operator.clock import SystemClock
     from headrace_operator.settings import Settings
-
-    Manifest = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS = 120.0
-"""Keys that wait, or writes that the watch does not show, for so long: a restart is the cure."""
-
 METRICS_API_RETRY_SECONDS = 10.0
-
-
-class SystemClock:
-    """Fills `reconcile.ports.Clock`."""
-
-    def now(self) -> datetime:
-        """The wall clock, in UTC."""
-        return datetime.now(UTC)
 
 
 class Operator:
@@ -49,33 +34,13 @@ class Operator:
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
-        self._objects = ObjectStore()
         self._observations = Observations(clock)
         self._metrics = OperatorMetrics(self._observations)
-        self._look: dict[str, Callable[[ObjectKey], Awaitable[float | None]]] = {}
-        # Queues that wait for their databases must not keep pools waiting.
-        self._work = {kind: self._work_queue(kind) for kind in (QUEUE_KIND, POOL_KIND)}
+        self._controllers = Controllers(clock, self._observations, self._metrics.observe)
+        self.show = self._controllers.show
+        self.show_gone = self._controllers.show_gone
         self.is_watching = False
         """Whether objects are shown to it."""
-
-    def show(self, manifest: Manifest) -> None:
-        """The watch shows an object."""
-        self._objects.seen(manifest)
-        self._work[manifest["kind"]].add(key_of(manifest))
-
-    def show_gone(self, manifest: Manifest) -> None:
-        """The watch shows that an object is deleted."""
-        self._objects.gone(manifest)
-        self._work[manifest["kind"]].add(key_of(manifest))
-
-    def health_problem(self) -> str | None:
-        """Why the operator should be restarted."""
-        for kind, work in self._work.items():
-            if (seconds := work.stuck_seconds()) > STUCK_SECONDS:
-                return f"{kind} objects have waited for {seconds:.0f} s"
-        if (seconds := self._objects.watch_lag_seconds(self._clock.now().timestamp())) > STUCK_SECONDS:
-            return f"the watch has not shown our own writes for {seconds:.0f} s"
-        return None
 
     def readiness_problem(self) -> str | None:
         """Why the operator does not work yet."""
@@ -89,64 +54,29 @@ class Operator:
                 endpoints.serving(
                     settings.listen_address,
                     registry=self._metrics.registry,
-                    health_problem=self.health_problem,
+                    health_problem=self._controllers.health_problem,
                     readiness_problem=self.readiness_problem,
                 )
             )
             api = await stack.enter_async_context(KubernetesApi())
             metrics_api = await stack.enter_async_context(_metrics_api(settings, api, self._observations, self._clock))
             cluster = await stack.enter_async_context(
-                KubernetesCluster(api, namespaces=settings.watch_namespaces, on_pool_change=self._work[POOL_KIND].add)
+                KubernetesCluster(
+                    api, namespaces=settings.watch_namespaces, on_pool_change=self._controllers.show_pool_change
+                )
             )
-            sampler = await stack.enter_async_context(Sampler(self._clock))
-            queues = QueueReconciler(
-                cluster=cluster,
-                provisioning=PostgresProvisioning(),
-                sampling=sampler,
-                objects=self._objects,
-                observations=self._observations,
-                clock=self._clock,
-                wake_pools=self._wake_pools,
+            await stack.enter_async_context(
+                self._controllers.running(
+                    cluster=cluster,
+                    provisioning=PostgresProvisioning(),
+                    sampling=await stack.enter_async_context(Sampler(self._clock)),
+                    as_seen_from_here=seen_from_elsewhere,
+                    image=settings.worker_image,
+                    image_pull_policy=settings.worker_image_pull_policy,
+                    metrics_api_failure=metrics_api.failure,
+                )
             )
-            pools = PoolReconciler(
-                cluster=cluster,
-                sampling=sampler,
-                objects=self._objects,
-                observations=self._observations,
-                clock=self._clock,
-                image=settings.worker_image,
-                image_pull_policy=settings.worker_image_pull_policy,
-                metrics_api_failure=metrics_api.failure,
-            )
-            self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
-            for work in self._work.values():
-                await stack.enter_async_context(work.running())
             yield
-
-    def _work_queue(self, kind: str) -> WorkQueue[ObjectKey]:
-        def look(key: ObjectKey) -> Awaitable[float | None]:
-            return self._look[kind](key)
-
-        def observe(key: ObjectKey, seconds: float, error: Exception | None) -> None:
-            self._metrics.observe(kind, seconds, error)
-            _log_look(kind, key, error)
-
-        return WorkQueue(look, observe)
-
-    def _wake_pools(self, queue: ObjectKey) -> None:
-        for pool in self._objects.pools_of(queue):
-            self._work[POOL_KIND].add(pool)
-
-
-def _log_look(kind: str, key: ObjectKey, error: Exception | None) -> None:
-    match error:
-        case None:
-            logger.debug("%s %s: looked at", kind, key)
-        case OperatorError():
-            # The transition into this state was logged as such; every further attempt would only repeat it.
-            logger.debug("%s %s: %s: %s", kind, key, error.reason, error.message)
-        case _:
-            logger.error("%s %s: an unexpected error", kind, key, exc_info=error)
 
 
 class _MetricsApi:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import kopf
 
-from headrace_operator.composition import Operator, SystemClock
+from headrace_operator.clock import SystemClock
+from headrace_operator.composition import Operator
 from headrace_operator.core.model import FIELD_MANAGER, GROUP
 from headrace_operator.handlers import jobqueues, jobworkerpools
 

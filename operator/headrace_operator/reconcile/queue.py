@@ -84,6 +84,8 @@ class QueueReconciler:
     ----------
     wake_pools
         Called with a queue whose pools should be looked at, since what they depend on has changed.
+    as_seen_from_here
+        Turns a DSN that means something to the pods of a namespace into what means the same here.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class QueueReconciler:
         observations: Observations,
         clock: Clock,
         wake_pools: Callable[[ObjectKey], None],
+        as_seen_from_here: Callable[[str, str], str] = seen_from_elsewhere,
     ) -> None:
         self._cluster = cluster
         self._provisioning = provisioning
@@ -104,6 +107,7 @@ class QueueReconciler:
         self._observations = observations
         self._clock = clock
         self._wake_pools = wake_pools
+        self._as_seen_from_here = as_seen_from_here
         self._reporter = Reporter(cluster, objects, clock)
         self._ensured: dict[ObjectKey, _Ensured] = {}
 
@@ -146,7 +150,7 @@ class QueueReconciler:
 
     async def _provision(self, queue: JobQueue, manifest: Manifest, findings: _Findings) -> None:
         connection = await self._find_connection(queue)
-        place = _place(queue, connection)
+        place = self._place(queue, connection)
         ensured = await self._ensure(queue, manifest, place, connection)
         if self._observations.place(queue.key) != place:
             self._observations.remember_place(queue.key, place)
@@ -281,11 +285,26 @@ class QueueReconciler:
                 dsn=await self._read_dsn(queue, postgres.admin_connection or postgres.connection),
                 ca_certificates=await self._read_ca_certificates(queue),
             )
-            return _place(queue, connection)
+            return self._place(queue, connection)
         except TransientError:
             if (remembered := self._observations.place(queue.key)) is not None:
                 return remembered
             raise
+
+    def _place(self, queue: JobQueue, connection: Connection) -> QueuePlace:
+        def here(dsn: str) -> str:
+            return self._as_seen_from_here(dsn, queue.metadata.namespace)
+
+        return QueuePlace(
+            connection=replace(
+                connection,
+                dsn=here(connection.dsn),
+                admin_dsn=connection.admin_dsn and here(connection.admin_dsn),
+                direct_dsn=connection.direct_dsn and here(connection.direct_dsn),
+            ),
+            schema=queue.spec.postgres.schema,
+            queue=queue.metadata.name,
+        )
 
     def _is_abandoned(self, deleted_at: datetime) -> bool:
         return self._clock.now() - deleted_at >= CLEANUP_PATIENCE
@@ -302,21 +321,6 @@ def _in_order(manifest: Manifest) -> Condition:
         return Condition(type=conditions.READY, status=True, reason="Paused", message=message)
     return Condition(
         type=conditions.READY, status=True, reason="Ready", message="producers and workers can use the queue"
-    )
-
-
-def _place(queue: JobQueue, connection: Connection) -> QueuePlace:
-    """Where the queue is, as seen from the operator's own namespace."""
-    namespace, admin_dsn, direct_dsn = queue.metadata.namespace, connection.admin_dsn, connection.direct_dsn
-    return QueuePlace(
-        connection=replace(
-            connection,
-            dsn=seen_from_elsewhere(connection.dsn, namespace),
-            admin_dsn=admin_dsn and seen_from_elsewhere(admin_dsn, namespace),
-            direct_dsn=direct_dsn and seen_from_elsewhere(direct_dsn, namespace),
-        ),
-        schema=queue.spec.postgres.schema,
-        queue=queue.metadata.name,
     )
 
 

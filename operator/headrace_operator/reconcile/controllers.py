@@ -1,0 +1,141 @@
+"""The reconcilers with their work queues: they are shown objects, and look after them by themselves.
+
+What stands behind the ports is the caller's: a Kubernetes API, or one machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.model import OperatorError
+from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, ObjectStore, key_of
+from headrace_operator.reconcile.pool import PoolReconciler
+from headrace_operator.reconcile.queue import QueueReconciler
+from headrace_operator.reconcile.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from headrace_operator.core.model import ObjectKey
+    from headrace_operator.reconcile.observations import Observations
+    from headrace_operator.reconcile.ports import Clock, Cluster, Provisioning, Sampling
+
+    Manifest = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+STUCK_SECONDS = 120.0
+"""Keys that wait, or writes that the watch does not show, for so long: a restart is the cure."""
+
+
+class Controllers:
+    """Looks after JobQueues and JobWorkerPools, inside `running`.
+
+    Parameters
+    ----------
+    observe
+        Is told of every look: the kind, how many seconds it took, and the error that ended it.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        observations: Observations,
+        observe: Callable[[str, float, Exception | None], None] = lambda *_: None,
+    ) -> None:
+        self.objects = ObjectStore()
+        self._clock = clock
+        self._observations = observations
+        self._observe = observe
+        self._look: dict[str, Callable[[ObjectKey], Awaitable[float | None]]] = {}
+        # Queues that wait for their databases must not keep pools waiting.
+        self._work = {kind: self._work_queue(kind) for kind in (QUEUE_KIND, POOL_KIND)}
+
+    def show(self, manifest: Manifest) -> None:
+        """The watch shows an object."""
+        self.objects.seen(manifest)
+        self._work[manifest["kind"]].add(key_of(manifest))
+
+    def show_gone(self, manifest: Manifest) -> None:
+        """The watch shows that an object is deleted."""
+        self.objects.gone(manifest)
+        self._work[manifest["kind"]].add(key_of(manifest))
+
+    def show_pool_change(self, pool: ObjectKey) -> None:
+        """The pool's Deployment, autoscalers or pods have changed."""
+        self._work[POOL_KIND].add(pool)
+
+    def health_problem(self) -> str | None:
+        """Why the process should be restarted."""
+        for kind, work in self._work.items():
+            if (seconds := work.stuck_seconds()) > STUCK_SECONDS:
+                return f"{kind} objects have waited for {seconds:.0f} s"
+        if (seconds := self.objects.watch_lag_seconds(self._clock.now().timestamp())) > STUCK_SECONDS:
+            return f"the watch has not shown our own writes for {seconds:.0f} s"
+        return None
+
+    @asynccontextmanager
+    async def running(
+        self,
+        *,
+        cluster: Cluster,
+        provisioning: Provisioning,
+        sampling: Sampling,
+        as_seen_from_here: Callable[[str, str], str],
+        image: str,
+        image_pull_policy: str | None,
+        metrics_api_failure: Callable[[], OperatorError | None],
+    ) -> AsyncIterator[None]:
+        """Work inside the block. The parameters are those of the reconcilers."""
+        queues = QueueReconciler(
+            cluster=cluster,
+            provisioning=provisioning,
+            sampling=sampling,
+            objects=self.objects,
+            observations=self._observations,
+            clock=self._clock,
+            wake_pools=self._wake_pools,
+            as_seen_from_here=as_seen_from_here,
+        )
+        pools = PoolReconciler(
+            cluster=cluster,
+            sampling=sampling,
+            objects=self.objects,
+            observations=self._observations,
+            clock=self._clock,
+            image=image,
+            image_pull_policy=image_pull_policy,
+            metrics_api_failure=metrics_api_failure,
+        )
+        self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
+        async with AsyncExitStack() as stack:
+            for work in self._work.values():
+                await stack.enter_async_context(work.running())
+            yield
+
+    def _work_queue(self, kind: str) -> WorkQueue[ObjectKey]:
+        def look(key: ObjectKey) -> Awaitable[float | None]:
+            return self._look[kind](key)
+
+        def observe(key: ObjectKey, seconds: float, error: Exception | None) -> None:
+            self._observe(kind, seconds, error)
+            _log_look(kind, key, error)
+
+        return WorkQueue(look, observe)
+
+    def _wake_pools(self, queue: ObjectKey) -> None:
+        for pool in self.objects.pools_of(queue):
+            self._work[POOL_KIND].add(pool)
+
+
+def _log_look(kind: str, key: ObjectKey, error: Exception | None) -> None:
+    match error:
+        case None:
+            logger.debug("%s %s: looked at", kind, key)
+        case OperatorError():
+            # The transition into this state was logged as such; every further attempt would only repeat it.
+            logger.debug("%s %s: %s: %s", kind, key, error.reason, error.message)
+        case _:
+            logger.error("%s %s: an unexpected error", kind, key, exc_info=error)
