@@ -6,10 +6,23 @@ import asyncio
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import click
 
 _NEEDED = ("aiohttp", "asyncpg", "cryptography", "kopf", "kubernetes", "msgspec", "prometheus_client")
+
+_NEEDED_ON_A_LAPTOP = (
+    "aiohttp",
+    "asyncpg",
+    "cel",
+    "msgspec",
+    "openapi_schema_validator",
+    "rich",
+    "uvloop",
+    "watchfiles",
+    "yaml",
+)
 
 _ENVIRONMENT = """\b
 Settings are environment variables:
@@ -41,7 +54,7 @@ def run(namespaces: tuple[str, ...], log_level: str | None, log_format: str | No
 
     Options come before the environment. Needs the custom resource definitions to be there, and rights as in the chart.
     """
-    _require_extra()
+    _require_extra("operator", _NEEDED)
     # Only now: without the extra these can't be imported.
     from headrace_operator.core.model import OperatorError  # noqa: PLC0415
     from headrace_operator.handlers import lifecycle  # noqa: PLC0415
@@ -66,9 +79,84 @@ def run(namespaces: tuple[str, ...], log_level: str | None, log_format: str | No
         sys.exit(130)
 
 
-def _require_extra() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+@main.command(
+    epilog="""\b
+Examples:
+  headrace-operator dev -f queue.yaml -f pool.yaml --reload
+  kubectl get jobq,jwp -o yaml | headrace-operator dev -f -
+"""
+)
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="A file or folder of manifests, as for kubectl apply; - is standard input. May be repeated.",
+)
+@click.option("-n", "--namespace", default="default", show_default=True, help="Of manifests that name none.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the embedded PostgreSQL keeps its data, which stays there. Defaults to a temporary folder.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Where the embedded PostgreSQL listens. Defaults to where it did before in this --data-dir, or any free port.",
+)
+@click.option("--reload", "reloads", is_flag=True, help="Restart the workers when Python files here change.")
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Leave out what the workers write.")
+@click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="A live table (plain lines where there is no terminal), or an object a line.",
+)
+def dev(
+    files: tuple[str, ...],
+    namespace: str,
+    data_dir: Path | None,
+    port: int | None,
+    reloads: bool,
+    is_quiet: bool,
+    output: str,
+) -> None:
+    """Run JobQueues and JobWorkerPools on this machine, without Kubernetes.
+
+    Workers are processes, scaled by the very code that decides in a cluster. A queue whose Secret is not among the
+    manifests lives in an embedded PostgreSQL. Ctrl-C lets the workers finish; a second one kills them.
+    """
+    _require_extra("dev", _NEEDED_ON_A_LAPTOP)
+    # Only now: without the extra these can't be imported.
+    from headrace_operator.local.errors import DevError  # noqa: PLC0415
+    from headrace_operator.local.supervisor import Options, run  # noqa: PLC0415
+
+    options = Options(
+        files=files,
+        namespace=namespace,
+        data_dir=data_dir,
+        port=port,
+        reloads=reloads,
+        is_quiet=is_quiet,
+        output=output,
+    )
+    try:
+        sys.exit(run(options))
+    except DevError as error:
+        for problem in str(error).splitlines():
+            click.echo(f"headrace-operator: {problem}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        # Before there was anything to stop.
+        sys.exit(130)
+
+
+def _require_extra(extra: str, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise click.ClickException(
-            f"{', '.join(missing)} not installed: the operator needs its extra, pip install 'headrace[operator]'"
+            f"{', '.join(missing)} not installed: this needs the extra {extra}, pip install 'headrace[{extra}]'"
         )

@@ -315,7 +315,7 @@ async def test_a_worker_cut_off_for_longer_than_its_lease_stops_its_jobs_by_itse
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--app", "no_such_module:app"), "is it in the image"),
+        (("--app", "no_such_module:app"), "is it installed, or in the current directory"),
         (("--app", "support.worker_app:nothing"), "nothing"),
         (("--app", "support.worker_app:note"), "must be a headrace.App"),
         (("--exec", "/no/such/program"), "there is no program"),
@@ -332,6 +332,15 @@ async def test_wrong_settings_end_the_worker_with_the_fix(
         assert await worker.exit_status() == 2
         assert complaint in worker.log
         assert "Traceback" not in worker.log
+
+
+async def test_a_check_loads_the_handler_and_ends(tmp_path: Path) -> None:
+    with running_worker(tmp_path, *APP, "--check", dsn="postgresql://127.0.0.1:1/x") as worker:
+        assert await worker.exit_status() == 0
+        assert worker.log == ""
+    with running_worker(tmp_path, "--app", "no_such_module:app", "--check", dsn="postgresql://127.0.0.1:1/x") as worker:
+        assert await worker.exit_status() == 2
+        assert "No module named 'no_such_module'" in worker.log
 
 
 async def test_a_taken_metrics_address_is_said(own_postgres: PostgresServer, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class _WorkerCommand(click.Command):
     )
     + block(
         "Exit status",
-        "0  stopped as told, or the settings printed",
+        "0  stopped as told, or the settings printed or checked",
         "1  failed; its jobs go back",
         "2  wrong settings: each is named, where it stands, with its fix",
     ),
@@ -88,8 +88,11 @@ class _WorkerCommand(click.Command):
     is_flag=True,
     help="Print the settings that hold, as such a file, each with where it comes from and secrets masked; then leave.",
 )
+@click.option(
+    "--check", is_flag=True, help="Load the settings and the handlers, tell what is wrong with them, and leave."
+)
 @with_exit_statuses
-def worker(*, config: str | None, print_config: bool, **texts: str | None) -> None:
+def worker(*, config: str | None, print_config: bool, check: bool, **texts: str | None) -> None:
     """Run the jobs of a queue, or of several.
 
     Every setting can come from an option, the environment (BACKGROUND_JOBS__MAXCONCURRENTJOBS) or a file, and the
@@ -103,7 +106,7 @@ def worker(*, config: str | None, print_config: bool, **texts: str | None) -> No
     if print_config:
         click.echo(as_yaml(resolved), nl=False)
     else:
-        _run(resolved.settings)
+        _run(resolved.settings, checks_alone=check)
 
 
 def _words(command: str) -> list[str]:
@@ -113,7 +116,7 @@ def _words(command: str) -> list[str]:
         raise click.UsageError(f"{COMMAND.option}: {error}; quote it as for a shell") from None
 
 
-def _run(settings: WorkerSettings) -> None:
+def _run(settings: WorkerSettings, *, checks_alone: bool) -> None:
     logs.configure(settings.log_level, settings.log_format)
     # Only now: the SDK's other commands need none of the worker's packages.
     import prometheus_client  # noqa: PLC0415
@@ -129,6 +132,8 @@ def _run(settings: WorkerSettings) -> None:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         handlers = [handler_of(queue) for queue in settings.queues]
+        if checks_alone:
+            return
         metrics = Metrics()
         with exporting(os.environ, metrics.registry, instance=settings.worker_name) as tracer:
             uvloop.run(Process(settings, handlers, metrics, tracer).run())

@@ -153,7 +153,7 @@ def load_app(reference: str) -> App:
             found = getattr(found, part)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
-        hint = " (is it in the image, and its directory on PYTHONPATH?)" if missing else ""
+        hint = " (is it installed, or in the current directory, or on PYTHONPATH?)" if missing else ""
         raise HandlerError(f"app {reference}: {type(error).__name__}: {error}{hint}") from error
     if not isinstance(found, App):
         raise HandlerError(f"app {reference}: is a {type(found).__name__}, must be a headrace.App")

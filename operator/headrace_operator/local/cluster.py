@@ -1,0 +1,129 @@
+# ruff: noqa: ARG002 - ports have arguments that one machine does not need
+"""Fills `reconcile.ports.Cluster` with the objects of the manifests, in memory."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.model import ConflictError, ObjectKey, TransientError
+from headrace_operator.local.pod import Sources
+from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headrace_operator.core.model import EventType, WorkerPod
+    from headrace_operator.local.manifests import Manifests
+    from headrace_operator.local.replicas import Replicas
+
+    Manifest = Mapping[str, Any]
+
+
+class LocalCluster:
+    """The objects, and the processes that stand for pods.
+
+    Parameters
+    ----------
+    replicas
+        Is told of every Deployment.
+    show
+        Is shown every state of a JobQueue and a JobWorkerPool, as by a watch.
+    """
+
+    def __init__(self, manifests: Manifests, replicas: Replicas, show: Callable[[Manifest], None]) -> None:
+        self.sources = Sources(secret=self._secret, config_map=manifests.config_maps.get)
+        self._secrets = dict(manifests.secrets)
+        self._replicas = replicas
+        self._show = show
+        self._objects: dict[tuple[str, ObjectKey], dict[str, Any]] = {}
+        self._versions = itertools.count(1)
+
+    def put(self, manifest: Manifest) -> None:
+        """A user's object."""
+        self._store(manifest)
+
+    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        """See `reconcile.ports.Cluster`."""
+        return self._secret(key)
+
+    async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
+        """See `reconcile.ports.Cluster`."""
+        return copy.deepcopy(self._objects.get((kind, key)))
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        stored = self._store(manifest)
+        if manifest["kind"] == "Deployment":
+            self._replicas.bring_about(stored, self.sources)
+        return stored
+
+    async def delete(self, api_version: str, kind: str, key: ObjectKey) -> None:
+        """See `reconcile.ports.Cluster`."""
+        self._objects.pop((kind, key), None)
+
+    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        before = self._find(kind, key)
+        return self._store({**before, "status": {**before.get("status", {}), **status}})
+
+    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        before = self._find(POOL_KIND, key_of(pool))
+        if before["metadata"]["resourceVersion"] != pool["metadata"]["resourceVersion"]:
+            raise ConflictError("Conflict", f"JobWorkerPool {key_of(pool)} was changed meanwhile")
+        return self._store({**before, "spec": {**before["spec"], "replicas": replicas}})
+
+    async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
+        """See `reconcile.ports.Cluster`."""
+        before = self._find(kind, key)
+        others = [other for other in before["metadata"].get("finalizers", []) if other != finalizer]
+        finalizers = [*others, finalizer] if present else others
+        self._store({**before, "metadata": {**before["metadata"], "finalizers": finalizers}})
+
+    async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
+        """See `reconcile.ports.Cluster`. The log says the same, and here it is all that is looked at."""
+
+    def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
+        """See `reconcile.ports.Cluster`."""
+        return self._replicas.pods(pool)
+
+    def deployment(self, pool: ObjectKey) -> Manifest | None:
+        """See `reconcile.ports.Cluster`."""
+        stored = self._objects.get(("Deployment", pool))
+        if stored is None:
+            return None
+        ready = sum(pod.ready for pod in self._replicas.pods(pool))
+        return {**copy.deepcopy(stored), "status": {"readyReplicas": ready}}
+
+    def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
+        """See `reconcile.ports.Cluster`. There are none."""
+        return ()
+
+    def _secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+        made = self._objects.get(("Secret", key))
+        if made is not None:
+            return {name: base64.b64decode(value) for name, value in made["data"].items()}
+        return self._secrets.get(key)
+
+    def _find(self, kind: str, key: ObjectKey) -> dict[str, Any]:
+        try:
+            return self._objects[kind, key]
+        except KeyError:
+            raise TransientError("NotFound", f"there is no {kind} {key}") from None
+
+    def _store(self, manifest: Manifest) -> dict[str, Any]:
+        """Keep an object's new state; returns a copy of it, with its version."""
+        place = manifest["kind"], key_of(manifest)
+        before = self._objects.get(place, {})
+        stored = copy.deepcopy(dict(manifest))
+        generation = before.get("metadata", {}).get("generation", 0)
+        if before.get("spec") != stored.get("spec"):
+            generation += 1
+        stored["metadata"] |= {"generation": generation, "resourceVersion": str(next(self._versions))}
+        self._objects[place] = stored
+        if manifest["kind"] in (QUEUE_KIND, POOL_KIND):
+            self._show(copy.deepcopy(stored))
+        return copy.deepcopy(stored)

@@ -1,0 +1,208 @@
+"""Manifests from files, taken as ``kubectl apply`` takes them: several documents, JSON, lists of objects, folders."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from headrace_operator.core.model import GROUP, ObjectKey
+from headrace_operator.local.errors import InputError
+from headrace_operator.local.schemas import admit, definitions
+from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Manifest = dict[str, Any]
+
+STANDARD_INPUT = "-"
+_SUFFIXES = (".yaml", ".yml", ".json")
+_PLAIN_KINDS = {("v1", "Secret"), ("v1", "ConfigMap")}
+
+
+@dataclass(kw_only=True)
+class Manifests:
+    """What the files hold of ours, complete with its defaults."""
+
+    queues: list[Manifest] = field(default_factory=list)
+    pools: list[Manifest] = field(default_factory=list)
+    secrets: dict[ObjectKey, dict[str, bytes]] = field(default_factory=dict)
+    config_maps: dict[ObjectKey, dict[str, bytes]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What was passed over, a sentence each."""
+
+
+def read_manifests(sources: Sequence[str], *, namespace: str) -> Manifests:
+    """Read and check all files.
+
+    Parameters
+    ----------
+    sources
+        Files and folders; ``-`` is standard input.
+    namespace
+        Of objects that name none.
+
+    Raises
+    ------
+    InputError
+        Naming everything that is wrong with them.
+    """
+    found, problems = Manifests(), []
+    for source in sources:
+        for where, text in _texts(source):
+            for manifest in _objects(where, text):
+                problems += [f"{where}: {problem}" for problem in _take(manifest, found, namespace)]
+    if not problems:
+        problems = _dangling(found)
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _texts(source: str) -> Iterator[tuple[str, str]]:
+    if source == STANDARD_INPUT:
+        yield "standard input", sys.stdin.read()
+        return
+    path = Path(source)
+    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{source}: the folder has no manifests ({', '.join(_SUFFIXES)})")
+    for file in files:
+        try:
+            yield str(file), file.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{file}: is no text in UTF-8") from None
+        except OSError as error:
+            raise InputError(f"{file}: can't be read ({error.strerror})") from None
+
+
+def _objects(where: str, text: str) -> Iterator[Any]:
+    """All objects of a file, those of lists singly. JSON is YAML, too."""
+    try:
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    if not documents:
+        raise InputError(f"{where}: holds no object")
+    for document in documents:
+        if isinstance(document, dict) and str(document.get("kind", "")).endswith("List") and "items" in document:
+            yield from document["items"] or ()
+        else:
+            yield document
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what would silently be lost: one of two equal keys. Leaves dates texts, as they are in JSON."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
+
+
+def _take(manifest: Any, found: Manifests, namespace: str) -> list[str]:
+    """Put an object where it belongs; returns what is wrong with it."""
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(name), str) for name in ("apiVersion", "kind")
+    ):
+        return ["an object must be a mapping with apiVersion and kind"]
+    api_version, kind = manifest["apiVersion"], manifest["kind"]
+    is_ours = api_version.partition("/")[0] == GROUP
+    if not is_ours and (api_version, kind) not in _PLAIN_KINDS:
+        name = (manifest.get("metadata") or {}).get("name", "")
+        found.notes.append(
+            f"{kind} {name} is passed over: JobQueues, JobWorkerPools, Secrets and ConfigMaps count here"
+        )
+        return []
+    metadata = manifest.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
+        return [f"{kind}: metadata.name is missing"]
+    manifest = {**manifest, "metadata": {"namespace": namespace, **metadata}}
+    who = f"{kind} {metadata['name']}"
+    if problems := _wrong_texts(metadata):
+        return [f"{who}: {problem}" for problem in problems]
+    if not is_ours:
+        return [f"{who}: {problem}" for problem in _take_plain(manifest, found)]
+    return [f"{who}: {problem}" for problem in _take_ours(manifest, found)]
+
+
+def _wrong_texts(metadata: Mapping[str, Any]) -> list[str]:
+    return [
+        f"metadata.{part}.{name}: must be a text: put {str(value).lower()!r} in quotes"
+        for part in ("labels", "annotations")
+        for name, value in (metadata.get(part) or {}).items()
+        if not isinstance(value, str)
+    ]
+
+
+def _take_ours(manifest: Manifest, found: Manifests) -> list[str]:
+    schema = definitions().get((manifest["apiVersion"], manifest["kind"]))
+    if schema is None:
+        known = ", ".join(f"{kind} in {api_version}" for api_version, kind in definitions())
+        return [f"there is no such kind in {manifest['apiVersion']}; there are {known}"]
+    admission = admit(manifest, schema)
+    if admission.problems:
+        return admission.problems
+    found.notes += [f"{manifest['kind']} {manifest['metadata']['name']}: {note}" for note in admission.unchecked]
+    complete = admission.manifest
+    key = key_of(complete)
+    complete["metadata"] |= {
+        # The same in every run: the queue in the database belongs to it.
+        "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{manifest['apiVersion']}/{manifest['kind']}/{key}")),
+        "generation": 1,
+    }
+    complete.pop("status", None)
+    objects = found.queues if manifest["kind"] == QUEUE_KIND else found.pools
+    if any(key_of(other) == key for other in objects):
+        return ["is given twice"]
+    objects.append(complete)
+    return []
+
+
+def _take_plain(manifest: Manifest, found: Manifests) -> list[str]:
+    """A Secret or a ConfigMap."""
+    is_secret = manifest["kind"] == "Secret"
+    encoded, plain = ("data", "stringData") if is_secret else ("binaryData", "data")
+    content: dict[str, bytes] = {}
+    for part in (encoded, plain):
+        entries = manifest.get(part) or {}
+        if not isinstance(entries, Mapping):
+            return [f"{part} must be a mapping"]
+        for name, value in entries.items():
+            if not isinstance(value, str):
+                return [f"{part}.{name} must be a text: put it in quotes"]
+            try:
+                content[name] = base64.b64decode(value, validate=True) if part == encoded else value.encode()
+            except binascii.Error:
+                return [f"{part}.{name} is not in base64" + (": plain text belongs in stringData" if is_secret else "")]
+    (found.secrets if is_secret else found.config_maps)[key_of(manifest)] = content
+    return []
+
+
+def _dangling(found: Manifests) -> list[str]:
+    """Nobody will add what is missing later, as somebody may in a cluster."""
+    queues = {key_of(queue) for queue in found.queues}
+    problems = [
+        f"{POOL_KIND} {key_of(pool).name}: there is no JobQueue {pool['spec']['queueRef']['name']} in namespace "
+        f"{key_of(pool).namespace} among the manifests: give its file, too (-f)"
+        for pool in found.pools
+        if ObjectKey(key_of(pool).namespace, pool["spec"]["queueRef"]["name"]) not in queues
+    ]
+    return problems or ([] if queues else ["there is no JobQueue among the manifests: give its file, too (-f)"])

@@ -1,0 +1,158 @@
+"""What a person or a program sees of a run: a live table in a terminal, plain lines where there is none, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from headrace_operator.local.status import in_words, short_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from headrace_operator.local.status import PoolStatus, QueueStatus, Status
+
+
+class View(Protocol):
+    """Where a run is shown."""
+
+    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+        """All is there; what was passed over, and where programs reach the embedded database, if there is one."""
+        ...
+
+    def show(self, status: Status) -> None:
+        """How things stand now."""
+        ...
+
+    def say(self, sentence: str) -> None:
+        """Something has happened."""
+        ...
+
+    def log(self, worker: str, line: str) -> None:
+        """A worker has written a line."""
+        ...
+
+
+@contextmanager
+def view(output: str, *, is_quiet: bool) -> Iterator[View]:
+    """The view for this output (``table`` or ``json``); quiet ones leave out what workers write."""
+    if output == "json":
+        yield JsonView(is_quiet=is_quiet)
+    elif (console := Console(highlight=False)).is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield TableView(live, is_quiet=is_quiet)
+    else:
+        yield PlainView(is_quiet=is_quiet)
+
+
+class PlainView:
+    """Lines on standard output, a line for what has changed; workers write to standard error."""
+
+    def __init__(self, *, is_quiet: bool) -> None:
+        self._is_quiet = is_quiet
+        self._told: dict[tuple[str, str, str], str] = {}
+
+    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+        """See `View`."""
+        for line in _start_lines(dsn, folder, notes):
+            self.say(line)
+
+    def show(self, status: Status) -> None:
+        """See `View`."""
+        everything: list[QueueStatus | PoolStatus] = [*status.queues, *status.pools]
+        for each in everything:
+            place, line = (type(each).__name__, each.namespace, each.name), each.line()
+            if self._told.get(place) != line:
+                self._told[place] = line
+                self.say(line)
+
+    def say(self, sentence: str) -> None:
+        """See `View`."""
+        print(sentence, flush=True)  # noqa: T201 - that is what it is for
+
+    def log(self, worker: str, line: str) -> None:
+        """See `View`."""
+        if not self._is_quiet:
+            print(f"{worker} | {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class JsonView(PlainView):
+    """One object a line on standard output, everything else on standard error."""
+
+    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+        """See `View`."""
+        self._write("started", {"dsn": dsn, "data_dir": folder, "notes": list(notes)})
+
+    def show(self, status: Status) -> None:
+        """See `View`."""
+        self._write("status", {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **asdict(status)})
+
+    def say(self, sentence: str) -> None:
+        """See `View`."""
+        print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+
+    def _write(self, kind: str, content: dict[str, Any]) -> None:
+        print(json.dumps({"type": kind, **content}), flush=True)  # noqa: T201
+
+
+class TableView:
+    """A table that stays below what scrolls by."""
+
+    def __init__(self, live: Live, *, is_quiet: bool) -> None:
+        self._live = live
+        self._is_quiet = is_quiet
+
+    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+        """See `View`."""
+        for line in _start_lines(dsn, folder, notes):
+            self.say(line)
+
+    def show(self, status: Status) -> None:
+        """See `View`."""
+        self._live.update(_tables(status))
+
+    def say(self, sentence: str) -> None:
+        """See `View`."""
+        # One line each, to be copied whole: a DSN that is broken in two is none.
+        self._live.console.print(Text(sentence), soft_wrap=True)
+
+    def log(self, worker: str, line: str) -> None:
+        """See `View`."""
+        if not self._is_quiet:
+            self._live.console.print(Text(f"{worker} | ", style="cyan").append(Text(line)), soft_wrap=True)
+
+
+def _start_lines(dsn: str | None, folder: str, notes: Sequence[str]) -> Iterator[str]:
+    yield from notes
+    if dsn is not None:
+        yield f"PostgreSQL runs in {folder}; headrace reaches it by HEADRACE_DSN, psql by the same:"
+        yield f"  export HEADRACE_DSN={dsn}"
+
+
+def _tables(status: Status) -> Group:
+    queues = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("QUEUE", "READY", "IN FLIGHT", "DELAYED", "DEAD", ""):
+        queues.add_column(heading, justify="left" if heading in ("QUEUE", "") else "right", no_wrap=heading != "")
+    for queue in status.queues:
+        numbers = (queue.ready, queue.in_flight, queue.delayed, queue.dead_lettered)
+        name = short_name(queue)
+        queues.add_row(name, *(in_words(number) for number in numbers), Text(queue.problem or "", style="red"))
+    pools = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("POOL", "WORKERS", "DESIRED", "JOBS/S", "WHY"):
+        pools.add_column(heading, justify="left" if heading in ("POOL", "WHY") else "right", no_wrap=heading != "WHY")
+    for pool in status.pools:
+        name = short_name(pool)
+        why = Text(f"{pool.reason}: {pool.message}" if pool.reason else "")
+        if pool.problem:
+            why.append(f"\n{pool.problem}", style="red")
+        pools.add_row(name, f"{pool.ready}/{pool.current}", str(pool.desired), f"{pool.jobs_per_second:.1f}", why)
+    return Group("", queues, "", pools)

@@ -1,0 +1,294 @@
+"""`headrace-operator dev` with real workers and its real embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from headrace_operator.local.processes import birth
+from support.dev_process import COMMAND, DevProcess, eventually, running_dev
+from support.in_cluster import job_queue, worker_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APP = """
+import asyncio, os, pathlib
+from headrace import App, Context
+app = App()
+here = pathlib.Path(os.environ["RECORDS"])
+
+@app.job("note")
+async def note(payload, context: Context):
+    print(os.environ["GREETING"], payload, flush=True)
+    (here / f"done-{context.job.id}").touch()
+
+@app.job("gated")
+async def gated(payload, context: Context):
+    (here / f"started-{context.job.id}").touch()
+    while not (here / "gate").exists():
+        await asyncio.sleep(0.02)
+    (here / f"done-{context.job.id}").touch()
+"""
+
+QUICK: dict[str, Any] = {
+    "mode": "HPA",
+    "minReplicas": 0,
+    "maxReplicas": 3,
+    "target": {"queueDepthPerReplica": 10},
+    "sampleIntervalSeconds": 1,
+    "scaleToZeroAfterSeconds": 2,
+}
+ONE: dict[str, Any] = {**QUICK, "minReplicas": 1, "maxReplicas": 1}
+
+
+def write(directory: Path, *, app: str = "shop:app", autoscaling: dict[str, Any] | None = None, **spec: Any) -> str:
+    template = {"spec": {"containers": [{"name": "worker", "env": [{"name": "GREETING", "value": "hello"}]}]}}
+    pool = worker_pool(
+        "workers",
+        "orders",
+        handler={"python": {"app": app}},
+        pollIntervalSeconds=1,
+        autoscaling=autoscaling or QUICK,
+        template=template,
+        **spec,
+    )
+    (directory / "shop.py").write_text(APP)
+    file = directory / "manifests.yaml"
+    file.write_text(yaml.safe_dump_all([job_queue("orders"), pool]))
+    return str(file)
+
+
+@pytest.fixture
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RECORDS", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # What a shell has from yesterday must not lead workers astray.
+    monkeypatch.setenv("HEADRACE_DSN", "postgresql://127.0.0.1:1/nowhere")
+    # The server does not run as root, and must get through to its folder.
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    return tmp_path
+
+
+def count(directory: Path, kind: str) -> int:
+    return len(list(directory.glob(f"{kind}-*")))
+
+
+def is_running(pid: int) -> bool:
+    return birth(pid) is not None
+
+
+def test_a_pool_goes_from_zero_up_and_back_and_nothing_is_left(at: Path) -> None:
+    with running_dev(at, "-f", write(at)) as dev:
+        notes = "\n".join(dev.started["notes"])
+        assert "mode HPA is decided as mode Direct" in notes
+        folder = Path(dev.started["data_dir"])
+        dev.enqueue("orders", "note", "--payload", '"you"', "--count", "200")
+        assert dev.wait_for_pool(lambda pool: pool["ready"] == 3, what="three workers")["desired"] == 3
+        dev.wait_for_pool(lambda pool: pool["jobs_per_second"] > 0, what="jobs are counted")
+        dev.wait_for_pool(lambda pool: pool["current"] == 0 and pool["desired"] == 0, what="back at zero")
+        assert count(at, "done") == 200
+        assert "workers-1 | hello you" in dev.log
+        pids = dev.pids()
+        assert pids, "the server"
+        assert dev.end() == 0
+        assert [pid for pid in pids if is_running(pid)] == []
+        assert not folder.exists()
+
+
+def test_ctrl_c_lets_jobs_finish(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE), "-q") as dev:
+        dev.enqueue("orders", "gated")
+        eventually(lambda: count(at, "started") == 1, what="under way")
+        dev.interrupt()
+        eventually(lambda: "1 worker drains" in dev.log, what="it drains")
+        assert dev.process.poll() is None
+        (at / "gate").touch()
+        assert dev.wait() == 0
+        assert count(at, "done") == 1
+        assert "workers-1 |" not in dev.log, "quiet"
+
+
+def test_a_second_ctrl_c_kills_and_the_job_is_still_there_in_the_next_run(at: Path) -> None:
+    data = str(at / "data")
+    with running_dev(at, "-f", write(at, autoscaling=ONE), "--data-dir", data) as dev:
+        first_dsn = dev.dsn
+        dev.enqueue("orders", "gated")
+        eventually(lambda: count(at, "started") == 1, what="under way")
+        pids = dev.pids()
+        dev.interrupt()
+        eventually(lambda: "1 worker drains" in dev.log, what="it drains")
+        dev.interrupt()
+        assert dev.wait() == 130
+        assert [pid for pid in pids if is_running(pid)] == []
+        assert count(at, "done") == 0
+
+    assert (at / "data" / "dsn").stat().st_mode & 0o077 == 0
+    with running_dev(at, "-f", write(at, autoscaling=ONE), "--data-dir", data) as dev:
+        assert dev.dsn == first_dsn
+        dev.wait_for_queue(lambda queue: queue["ready"] or queue["in_flight"], what="the job is still there")
+        assert dev.end() == 0
+
+
+def test_a_supervisor_that_is_killed_leaves_nothing_to_the_next(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE, drainTimeoutSeconds=2)) as dev:
+        dev.enqueue("orders", "gated")
+        eventually(lambda: count(at, "started") == 1, what="under way")
+        pids, folder = dev.pids(), Path(dev.started["data_dir"])
+        assert len(pids) == 2
+        dev.process.kill()
+        dev.wait()
+    with running_dev(at, "-f", write(at)) as dev:
+        assert dev.started
+        assert [pid for pid in pids if is_running(pid)] == []
+        assert not folder.exists()
+        assert dev.end() == 0
+
+
+def test_a_worker_that_dies_is_started_again_and_its_job_is_done(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE)) as dev:
+        dev.enqueue("orders", "gated")
+        eventually(lambda: count(at, "started") == 1, what="under way")
+        (worker,) = set(dev.pids()) - {server_pid(dev)}
+        os.kill(worker, signal.SIGKILL)
+        dev.wait_for_pool(lambda pool: "CrashLoopBackOff" in (pool["problem"] or ""), what="it is told")
+        (at / "gate").touch()
+        eventually(lambda: count(at, "done") == 1, what="done by the next process")
+        assert "workers-1 ended with status -9 and is started again" in dev.log
+        assert dev.end() == 0
+
+
+def test_workers_are_restarted_when_the_app_changes(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE), "--reload") as dev:
+        dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")
+        (at / "shop.py").write_text(APP.replace('"note"', '"other"'))
+        eventually(lambda: "shop.py changed: the workers are restarted" in dev.log, what="the change is seen")
+        dev.enqueue("orders", "other", "--payload", '"you"')
+        eventually(lambda: "workers-2 | hello you" in dev.log, what="the new code runs")
+        assert dev.end() == 0
+
+
+def test_a_database_of_ones_own_is_used_and_none_is_embedded(at: Path, database_dsn: str) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "postgres"},
+        "stringData": {"dsn": database_dsn},
+    }
+    (at / "secret.yaml").write_text(yaml.safe_dump(secret))
+    with running_dev(at, "-f", write(at, autoscaling=ONE), "-f", "secret.yaml") as dev:
+        assert dev.started["dsn"] is None
+        dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")
+        assert len(dev.pids()) == 1
+        assert dev.end() == 0
+
+
+def test_a_server_that_ends_ends_the_run(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE)) as dev:
+        dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")
+        os.kill(server_pid(dev), signal.SIGQUIT)
+        assert dev.wait() == 1
+        assert "headrace-operator: PostgreSQL has ended" in dev.log
+        assert [pid for pid in dev.pids() if is_running(pid)] == []
+
+
+def server_pid(dev: DevProcess) -> int:
+    return int((Path(dev.started["data_dir"]) / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def refused(at: Path, *arguments: str) -> tuple[int, list[str]]:
+    """The exit status and the sentences of a run that can't be."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=at,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("headrace-operator: ")]
+
+
+def test_a_missing_app_is_told_in_a_sentence(at: Path) -> None:
+    missing = (
+        "ModuleNotFoundError: No module named 'nowhere' "
+        "(is it installed, or in the current directory, or on PYTHONPATH?)"
+    )
+    status, sentences = refused(at, "-f", write(at, app="nowhere:app"))
+    assert (status, sentences) == (
+        2,
+        [f"headrace-operator: JobWorkerPool workers: app nowhere:app: {missing}"],
+    )
+
+
+def test_a_bad_manifest_is_told_in_a_sentence(at: Path) -> None:
+    status, sentences = refused(at, "-f", write(at, maxConcurrentJobs=0))
+    assert status == 2
+    assert len(sentences) == 1
+    assert sentences[0].endswith(
+        "manifests.yaml: JobWorkerPool workers: spec.maxConcurrentJobs: 0 is less than the minimum of 1"
+    )
+
+
+def test_a_taken_port_is_told_in_a_sentence(at: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, sentences = refused(at, "-f", write(at), "--port", str(port))
+    assert (status, sentences) == (
+        2,
+        [f"headrace-operator: port {port} of 127.0.0.1 is taken: give another --port, or none"],
+    )
+
+
+def test_a_host_that_only_the_cluster_knows_is_told_in_a_sentence(at: Path) -> None:
+    dsn = "postgresql://u:p@postgres.no-such-namespace.svc:5432/db"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "postgres"}, "stringData": {"dsn": dsn}}
+    (at / "secret.yaml").write_text(yaml.safe_dump(secret))
+    status, sentences = refused(at, "-f", write(at), "-f", "secret.yaml")
+    assert status == 2
+    assert "this machine does not know" in sentences[0]
+
+
+@pytest.fixture
+def small_disk(at: Path) -> Iterator[Path]:
+    """A file system with room for a part of a database."""
+    place = at / "disk"
+    place.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False).returncode
+    ):
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield place
+    finally:
+        deadline = time.monotonic() + 10
+        while (
+            subprocess.run(["umount", place], check=False, capture_output=True).returncode
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.1)
+
+
+def test_a_full_disk_is_told_in_a_sentence(at: Path, small_disk: Path) -> None:
+    folder = small_disk / "data"
+    status, sentences = refused(at, "-f", write(at), "--data-dir", str(folder))
+    way_out = "free some of it, or give another --data-dir"
+    assert (status, sentences) == (
+        1,
+        [f"headrace-operator: PostgreSQL's data can't be made: the disk of {folder} is full: {way_out}"],
+    )

@@ -1,0 +1,183 @@
+"""Files are taken as `kubectl apply` takes them, and what it would refuse is refused, with the field and the fix."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from headrace_operator.core.model import ObjectKey
+from headrace_operator.core.spec import JobQueue, JobWorkerPool, ScalingMode, parse
+from headrace_operator.local.errors import InputError
+from headrace_operator.local.manifests import Manifests, read_manifests
+from support.in_cluster import EXAMPLES, job_queue, worker_pool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXEC: dict[str, Any] = {"handler": {"exec": {"command": ["cat"]}}}
+QUEUE = job_queue("orders")
+POOL = worker_pool("workers", "orders", **EXEC)
+
+
+def written(directory: Path, *manifests: object, name: str = "all.yaml") -> str:
+    file = directory / name
+    file.write_text("---\n".join(yaml.safe_dump(manifest) for manifest in manifests))
+    return str(file)
+
+
+def read(directory: Path, *manifests: object) -> Manifests:
+    return read_manifests([written(directory, *manifests)], namespace="shop")
+
+
+def refusal(directory: Path, *manifests: object) -> str:
+    with pytest.raises(InputError) as refused:
+        read(directory, *manifests)
+    assert refused.value.exit_status == 2
+    return str(refused.value)
+
+
+def test_documents_lists_json_folders_and_standard_input_are_all_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = {"apiVersion": "v1", "kind": "List", "items": [QUEUE, POOL]}
+    typed = {"apiVersion": "headrace.dev/v1alpha1", "kind": "JobQueueList", "items": [QUEUE]}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "queue.yml").write_text(yaml.safe_dump(QUEUE))
+    (folder / "pool.json").write_text(json.dumps(POOL))
+    (folder / "README.md").write_text("no manifest")
+    ways = [
+        [written(tmp_path, QUEUE, None, POOL)],
+        [written(tmp_path, listed, name="list.yaml")],
+        [written(tmp_path, typed, name="typed.yaml"), written(tmp_path, POOL, name="pool.yaml")],
+        [str(folder)],
+    ]
+    for sources in ways:
+        found = read_manifests(sources, namespace="shop")
+        assert [queue["metadata"]["name"] for queue in found.queues] == ["orders"], sources
+        assert [pool["metadata"]["name"] for pool in found.pools] == ["workers"], sources
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(listed)))
+    assert len(read_manifests(["-"], namespace="shop").pools) == 1
+
+
+def test_the_examples_are_taken_as_they_stand() -> None:
+    for example in ("quickstart", "thumbnails"):
+        files = [str(EXAMPLES / example / f"{name}.yaml") for name in ("jobqueue", "jobworkerpool-direct")]
+        assert len(read_manifests(files, namespace="default").pools) == 1
+
+
+def test_what_is_taken_has_the_defaults_of_the_definitions(tmp_path: Path) -> None:
+    found = read(tmp_path, QUEUE, worker_pool("workers", "orders", **EXEC, autoscaling={"maxReplicas": 4}))
+
+    queue, pool = parse(found.queues[0], JobQueue), parse(found.pools[0], JobWorkerPool)
+    assert (queue.key, pool.key) == (ObjectKey("shop", "orders"), ObjectKey("shop", "workers"))
+    assert queue.spec.max_retries == 3
+    assert (pool.spec.autoscaling.mode, pool.spec.autoscaling.max_replicas) == (ScalingMode.HPA, 4)
+    assert found.pools[0]["spec"]["autoscaling"]["target"] == {"queueDepthPerReplica": 10}
+
+
+def test_an_explicit_null_is_a_default_too(tmp_path: Path) -> None:
+    found = read(tmp_path, job_queue("orders", maxRetries=None), POOL)
+    assert found.queues[0]["spec"]["maxRetries"] == 3
+
+
+def test_an_object_is_the_same_one_in_the_next_run(tmp_path: Path) -> None:
+    first, second = read(tmp_path, QUEUE, POOL), read(tmp_path, QUEUE, POOL)
+    assert first.queues[0]["metadata"]["uid"] == second.queues[0]["metadata"]["uid"]
+    assert first.queues[0]["metadata"]["uid"] != first.pools[0]["metadata"]["uid"]
+
+
+def test_secrets_are_decoded_and_plain_text_goes_before(tmp_path: Path) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "pg", "namespace": "other"},
+        "data": {"dsn": base64.b64encode(b"encoded").decode(), "user": base64.b64encode(b"me").decode()},
+        "stringData": {"dsn": "plain"},
+    }
+    found = read(tmp_path, QUEUE, POOL, secret)
+    assert found.secrets == {ObjectKey("other", "pg"): {"dsn": b"plain", "user": b"me"}}
+
+
+def test_what_is_not_ours_is_passed_over_and_named(tmp_path: Path) -> None:
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {}}
+    assert [note for note in read(tmp_path, QUEUE, POOL, deployment).notes if "Deployment web" in note]
+
+
+@pytest.mark.parametrize(
+    ("manifests", "told"),
+    [
+        (
+            [job_queue("orders", maxRetrys=5)],
+            r"JobQueue orders: spec\.maxRetrys: there is no such field, but maxRetries",
+        ),
+        ([job_queue("orders", maxRetries="many")], r"spec\.maxRetries: 'many' is not of type 'integer'"),
+        ([job_queue("orders", maxRetries=-1)], r"spec\.maxRetries: -1 is less than the minimum of 0"),
+        ([job_queue("orders", postgres={})], r"spec\.postgres\.connection: is required"),
+        ([{**QUEUE, "metadata": {}}], r"JobQueue: metadata\.name is missing"),
+        ([job_queue("Orders")], r"metadata\.name must be at most 52 lower-case letters"),
+        ([{**QUEUE, "apiVersion": "headrace.dev/v9"}], r"no such kind in headrace\.dev/v9; there are JobQueue in"),
+        ([QUEUE, QUEUE], "JobQueue orders: is given twice"),
+        ([POOL], r"no JobQueue orders in namespace shop among the manifests: give its file, too \(-f\)"),
+        ([QUEUE, worker_pool("workers", "orders")], r"spec\.handler: is required"),
+        (
+            [QUEUE, worker_pool("workers", "orders", handler={"exec": {"command": ["cat"]}, "python": {"app": "a:b"}})],
+            "both python and exec are given",
+        ),
+        (
+            [QUEUE, worker_pool("workers", "orders", **EXEC, autoscaling={"mode": False})],
+            r"spec\.autoscaling\.mode: a plain On, Off, yes or no is a boolean in YAML: put it in quotes",
+        ),
+        (
+            [QUEUE, worker_pool("workers", "orders", **EXEC, autoscaling={"minReplicas": 5, "maxReplicas": 2})],
+            r"spec\.autoscaling\.minReplicas: autoscaling\.minReplicas must not be above autoscaling\.maxReplicas",
+        ),
+        (
+            [QUEUE, {**POOL, "metadata": {"name": "workers", "annotations": {"headrace.dev/paused": True}}}],
+            r"metadata\.annotations\.headrace\.dev/paused: must be a text: put 'true' in quotes",
+        ),
+        (
+            [{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"}, "data": {"dsn": "postgresql://x"}}],
+            r"Secret pg: data\.dsn is not in base64: plain text belongs in stringData",
+        ),
+        (["just a text"], "must be a mapping with apiVersion and kind"),
+    ],
+)
+def test_what_an_api_server_would_refuse_is_refused(tmp_path: Path, manifests: list[object], told: str) -> None:
+    message = refusal(tmp_path, *manifests)
+    assert re.search(told, message), message
+    assert str(tmp_path / "all.yaml") in message or "among the manifests" in message
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, job_queue("orders", maxRetries=-1, color="red"), worker_pool("workers", "orders"))
+    assert len(message.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "is neither YAML nor JSON"),
+        ("", "holds no object"),
+        ("kind: A\nkind: B\n", "duplicate key kind"),
+    ],
+)
+def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=told) as refused:
+        read_manifests([str(file)], namespace="shop")
+    assert "bad.yaml" in str(refused.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: can't be read \(No such file"):
+        read_manifests(["nowhere.yaml"], namespace="shop")
