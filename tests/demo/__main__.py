@@ -1,4 +1,4 @@
-"""`python -m demo`: the whole story on a real Kubernetes, told in the terminal; see `make demo`."""
+"""`python -m demo`: the whole story on a real Kubernetes where one can run, told in the terminal; see `make demo`."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class Summary:
     """The demo's result; its fields are those of ``build/demo/summary.json``."""
 
     cluster: str
-    kubernetes_version: str
+    """``kind``, or ``none`` where no container can run."""
+    kubernetes_version: str | None
     jobs_enqueued: int
     jobs_completed: int
     jobs_lost: int
@@ -61,7 +62,7 @@ def summarize(
     runs: Sequence[Run],
     *,
     cluster: str,
-    kubernetes_version: str,
+    kubernetes_version: str | None,
     jobs_enqueued: int,
     peak_replicas: int,
     final_replicas: int,

@@ -80,6 +80,7 @@ def test_a_run_that_comes_to_nothing_leaves_no_summary_of_an_earlier_one(
     monkeypatch.setattr(story, "RESULTS", results)
     monkeypatch.setattr(deploy, "deploy", fail)
     monkeypatch.setattr(sys, "argv", ["demo"])
+    monkeypatch.setenv("HEADRACE_DEMO_CLUSTER", "kind")
 
     assert story.main() == 1
 
