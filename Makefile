@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLUSTER := PYTHONPATH=tests $(BIN)/python -m cluster
 
-demo: $(READY) ## The story on a real Kubernetes: 3,000 jobs, a pool that goes 0 -> n -> 0.
+demo: $(READY) ## The story: 3,000 jobs, a pool that goes 0 -> n -> 0; on a real Kubernetes where containers can run.
 	PYTHONPATH=tests $(BIN)/python -m demo
 
 test: $(READY) ## All tests but the end-to-end ones.

@@ -236,8 +236,13 @@ class EmbeddedPostgres:
             return DevError(f"{what}: the disk of {self._folder} is full: free some of it, or give another --data-dir")
         if "Address already in use" in complaints and self._port is not None:
             return InputError(f"port {self._port} of {HOST} is taken: give another --port, or none")
+        if "Permission denied" in complaints and self._account is not None:
+            return InputError(
+                f"{what}: PostgreSQL refuses to be root, and another user can't get through to {self._folder}: give "
+                "another --data-dir, or start headrace-operator dev as an ordinary user"
+            )
         wrong = re.findall(r"(?:FATAL|PANIC|ERROR|initdb: error|error): +(.*)", complaints)
-        return DevError(f"{what}: {wrong[-1] if wrong else complaints.strip()[-200:]} (its log is {self._log})")
+        return DevError(f"{what}: {wrong[0] if wrong else complaints.strip()[-200:]} (its log is {self._log})")
 
 
 def _candidates() -> Iterator[Path]:

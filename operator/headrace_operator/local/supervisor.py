@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from watchfiles import PythonFilter, awatch
 
 from headrace_operator.clock import SystemClock
 from headrace_operator.core.model import ObjectKey, OperatorError
-from headrace_operator.core.spec import ScalingMode
+from headrace_operator.core.spec import DeletionPolicy, ScalingMode
 from headrace_operator.local.cluster import LocalCluster
 from headrace_operator.local.databases import embedded_queues, give_embedded, require_known_hosts
 from headrace_operator.local.errors import DevError
@@ -117,7 +118,7 @@ class _Run:
             cluster = LocalCluster(self._manifests, replicas, self._controllers.show)
             tasks = [self._show(replicas, sampler, cluster), _unfit(replicas)]
             if postgres is not None:
-                tasks.append(_ended(postgres))
+                tasks.append(self._outlive(postgres))
             if self._options.reloads:
                 tasks.append(_reload(replicas))
             async with self._controllers.running(
@@ -134,6 +135,7 @@ class _Run:
                     cluster.put(manifest)
                 failure = await self._until_stopped(tasks)
             # Nobody decides any more: what runs, drains.
+            self._stopping.set()
             await self._drain(replicas)
         if failure is not None:
             raise failure
@@ -157,10 +159,21 @@ class _Run:
         self._manifests.notes += give_embedded(self._manifests, queues, postgres.dsn)
         return postgres
 
+    async def _outlive(self, postgres: EmbeddedPostgres) -> None:
+        failure = await postgres.ended()
+        # Without it, no job can be completed, nor handed back.
+        self._killing.set()
+        raise failure
+
     def _tell_start(self, postgres: EmbeddedPostgres | None) -> None:
         notes = list(self._manifests.notes)
         if self._folder.leftovers:
             notes.append(f"ended what an earlier run had left running: {self._folder.leftovers} processes")
+        notes += [
+            f"JobQueue {key_of(queue).name}: without meaning here and ignored: deletionPolicy (nothing is deleted)"
+            for queue in self._manifests.queues
+            if queue["spec"]["deletionPolicy"] == DeletionPolicy.DELETE
+        ]
         for index, pool in enumerate(self._manifests.pools):
             name = key_of(pool).name
             if meaningless := meaningless_fields(pool):
@@ -205,15 +218,19 @@ class _Run:
             depths = {
                 key_of(queue): await self._depth(sampler, cluster, key_of(queue)) for queue in self._manifests.queues
             }
-            self._view.show(
-                Status(
-                    queues=[
-                        queue_status(self._newest(QUEUE_KIND, queue), depths[key_of(queue)])
-                        for queue in self._manifests.queues
-                    ],
-                    pools=[self._pool_status(replicas, pool) for pool in self._manifests.pools],
-                )
+            status = Status(
+                queues=[
+                    queue_status(self._newest(QUEUE_KIND, queue), depths[key_of(queue)])
+                    for queue in self._manifests.queues
+                ],
+                pools=[self._pool_status(replicas, pool) for pool in self._manifests.pools],
             )
+            try:
+                self._view.show(status)
+            except BrokenPipeError:
+                # Nobody reads any more; what is still to be said goes nowhere.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return
             await asyncio.sleep(SHOW_SECONDS)
 
     def _pool_status(self, replicas: Replicas, pool: Manifest) -> Any:
@@ -245,17 +262,19 @@ async def _unfit(replicas: Replicas) -> None:
     raise await asyncio.shield(replicas.unfit)
 
 
-async def _ended(postgres: EmbeddedPostgres) -> None:
-    raise await postgres.ended()
-
-
 async def _reload(replicas: Replicas) -> None:
     """Replace all workers when Python files change where their modules are looked for."""
     paths = {Path.cwd(), *(Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry)}
-    async for changes in awatch(*(path for path in paths if path.is_dir()), watch_filter=PythonFilter()):
-        names = sorted({Path(path).name for _, path in changes})
-        logger.info("%s changed: the workers are restarted", ", ".join(names))
-        replicas.restart()
+    try:
+        async for changes in awatch(*(path for path in paths if path.is_dir()), watch_filter=PythonFilter()):
+            names = sorted({Path(path).name for _, path in changes})
+            logger.info("%s changed: the workers are restarted", ", ".join(names))
+            replicas.restart()
+    except (OSError, RuntimeError) as error:
+        # The system watches so many folders at most.
+        raise DevError(
+            f"the files here can't be watched ({error}): start in a smaller folder, or without --reload"
+        ) from None
 
 
 def _silent_server(pool: Manifest) -> list[str]:

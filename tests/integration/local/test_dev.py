@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,16 +70,16 @@ def write(directory: Path, *, app: str = "shop:app", autoscaling: dict[str, Any]
 
 
 @pytest.fixture
-def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RECORDS", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    # What a shell has from yesterday must not lead workers astray.
-    monkeypatch.setenv("HEADRACE_DSN", "postgresql://127.0.0.1:1/nowhere")
-    # The server does not run as root, and must get through to its folder.
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)
-    return tmp_path
+def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, which the server gets through to where it may not be the root that we are."""
+    with tempfile.TemporaryDirectory(prefix="headrace-dev-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        monkeypatch.setenv("RECORDS", name)
+        monkeypatch.setenv("TMPDIR", name)
+        # What a shell has from yesterday must not lead workers astray.
+        monkeypatch.setenv("HEADRACE_DSN", "postgresql://127.0.0.1:1/nowhere")
+        yield directory
 
 
 def count(directory: Path, kind: str) -> int:
@@ -200,6 +202,14 @@ def test_a_server_that_ends_ends_the_run(at: Path) -> None:
         assert dev.wait() == 1
         assert "headrace-operator: PostgreSQL has ended" in dev.log
         assert [pid for pid in dev.pids() if is_running(pid)] == []
+
+
+def test_without_a_reader_the_run_ends(at: Path) -> None:
+    command = f"set -o pipefail; {shlex.join(COMMAND)} --output json -f {write(at)} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=at, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith('{"type": "started"')
 
 
 def server_pid(dev: DevProcess) -> int:

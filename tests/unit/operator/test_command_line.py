@@ -23,10 +23,16 @@ def test_wrong_settings_are_told_and_nothing_is_started() -> None:
     assert "HEADRACE_LISTEN_ADDRESS='here'" in result.output
 
 
-def test_without_the_extra_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "missing", "extra"),
+    [(["run"], "kopf", "operator"), (["dev", "-f", "queue.yaml"], "watchfiles", "dev")],
+)
+def test_without_its_extra_a_command_tells_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], missing: str, extra: str
+) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "kopf" else found(name))
-    result = CliRunner().invoke(main, ["run"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "kopf not installed" in result.output
-    assert "pip install 'headrace[operator]'" in result.output
+    assert f"{missing} not installed" in result.output
+    assert f"pip install 'headrace[{extra}]'" in result.output
