@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import sys
 import uuid
 from collections.abc import Mapping
@@ -15,11 +16,11 @@ import yaml
 
 from headrace_operator.core.model import GROUP, ObjectKey
 from headrace_operator.local.errors import InputError
-from headrace_operator.local.schemas import admit, definitions
+from headrace_operator.local.schemas import admit, definitions, template_problems
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     Manifest = dict[str, Any]
 
@@ -72,31 +73,57 @@ def _texts(source: str) -> Iterator[tuple[str, str]]:
         yield "standard input", sys.stdin.read()
         return
     path = Path(source)
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
-    if not files:
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+        texts = [(str(file), file.read_text("utf-8")) for file in files]
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: is no text in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{error.filename or source}: can't be read ({error.strerror})") from None
+    if not texts:
         raise InputError(f"{source}: the folder has no manifests ({', '.join(_SUFFIXES)})")
-    for file in files:
-        try:
-            yield str(file), file.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{file}: is no text in UTF-8") from None
-        except OSError as error:
-            raise InputError(f"{file}: can't be read ({error.strerror})") from None
+    yield from texts
 
 
 def _objects(where: str, text: str) -> Iterator[Any]:
-    """All objects of a file, those of lists singly. JSON is YAML, too."""
+    """All objects of a file, those of lists singly."""
     try:
-        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
-    except yaml.YAMLError as error:
+        documents = [document for document in _documents(text) if document is not None]
+        # What is half a character can't be written into a database, nor into a variable.
+        json.dumps(documents, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds a character that is none (a single surrogate)") from None
+    except (yaml.YAMLError, _DuplicateKeyError) as error:
         raise InputError(f"{where}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not documents:
         raise InputError(f"{where}: holds no object")
     for document in documents:
-        if isinstance(document, dict) and str(document.get("kind", "")).endswith("List") and "items" in document:
+        if isinstance(document, dict) and str(document.get("kind")).endswith("List") and "items" in document:
+            if not isinstance(document["items"] or [], list):
+                raise InputError(f"{where}: {document['kind']}: items must be a list")
             yield from document["items"] or ()
         else:
             yield document
+
+
+class _DuplicateKeyError(Exception):
+    """One of two equal keys would silently be lost."""
+
+
+def _documents(text: str) -> Iterable[Any]:
+    """JSON is YAML, too, but not to PyYAML, which makes two halves of a character that JSON escapes."""
+    try:
+        return [json.loads(text, object_pairs_hook=_unique)]
+    except json.JSONDecodeError:
+        return list(yaml.load_all(text, _Loader))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKeyError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)}")
+    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,7 +153,8 @@ def _take(manifest: Any, found: Manifests, namespace: str) -> list[str]:
     api_version, kind = manifest["apiVersion"], manifest["kind"]
     is_ours = api_version.partition("/")[0] == GROUP
     if not is_ours and (api_version, kind) not in _PLAIN_KINDS:
-        name = (manifest.get("metadata") or {}).get("name", "")
+        metadata = manifest.get("metadata")
+        name = metadata.get("name", "") if isinstance(metadata, Mapping) else ""
         found.notes.append(
             f"{kind} {name} is passed over: JobQueues, JobWorkerPools, Secrets and ConfigMaps count here"
         )
@@ -144,12 +172,21 @@ def _take(manifest: Any, found: Manifests, namespace: str) -> list[str]:
 
 
 def _wrong_texts(metadata: Mapping[str, Any]) -> list[str]:
-    return [
-        f"metadata.{part}.{name}: must be a text: put {str(value).lower()!r} in quotes"
-        for part in ("labels", "annotations")
-        for name, value in (metadata.get(part) or {}).items()
-        if not isinstance(value, str)
-    ]
+    """What only an API server's own schema of metadata would find."""
+    problems = []
+    if not isinstance(metadata.get("namespace", ""), str):
+        problems.append("metadata.namespace: must be a text")
+    for part in ("labels", "annotations"):
+        entries = metadata.get(part) or {}
+        if not isinstance(entries, Mapping):
+            problems.append(f"metadata.{part}: must be a mapping")
+            continue
+        problems += [
+            f"metadata.{part}.{name}: must be a text: put {str(value).lower()!r} in quotes"
+            for name, value in entries.items()
+            if not isinstance(value, str)
+        ]
+    return problems
 
 
 def _take_ours(manifest: Manifest, found: Manifests) -> list[str]:
@@ -158,8 +195,9 @@ def _take_ours(manifest: Manifest, found: Manifests) -> list[str]:
         known = ", ".join(f"{kind} in {api_version}" for api_version, kind in definitions())
         return [f"there is no such kind in {manifest['apiVersion']}; there are {known}"]
     admission = admit(manifest, schema)
-    if admission.problems:
-        return admission.problems
+    problems = admission.problems or template_problems(admission.manifest)
+    if problems:
+        return problems
     found.notes += [f"{manifest['kind']} {manifest['metadata']['name']}: {note}" for note in admission.unchecked]
     complete = admission.manifest
     key = key_of(complete)
@@ -170,8 +208,9 @@ def _take_ours(manifest: Manifest, found: Manifests) -> list[str]:
     }
     complete.pop("status", None)
     objects = found.queues if manifest["kind"] == QUEUE_KIND else found.pools
-    if any(key_of(other) == key for other in objects):
-        return ["is given twice"]
+    if (earlier := next((index for index, other in enumerate(objects) if key_of(other) == key), None)) is not None:
+        del objects[earlier]
+        found.notes.append(f"{manifest['kind']} {key.name} is given twice, and the later one counts")
     objects.append(complete)
     return []
 

@@ -28,6 +28,45 @@ _RULES = "x-kubernetes-validations"
 _OPEN = "x-kubernetes-preserve-unknown-fields"
 
 
+_TEXT = {"type": "string"}
+_BOOLEAN = {"type": "boolean"}
+
+
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _list(items: Schema) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_BY_NAME = _object("name", name=_TEXT, optional=_BOOLEAN)
+_BY_KEY = _object("name", "key", name=_TEXT, key=_TEXT, optional=_BOOLEAN)
+_ITEMS = _list(_object("key", "path", key=_TEXT, path=_TEXT))
+_SOURCE = _object(
+    secretKeyRef=_BY_KEY,
+    configMapKeyRef=_BY_KEY,
+    fieldRef=_object("fieldPath", fieldPath=_TEXT),
+    resourceFieldRef={"type": "object"},
+)
+_CONTAINER = _object(
+    env=_list(_object("name", name=_TEXT, value=_TEXT, valueFrom=_SOURCE)),
+    envFrom=_list(_object(prefix=_TEXT, secretRef=_BY_NAME, configMapRef=_BY_NAME)),
+    volumeMounts=_list(_object("name", "mountPath", name=_TEXT, mountPath=_TEXT)),
+)
+_VOLUME = _object(
+    "name",
+    name=_TEXT,
+    secret=_object("secretName", secretName=_TEXT, items=_ITEMS, optional=_BOOLEAN),
+    configMap=_object("name", name=_TEXT, items=_ITEMS, optional=_BOOLEAN),
+)
+_TEMPLATE = _object(
+    metadata=_object(),
+    spec=_object(containers=_list(_CONTAINER), initContainers=_list(_object()), volumes=_list(_VOLUME)),
+)
+"""Of the Kubernetes API's own schema of pods, as much as has a meaning here."""
+
+
 @dataclass(kw_only=True)
 class Admission:
     """What became of an object at the door."""
@@ -75,6 +114,12 @@ def admit(manifest: Mapping[str, Any], schema: Schema) -> Admission:
     return admission
 
 
+def template_problems(pool: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a pool's template, which the definition leaves to the schema of pods."""
+    errors = OAS30Validator(_object(spec=_object(template=_TEMPLATE))).iter_errors(pool)
+    return [_told(error) for error in sorted(errors, key=_place_of)]
+
+
 def _fill_in(value: Any, schema: Schema) -> None:
     """Defaults where nothing is given; an explicit null counts as nothing."""
     if isinstance(value, dict):
@@ -113,6 +158,8 @@ def _told(error: ValidationError) -> str:
         return ", ".join(f"{place}.{name}".lstrip(".") for name in missing) + ": is required"
     if isinstance(error.instance, bool) and error.validator in ("type", "enum"):
         message = "a plain On, Off, yes or no is a boolean in YAML: put it in quotes"
+    elif isinstance(error.instance, int | float) and error.validator_value == "string":
+        message = f"{error.instance} is a number: put it in quotes"
     return f"{place}: {message}"
 
 

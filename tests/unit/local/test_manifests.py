@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from headrace_operator.core.model import ObjectKey
 from headrace_operator.core.spec import JobQueue, JobWorkerPool, ScalingMode, parse
+from headrace_operator.local.databases import embedded_queues
 from headrace_operator.local.errors import InputError
 from headrace_operator.local.manifests import Manifests, read_manifests
+from headrace_operator.local.meaning import as_decided_here, meaningless_fields
 from support.in_cluster import EXAMPLES, job_queue, worker_pool
 
 if TYPE_CHECKING:
@@ -24,6 +30,10 @@ if TYPE_CHECKING:
 EXEC: dict[str, Any] = {"handler": {"exec": {"command": ["cat"]}}}
 QUEUE = job_queue("orders")
 POOL = worker_pool("workers", "orders", **EXEC)
+
+
+def with_worker(**container: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "worker", **container}]}}
 
 
 def written(directory: Path, *manifests: object, name: str = "all.yaml") -> str:
@@ -107,6 +117,20 @@ def test_secrets_are_decoded_and_plain_text_goes_before(tmp_path: Path) -> None:
     assert found.secrets == {ObjectKey("other", "pg"): {"dsn": b"plain", "user": b"me"}}
 
 
+def test_a_character_that_json_escapes_is_the_one_that_it_was(tmp_path: Path) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"}, "stringData": {"dsn": "p\N{SNAKE}"}}
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps({"kind": "List", "items": [QUEUE, POOL, secret]}))
+    found = read_manifests([str(file)], namespace="shop")
+    assert found.secrets[ObjectKey("shop", "pg")] == {"dsn": "p\N{SNAKE}".encode()}
+
+
+def test_of_two_of_one_name_the_later_one_counts(tmp_path: Path) -> None:
+    found = read(tmp_path, QUEUE, POOL, job_queue("orders", maxRetries=7))
+    assert [queue["spec"]["maxRetries"] for queue in found.queues] == [7]
+    assert found.notes == ["JobQueue orders is given twice, and the later one counts"]
+
+
 def test_what_is_not_ours_is_passed_over_and_named(tmp_path: Path) -> None:
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {}}
     assert [note for note in read(tmp_path, QUEUE, POOL, deployment).notes if "Deployment web" in note]
@@ -125,7 +149,6 @@ def test_what_is_not_ours_is_passed_over_and_named(tmp_path: Path) -> None:
         ([{**QUEUE, "metadata": {}}], r"JobQueue: metadata\.name is missing"),
         ([job_queue("Orders")], r"metadata\.name must be at most 52 lower-case letters"),
         ([{**QUEUE, "apiVersion": "headrace.dev/v9"}], r"no such kind in headrace\.dev/v9; there are JobQueue in"),
-        ([QUEUE, QUEUE], "JobQueue orders: is given twice"),
         ([POOL], r"no JobQueue orders in namespace shop among the manifests: give its file, too \(-f\)"),
         ([QUEUE, worker_pool("workers", "orders")], r"spec\.handler: is required"),
         (
@@ -148,6 +171,10 @@ def test_what_is_not_ours_is_passed_over_and_named(tmp_path: Path) -> None:
             [{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"}, "data": {"dsn": "postgresql://x"}}],
             r"Secret pg: data\.dsn is not in base64: plain text belongs in stringData",
         ),
+        (
+            [QUEUE, worker_pool("workers", "orders", **EXEC, template=with_worker(env=[{"name": "N", "value": 5}]))],
+            r"spec\.template\.spec\.containers\[0\]\.env\[0\]\.value: 5 is a number: put it in quotes",
+        ),
         (["just a text"], "must be a mapping with apiVersion and kind"),
     ],
 )
@@ -168,6 +195,8 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("a: [", "is neither YAML nor JSON"),
         ("", "holds no object"),
         ("kind: A\nkind: B\n", "duplicate key kind"),
+        ('{"kind": "A", "kind": "B"}', "duplicate key kind"),
+        ('{"kind": "\\ud800"}', "a character that is none"),
     ],
 )
 def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str, told: str) -> None:
@@ -178,6 +207,63 @@ def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str, told: s
     assert "bad.yaml" in str(refused.value)
 
 
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml: can't be read \(No such file"):
-        read_manifests(["nowhere.yaml"], namespace="shop")
+@pytest.mark.parametrize(("name", "why"), [("nowhere.yaml", "No such file"), ("n" * 300, "File name too long")])
+def test_a_file_that_can_not_be_read_is_named(name: str, why: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: can't be read \({why}"):
+        read_manifests([name], namespace="shop")
+
+
+def places(value: Any, *path: Any) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in places(item, *path, key))]
+
+
+FULL = [
+    QUEUE,
+    worker_pool(
+        "workers",
+        "orders",
+        **EXEC,
+        autoscaling={"mode": "Direct"},
+        template={
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {
+                "volumes": [{"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "p"}]}}],
+                "containers": [
+                    {
+                        "name": "worker",
+                        "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                        "envFrom": [{"secretRef": {"name": "s"}}],
+                        "volumeMounts": [{"name": "v", "mountPath": "/bindings/v"}],
+                    }
+                ],
+            },
+        },
+    ),
+    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}},
+]
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+MAPPINGS = st.dictionaries(st.sampled_from(["name", "key", "x"]), SCALARS, max_size=2)
+ANYTHING = SCALARS | MAPPINGS | st.lists(SCALARS | MAPPINGS, max_size=2)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from([place for place in places(FULL) if place]), value=ANYTHING)
+def test_whatever_stands_anywhere_is_taken_or_refused_in_words(
+    tmp_path: Path, place: tuple[Any, ...], value: Any
+) -> None:
+    manifests = copy.deepcopy(FULL)
+    target: Any = manifests
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    file = tmp_path / "any.json"
+    file.write_text(json.dumps({"kind": "List", "items": manifests}))
+    with suppress(InputError):
+        found = read_manifests([str(file)], namespace="shop")
+        for pool in found.pools:
+            meaningless_fields(pool)
+            parse(as_decided_here(pool), JobWorkerPool)
+        for queue in found.queues:
+            parse(queue, JobQueue)
+            embedded_queues(found)
