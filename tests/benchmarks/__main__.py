@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the queue beside its peers; see `make bench`."""
+"""`python -m benchmarks`: measure the queue and the worker beside their peers; see `make bench`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from benchmarks import machine, peers
 from benchmarks.arena import Arena, BrokenError
 from benchmarks.places import BUILD, PAGE, ROOT
 from benchmarks.report import Result, as_json, as_lines, as_page
-from benchmarks.scenarios import SCENARIOS, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import SCENARIOS
 from support.postgres import PostgresNotFoundError, running_server
 from support.redis import RedisNotFoundError
 
 _DESCRIPTION = """\
-Measure Headrace's queue in PostgreSQL beside PgQueuer, Procrastinate and plain SQL, all in one run on this machine.
+Measure Headrace's queue in PostgreSQL and its worker beside PgQueuer, Procrastinate and the same work by hand, all in
+one run on this machine.
 
 Starts a PostgreSQL of its own with stock settings from the machine's binaries, in a new folder below /var/tmp, gone
 afterwards. The peers are installed once into build/bench/peers, from locks/bench.txt. What contestants say on standard
 error is in build/bench/contestants.log.
 
-A run of all benchmarks takes about ten minutes and wants a machine with nothing else to do. It writes
+A run of all benchmarks takes about twelve minutes and wants a machine with nothing else to do. It writes
 docs/benchmarks.md and build/bench/results.json. A run of some (--only) is for working on them: it prints, and writes
 build/bench/some.json.
 """

@@ -20,11 +20,10 @@ from benchmarks.contestants.contestant import MissingError
 from benchmarks.contestants.order import Order, Setting, Verb, Workload
 from benchmarks.places import TESTS
 from benchmarks.report import LIMIT, OURS
-from support.postgres import PostgresServer, fresh_database
+from support.postgres import PostgresServer, free_port, fresh_database
 from support.redis import running_redis
 
 _MODULES = {OURS: "ours", "PgQueuer": "pgqueuer", "Procrastinate": "procrastinate", LIMIT: "raw_sql"}
-_CLAIMERS = {OURS: "ours_claims", LIMIT: "raw_claims"}
 _OF_THE_PROJECT = (OURS, LIMIT)
 
 # Nothing here takes that long, unless it hangs.
@@ -43,6 +42,8 @@ class Candidate:
     """A contestant at certain settings."""
 
     contestant: str
+    module: str = ""
+    """Its own, where it is not the one that is measured as a rule."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     jobs: int | None = None
     """Instead of the workload's: the slow ones get fewer."""
@@ -63,6 +64,9 @@ class Drained:
     jobs_per_second: float
     wal_bytes: int
     """Since before the first job was enqueued, whatever wrote them."""
+
+
+_SERVER = Candidate(contestant=LIMIT, module="http_server")
 
 
 class Process:
@@ -123,6 +127,7 @@ class Arena:
         processes: int = 1,
         some: int | None = None,
         settles: bool = True,
+        url: str = "",
     ) -> Drained:
         """Enqueue everything, then have it worked off.
 
@@ -132,10 +137,12 @@ class Arena:
             Only so many of the jobs are worked off.
         settles
             Whether tables are vacuumed, and all is on disk, before the work begins.
+        url
+            Where an http handler sends them.
         """
         workload = candidate.share(workload)
         async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
-            order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings, some=some or 0)
+            order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings, some=some or 0, url=url)
             async with self._process(candidate, order) as filling:
                 await session.execute("CHECKPOINT")
                 start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
@@ -214,6 +221,43 @@ class Arena:
                 report = await process.figures()
         return sorted(map(float, report["seconds"]))
 
+    async def drain_to_server(self, candidate: Candidate, workload: Workload) -> Drained:
+        """As `drain`; the jobs are requests to a server of their own, which is asked what it was sent."""
+        url = f"http://127.0.0.1:{free_port()}/jobs"
+        async with self._process(_SERVER, Order(verb="serve", dsn="", url=url)) as server:
+            drained = await self.drain(candidate, workload, url=url)
+            server.begin()
+            report = await server.figures()
+        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        return drained
+
+    async def overhead(self, candidate: Candidate, workload: Workload) -> float:
+        """Seconds of processor time a job, on a queue that costs nothing."""
+        workload = candidate.share(workload)
+        order = Order(verb="overhead", dsn="", workload=workload, settings=candidate.settings)
+        async with self._process(candidate, order) as process:
+            process.begin()
+            report = await process.figures()
+        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        return float(report["seconds"] / workload.jobs)
+
+    async def sleep(self, candidate: Candidate, workload: Workload) -> int:
+        """Bytes of a worker's process in which all these jobs sleep at once."""
+        async with fresh_database(self._server.dsn) as dsn:
+            order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings)
+            async with self._process(candidate, order) as filling:
+                filling.begin()
+                await filling.heard()
+            [report] = await self._together(candidate, replace(order, verb="sleep"), 1)
+        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        return int(report["resident_bytes"])
+
+    async def start(self, candidate: Candidate, samples: int) -> list[float]:
+        """Seconds from a worker's command to its first job."""
+        report = await self._alone(candidate, "start", Workload(), samples=samples)
+        _check(candidate, report["numbers"], enqueued=samples, left=0)
+        return list(map(float, report["seconds"]))
+
     async def _alone(
         self,
         candidate: Candidate,
@@ -244,12 +288,11 @@ class Arena:
     @asynccontextmanager
     async def _process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
         ours = candidate.contestant in _OF_THE_PROJECT
-        modules = _CLAIMERS if order.verb == "claim" else _MODULES
         report = self._directory / f"report-{next(self._numbers)}.json"
         with (self._directory / "contestants.log").open("a") as log:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable if ours else self._peers_python, "-m", "benchmarks.contestants.stage"),
-                *(modules[candidate.contestant], replace(order, report=str(report)).to_json()),
+                *(candidate.module or _MODULES[candidate.contestant], replace(order, report=str(report)).to_json()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

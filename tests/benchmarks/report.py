@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 OURS = "Headrace"
 PEERS = ("PgQueuer", "Procrastinate")
-LIMIT = "raw SQL"
+LIMIT = "by hand"
 CONTESTANTS = (OURS, *PEERS, LIMIT)
 
 Better = Literal["higher", "lower"]
@@ -17,9 +17,10 @@ Better = Literal["higher", "lower"]
 _WIDTH = 120
 
 _INTRODUCTION = """
-Headrace's queue in PostgreSQL beside the two that a Python programmer would otherwise take, PgQueuer and Procrastinate,
-and beside the limit: the same claims and deletions as plain SQL over one asyncpg connection, with no library around
-them. All on one machine in one run; every job is seen to be handled exactly once.
+Headrace's queue in PostgreSQL, and its worker, beside the two that a Python programmer would otherwise take, PgQueuer
+and Procrastinate, and beside the limit: the same done by hand with no library around it, which is, of the queue, the
+same claims and deletions as plain SQL over one asyncpg connection. All on one machine in one run; every job is seen to
+be handled exactly once.
 
 A ratio above 1 is in Headrace's favour, whichever way is better. Read the ratios rather than the figures: those are of
 this machine, on which the database and its clients share the cores.
@@ -31,6 +32,8 @@ A contestant is one process under uvloop. Each measurement has a new database on
 `VACUUM ANALYZE` and a `CHECKPOINT` before. Jobs do nothing; each goes through the library's own dispatch (`@app.job`),
 ours with metrics on. No history of finished jobs is kept, but where a peer's default is to keep it and defaults are
 measured.
+
+Some of the worker's benchmarks need no database, and in some the jobs are requests or programs; each says so.
 
 A rate counts from the worker's first request for jobs to the moment when the database holds none any more; where there
 are repetitions it is their median. Every contestant is given the best of the settings tried, which the table names; to

@@ -1,41 +1,14 @@
-"""The benchmarks: what each measures, of whom, at which settings, and what becomes a figure."""
+"""The benchmarks: what each measures, of whom, at which settings. Those of the worker are a module of their own."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
-from time import monotonic
+from collections.abc import Mapping, Sequence
 
 from benchmarks.arena import Arena, Candidate
-from benchmarks.contestants.contestant import MissingError
-from benchmarks.contestants.order import CALLERS, CHUNKS, Setting, Workload
-from benchmarks.report import CONTESTANTS, LIMIT, OURS, Better, Figure, Result, best, said
-
-Tell = Callable[[str], None]
-
-
-def ours(**settings: Setting) -> Candidate:
-    """Headrace."""
-    return Candidate(contestant=OURS, settings=settings)
-
-
-def pgqueuer(*, jobs: int | None = None, **settings: Setting) -> Candidate:
-    """PgQueuer; with its own tuning of autovacuum, unless told otherwise."""
-    return Candidate(contestant="PgQueuer", settings={"autovacuum": True, **settings}, jobs=jobs)
-
-
-def procrastinate(*, jobs: int | None = 4000, **settings: Setting) -> Candidate:
-    """Procrastinate, with fewer jobs: its rate does not depend on their number."""
-    return Candidate(contestant="Procrastinate", settings=settings, jobs=jobs)
-
-
-def raw_sql(**settings: Setting) -> Candidate:
-    """The limit."""
-    return Candidate(contestant=LIMIT, settings=settings)
-
+from benchmarks.contestants.order import CALLERS, CHUNKS, Workload
+from benchmarks.report import LIMIT, OURS
+from benchmarks.scenario import Attempt, Measure, Scenario, ours, pgqueuer, procrastinate, raw_sql
+from benchmarks.worker_scenarios import WORKER_SCENARIOS
 
 _DECODING = (
     "Ours and Procrastinate decode them from JSON; PgQueuer hands bytes over, and so does the limit. Median of three."
@@ -48,99 +21,6 @@ BEST = (
     procrastinate(concurrency=10, delete_jobs="always"),
     raw_sql(batch=500),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One candidate, measured once."""
-
-    value: float
-    details: str = ""
-
-
-Measure = Callable[[Arena, Candidate], Awaitable[Attempt]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """One benchmark."""
-
-    id: str
-    title: str
-    unit: str
-    how: str
-    measure: Measure
-    candidates: Sequence[Candidate]
-    workload: Workload = field(default_factory=Workload)
-    """For what is said of it; `measure` knows it, too."""
-    repetitions: int = 1
-    """Of the quick ones; the median counts. One with fewer jobs than the others is measured once."""
-    at_once: bool = False
-    """Whether all may be measured at the same time: only where nothing is timed."""
-    better: Better = "higher"
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Who is not measured, and why."""
-
-    async def run(self, arena: Arena, tell: Tell) -> Result:
-        """Measure all candidates; the repetitions of one are spread over the time that all take."""
-        attempts: dict[int, list[Attempt]] = defaultdict(list)
-        missing = dict(self.missing)
-        candidates = list(enumerate(self.candidates))
-
-        async def attempt(number: int, candidate: Candidate) -> None:
-            started = monotonic()
-            try:
-                made = await self.measure(arena, candidate)
-            except MissingError as error:
-                missing[candidate.contestant] = f"lacks: {error}"
-                tell(f"{self.id}: {candidate}: lacks {error}")
-                return
-            attempts[number].append(made)
-            tell(f"{self.id}: {candidate}: {said(made.value)} {self.unit} ({monotonic() - started:.1f} s)")
-
-        for repetition in range(self.repetitions):
-            due = [
-                (number, candidate)
-                for number, candidate in candidates
-                if candidate.contestant not in missing and not (repetition and candidate.jobs)
-            ]
-            if self.at_once:
-                await asyncio.gather(*(attempt(*one) for one in due))
-            else:
-                for one in due:
-                    await attempt(*one)
-        return Result(
-            id=self.id,
-            title=self.title,
-            unit=self.unit,
-            better=self.better,
-            how=self.how,
-            figures=self._figures(attempts),
-            missing=missing,
-        )
-
-    def _figures(self, attempts: Mapping[int, Sequence[Attempt]]) -> list[Figure]:
-        """Each contestant's median at its best setting."""
-        by_contestant: dict[str, list[Figure]] = defaultdict(list)
-        for number, made in attempts.items():
-            candidate = self.candidates[number]
-            value = median(attempt.value for attempt in made)
-            nearest = min(made, key=lambda attempt: abs(attempt.value - value))
-            by_contestant[candidate.contestant].append(
-                Figure(
-                    contestant=candidate.contestant,
-                    value=value,
-                    settings=self._settings(candidate),
-                    details=nearest.details,
-                )
-            )
-        return [best(by_contestant[name], self.better) for name in CONTESTANTS if name in by_contestant]
-
-    def _settings(self, candidate: Candidate) -> str:
-        parts = [f"{name}={value}" for name, value in candidate.settings.items()] or ["defaults"]
-        if candidate.jobs is not None:
-            parts.append(f"{candidate.jobs:,} jobs")
-        return ", ".join(parts)
 
 
 def _drain(workload: Workload, *, processes: int = 1, some: Mapping[str, int] | None = None) -> Measure:
@@ -199,14 +79,6 @@ def _wake(samples: int) -> Measure:
     return measure
 
 
-def _claims(samples: int) -> Measure:
-    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
-        seconds = await arena.claim(candidate, samples)
-        return Attempt(value=1000 * median(seconds), details=f"p99 {1000 * seconds[int(0.99 * len(seconds))]:.2f} ms")
-
-    return measure
-
-
 _NO_OP = Workload()
 _MANY = Workload(jobs=200_000)
 _PINNED = Workload(jobs=100_000)
@@ -219,7 +91,6 @@ _FOUR = Workload(jobs=80_000)
 
 _IDLE_SECONDS = 60.0
 _WAKE_SAMPLES = 300
-_CLAIM_SAMPLES = 2000
 
 SCENARIOS: Sequence[Scenario] = (
     Scenario(
@@ -374,17 +245,5 @@ SCENARIOS: Sequence[Scenario] = (
         candidates=(ours(), pgqueuer(), procrastinate(jobs=None), raw_sql()),
         better="lower",
     ),
-    Scenario(
-        id="idempotency_claim_ms",
-        title="Milliseconds in which a batch of 100 new idempotency keys is claimed in Redis",
-        unit="ms",
-        how=f"Median of {_CLAIM_SAMPLES:,} calls, one after another, to a Redis without persistence. The limit is no "
-        "SQL: it is `SET … NX PX` for each key, pipelined by hand over a bare connection, and can't tell who has a key "
-        "that is taken. Median of three.",
-        measure=_claims(_CLAIM_SAMPLES),
-        candidates=(ours(batch=100), raw_sql(batch=100)),
-        repetitions=3,
-        better="lower",
-        missing={"PgQueuer": "has no idempotency", "Procrastinate": "has no idempotency"},
-    ),
+    *WORKER_SCENARIOS,
 )

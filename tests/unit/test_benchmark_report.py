@@ -114,8 +114,9 @@ def test_an_order_reaches_its_process_unchanged() -> None:
     order = Order(
         verb="drain",
         dsn="postgresql://127.0.0.1/x",
-        workload=Workload(jobs=20, groups=3, priorities=11, payload_bytes=9),
+        workload=Workload(jobs=20, groups=3, priorities=11, payload_bytes=9, handler="http"),
         settings={"slots": 500, "delete_jobs": "always"},
+        url="http://127.0.0.1:8000/jobs",
         alone=False,
     )
 
@@ -137,4 +138,5 @@ def test_the_benchmarks_are_those_that_others_ask_for_by_id() -> None:
         *("drain_best", "drain_default", "enqueue_concurrent", "enqueue_many", "drain_pinned_xmin"),
         *("wal_bytes_per_job", "drain_backlog_1m", "drain_groups", "drain_priorities", "drain_2kb", "drain_100kb"),
         *("drain_4_processes", "idle_queries_per_minute", "wake_p99_ms", "idempotency_claim_ms"),
+        *("runtime_overhead_us", "sleeping_jobs_rss_mib", "http_handler", "exec_handler", "start_to_first_job_s"),
     ]

@@ -46,6 +46,14 @@ class Contestant(Protocol):
         ...
 
 
+class Startable(Contestant, Protocol):
+    """A contestant with a command of its own."""
+
+    def command(self) -> Sequence[str]:
+        """What starts a worker whose jobs are those of `benchmarks.contestants.apps`."""
+        ...
+
+
 class Claimer(Protocol):
     """What `Contestant` is not: a store of idempotency's keys, on the Redis of its order."""
 

@@ -20,6 +20,9 @@ class Ledger:
         """When the worker first asked for jobs."""
         self.marks: list[float] = []
         """When each awaited number of jobs had been handled."""
+        self.alarm: asyncio.Event | None = None
+        """Given, jobs sleep until it goes off."""
+        self._failure = ""
         self._mark = 0
         self._reached = asyncio.Event()
 
@@ -30,6 +33,11 @@ class Ledger:
             self.marks.append(clock())
             self._reached.set()
 
+    def failed(self, why: str) -> None:
+        """A job failed: nothing can come of this any more."""
+        self._failure = why
+        self._reached.set()
+
     def expect(self, jobs: int) -> None:
         """Note the time when so many have been handled in all."""
         assert jobs > len(self.numbers), "it is too late to note that"
@@ -37,12 +45,14 @@ class Ledger:
         self._reached.clear()
 
     async def reached(self, worker: asyncio.Task[None]) -> None:
-        """Wait until as many as expected have been handled; raises what ended the worker, if that comes first."""
+        """Wait until as many as expected have been handled; raises what comes first: a failure, the worker's end."""
         waiting = asyncio.ensure_future(self._reached.wait())
         try:
             await asyncio.wait({waiting, worker}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+        if self._failure:
+            raise RuntimeError(f"a job failed: {self._failure}")
         if not self._reached.is_set():
             await worker
             raise RuntimeError(f"the worker stopped after {len(self.numbers)} of {self._mark} jobs")

@@ -11,14 +11,17 @@ from functools import cache
 from typing import Literal
 
 Setting = int | str | bool
-Verb = Literal[
-    "fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake", "claim"
-]
+QueueVerb = Literal["fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake"]
+WorkerVerb = Literal["claim", "overhead", "sleep", "start", "serve"]
+Verb = QueueVerb | WorkerVerb
+Handler = Literal["python", "http", "exec"]
 
 CALLERS = 100
 """How many callers `enqueue_concurrent` has."""
 CHUNKS = 10
 """Into how many parts `drain_chunks` divides its jobs."""
+PROGRAM = "/bin/true"
+"""What a job is to an exec handler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class Workload:
     """Among so many message groups, in turn; 0 is none."""
     priorities: int = 1
     """Of so many levels, in turn."""
+    handler: Handler = "python"
+    """What runs them."""
 
     def group(self, number: int) -> str | None:
         """The job's message group."""
@@ -63,12 +68,14 @@ class Order:
     workload: Workload = field(default_factory=Workload)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """The contestant's own; each module says which it knows."""
+    url: str = ""
+    """Where `serve` listens, and an http handler sends its jobs."""
     alone: bool = True
     """Whether no other process works on the queue."""
     some: int = 0
     """How many jobs `drain_some` does."""
     samples: int = 0
-    """How many `wake` and `claim` take."""
+    """How many `wake`, `claim` and `start` take."""
 
     def to_json(self) -> str:
         """As it is handed to the process."""

@@ -6,22 +6,28 @@ Settings: ``slots``, how many jobs run at a time; left out, it is the worker's d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import importlib
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import prometheus_client
 
-from benchmarks.contestants.contestant import Contestant, Counter, MissingError, Producer
+from benchmarks.contestants.contestant import Counter, MissingError, Producer, Startable
 from benchmarks.contestants.ledger import Ledger
-from benchmarks.contestants.order import Order, Workload
-from headrace import App
+from benchmarks.contestants.order import PROGRAM, Order, Workload
+from headrace import App, Context
 from headrace.health import Pulse, serving
-from headrace.job import NewJob, new_job
+from headrace.job import Job, NewJob, new_job
 from headrace.metrics import Metrics
 from headrace.queues import from_url
 from headrace.queues.base import Owner, Queue, QueueSettings, UnsupportedCapabilityError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.runtime.handlers import Handler
+from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.python import PythonHandler
+from headrace.runtime.outcome import COMPLETED, Outcome
 from headrace.runtime.worker import Worker
 
 QUEUE = "bench"
@@ -80,20 +86,12 @@ class Headrace:
 
     @asynccontextmanager
     async def working(self, ledger: Ledger, *, waits: bool) -> AsyncIterator[asyncio.Task[None]]:
-        app = App()
-
-        @app.job("noop")
-        async def noop(payload: dict[str, int]) -> None:
-            ledger.handled(payload["number"])
-
-        dsn = self._order.dsn
-        # What waits is woken (mode MessageQueue); what drains needs no waking.
-        queue: Queue = PostgresQueue(Place(dsn=dsn), QUEUE, listens=True) if waits else from_url(dsn, QUEUE)
+        queue = self._queue(waits=waits)
         ledger.watch(queue, "receive")
         slots = int(self._order.settings.get("slots", _DEFAULT_SLOTS))
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics = Metrics()
-        worker = Worker(queue, PythonHandler(app, threads=slots), metrics.of("benchmarks", QUEUE), slots=slots)
+        worker = Worker(queue, self._handler(ledger, slots), metrics.of("benchmarks", QUEUE), slots=slots)
         pulse = Pulse()
         with serving(
             *("127.0.0.1", 0),
@@ -110,7 +108,60 @@ class Headrace:
                 await running
                 beating.cancel()
 
+    def command(self) -> list[str]:
+        return [
+            *(str(Path(sys.executable).with_name("headrace")), "worker", "--dsn", self._order.dsn, "--queue", QUEUE),
+            *("--app", "benchmarks.contestants.apps.ours:app", "--metrics-address", "127.0.0.1:0"),
+        ]
 
-def create(order: Order) -> Contestant:
+    def _queue(self, *, waits: bool) -> Queue:
+        dsn = self._order.dsn
+        # What waits is woken (mode MessageQueue); what drains needs no waking.
+        return PostgresQueue(Place(dsn=dsn), QUEUE, listens=True) if waits else from_url(dsn, QUEUE)
+
+    def _handler(self, ledger: Ledger, slots: int) -> Handler:
+        match self._order.workload.handler:
+            case "python":
+                return _functions(ledger, slots)
+            case "http":
+                handlers = importlib.import_module("headrace.runtime.handlers.http")
+                return _noting(handlers.HttpHandler(self._order.url), ledger)
+            case "exec":
+                return _noting(ExecHandler([PROGRAM]), ledger)
+
+
+def _functions(ledger: Ledger, slots: int) -> Handler:
+    app = App()
+
+    @app.job("noop")
+    async def noop(payload: dict[str, int]) -> None:
+        ledger.handled(payload["number"])
+        if ledger.alarm is not None:
+            await ledger.alarm.wait()
+
+    return PythonHandler(app, threads=slots)
+
+
+def _noting(handler: Handler, ledger: Ledger) -> Handler:
+    """Jobs outside of this process can't note that they run."""
+    run = handler.run
+
+    async def noted(job: Job, context: Callable[[], Context]) -> Outcome:
+        try:
+            outcome = await run(job, context)
+        except Exception as error:
+            ledger.failed(repr(error))
+            raise
+        if outcome is COMPLETED:
+            ledger.handled(int(job.id))
+        else:
+            ledger.failed(str(outcome))
+        return outcome
+
+    handler.run = noted  # type: ignore[method-assign]
+    return handler
+
+
+def create(order: Order) -> Startable:
     """The contestant of this module."""
     return Headrace(order)

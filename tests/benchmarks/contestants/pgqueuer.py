@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
-from benchmarks.contestants.contestant import Contestant, Counter, MissingError, Producer
+from benchmarks.contestants.contestant import Counter, MissingError, Producer, Startable
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Order, Workload
 
@@ -87,29 +88,37 @@ class PgQueuer:
 
     @asynccontextmanager
     async def working(self, ledger: Ledger, *, waits: bool) -> AsyncIterator[asyncio.Task[None]]:
-        connection = await asyncpg.connect(self._order.dsn)
-        worker = pgqueuer.PgQueuer(AsyncpgDriver(connection))
-
         async def noop(job: Any) -> None:
             # By its own id: there is no decoding of payloads in this library, so none is charged to it.
             ledger.handled(job.id)
+            if ledger.alarm is not None:
+                await ledger.alarm.wait()
 
-        worker.entrypoint("noop")(noop)
-        ledger.watch(worker.qm, "fetch_jobs")
-        running = asyncio.create_task(
-            worker.run(
-                batch_size=int(self._order.settings.get("batch", _DEFAULT_BATCH)),
-                mode=QueueExecutionMode.continuous if waits else QueueExecutionMode.drain,
+        async with self._worker() as worker:
+            worker.entrypoint("noop")(noop)
+            ledger.watch(worker.qm, "fetch_jobs")
+            running = asyncio.create_task(
+                worker.run(
+                    batch_size=int(self._order.settings.get("batch", _DEFAULT_BATCH)),
+                    mode=QueueExecutionMode.continuous if waits else QueueExecutionMode.drain,
+                )
             )
-        )
-        try:
-            yield running
-        finally:
-            worker.shutdown.set()
-            await running
-            await connection.close()
+            try:
+                yield running
+            finally:
+                worker.shutdown.set()
+                await running
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.contestants.apps.pgqueuer"]
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[Any]:
+        connection = await asyncpg.connect(self._order.dsn)
+        yield pgqueuer.PgQueuer(AsyncpgDriver(connection))
+        await connection.close()
 
 
-def create(order: Order) -> Contestant:
+def create(order: Order) -> Startable:
     """The contestant of this module."""
     return PgQueuer(order)

@@ -6,21 +6,25 @@ Settings: ``concurrency`` (left out: its default, 1) and ``delete_jobs`` (left o
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import procrastinate
 import psycopg
 from procrastinate.worker import Worker
 
-from benchmarks.contestants.contestant import Contestant, Counter, Producer
+from benchmarks.contestants.contestant import Counter, Producer, Startable
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Order, Workload
 
 _DEFAULT_CONCURRENCY = 1
 _MIN_CONNECTIONS = 4
+# A server has a hundred by default; jobs need one to begin and to end.
+_MAX_CONNECTIONS = 20
 _CONNECTIONS_OF_CALLERS = 12
 
 _UNFINISHED = "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
@@ -89,8 +93,11 @@ class Procrastinate:
     async def working(self, ledger: Ledger, *, waits: bool) -> AsyncIterator[asyncio.Task[None]]:
         async def noop(number: int, **_: Any) -> None:
             ledger.handled(number)
+            if ledger.alarm is not None:
+                await ledger.alarm.wait()
 
-        async with self._app(max(_MIN_CONNECTIONS, self._concurrency + 2)).open_async() as app:
+        connections = min(max(_MIN_CONNECTIONS, self._concurrency + 2), _MAX_CONNECTIONS)
+        async with self._app(connections).open_async() as app:
             app.task(name="noop")(noop)
             ledger.watch(app.job_manager, "fetch_job")
             worker = Worker(
@@ -108,7 +115,13 @@ class Procrastinate:
                 worker.stop()
                 await running
 
+    def command(self) -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("procrastinate")),
+            *("--app", "benchmarks.contestants.apps.procrastinate.app", "worker"),
+        ]
 
-def create(order: Order) -> Contestant:
+
+def create(order: Order) -> Startable:
     """The contestant of this module."""
     return Procrastinate(order)

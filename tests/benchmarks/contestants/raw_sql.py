@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
-from benchmarks.contestants.contestant import Contestant, Counter, MissingError, Producer
+from benchmarks.contestants.contestant import Counter, MissingError, Producer, Startable
 from benchmarks.contestants.ledger import Ledger, clock
 from benchmarks.contestants.order import Order, Workload
 
@@ -126,6 +127,8 @@ class RawSql:
 
             async def noop(job: int) -> None:
                 ledger.handled(job)
+                if ledger.alarm is not None:
+                    await ledger.alarm.wait()
 
             async def work() -> None:
                 ledger.receiving_at = clock()
@@ -148,6 +151,9 @@ class RawSql:
                 stopping.set()
                 await running
 
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.contestants.apps.raw_sql"]
+
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         connection = await asyncpg.connect(self._order.dsn)
@@ -164,6 +170,6 @@ async def _first(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def create(order: Order) -> Contestant:
+def create(order: Order) -> Startable:
     """The contestant of this module."""
     return RawSql(order)

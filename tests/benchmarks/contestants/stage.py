@@ -8,22 +8,31 @@ be put together.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import logging
+import os
 import random
+import re
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import uvloop
 
-from benchmarks.contestants.contestant import Claimer, Contestant, Counter, MissingError
+from benchmarks.contestants.apps.notes import DSN_VARIABLE, NOTES_VARIABLE
+from benchmarks.contestants.contestant import Claimer, Contestant, Counter, MissingError, Startable
+from benchmarks.contestants.http_server import HttpServer
 from benchmarks.contestants.ledger import Ledger, clock
 from benchmarks.contestants.order import CALLERS, CHUNKS, Order
 
 Figures = dict[str, Any]
+Performer = Contestant | Claimer | HttpServer
 
 # Beside other processes nobody knows which job is the last: after so long without one, the database is asked.
 _QUIET_SECONDS = 0.01
@@ -186,6 +195,69 @@ async def claim(claimer: Claimer, order: Order) -> Figures:
     return {"seconds": seconds[_CLAIM_WARM_UP:]}
 
 
+async def overhead(contestant: Contestant, order: Order) -> Figures:
+    """Processor time of a worker whose jobs are ready-made."""
+    ledger = Ledger()
+    ledger.expect(order.workload.jobs)
+    # Jobs that wait in this very process would be looked through again and again.
+    gc.freeze()
+    async with contestant.counting() as remaining:
+        await begin()
+        started = time.process_time()
+        async with contestant.working(ledger, waits=False) as worker:
+            await ledger.reached(worker)
+            await _emptied(remaining)
+            seconds = time.process_time() - started
+    return {"seconds": seconds, "numbers": ledger.numbers}
+
+
+async def sleep(contestant: Contestant, order: Order) -> Figures:
+    """The memory of a worker all of whose jobs sleep at once; then they wake and end."""
+    ledger = Ledger()
+    ledger.alarm = asyncio.Event()
+    ledger.expect(order.workload.jobs)
+    await begin()
+    async with contestant.working(ledger, waits=True) as worker:
+        await ledger.reached(worker)
+        resident_bytes = _resident_bytes()
+        ledger.alarm.set()
+        async with contestant.counting() as remaining:
+            await _emptied(remaining)
+    return {"resident_bytes": resident_bytes, "numbers": ledger.numbers}
+
+
+async def start(contestant: Startable, order: Order) -> Figures:
+    """Seconds from the worker's own command to the start of the job that waits for it; again and again."""
+    await contestant.install()
+    seconds = []
+    numbers = []
+    async with contestant.producing() as producer, contestant.counting() as remaining:
+        await begin()
+        for number in range(order.samples):
+            await producer.enqueue(producer.prepare([number]))
+            started = clock()
+            with _launched(contestant.command(), order.dsn) as (worker, notes):
+                first = await asyncio.to_thread(notes.readline)
+                if not first:
+                    raise RuntimeError("the worker ended and ran no job")
+                await _emptied(remaining)
+                worker.terminate()
+                lines = [first, *await asyncio.to_thread(notes.readlines)]
+                if status := await asyncio.to_thread(worker.wait):
+                    raise RuntimeError(f"the worker ended with status {status}")
+            seconds.append(json.loads(first)["at"] - started)
+            numbers += [json.loads(line)["number"] for line in lines]
+    return {"seconds": seconds, "numbers": numbers}
+
+
+async def serve(server: HttpServer, order: Order) -> Figures:
+    """A server, from ``ready`` until told to stop."""
+    del order
+    async with server.serving():
+        await begin()
+    return {"numbers": server.numbers}
+
+
 VERBS: Mapping[str, Callable[[Any, Order], Awaitable[Figures]]] = {
     "fill": fill,
     "enqueue_many": enqueue_many,
@@ -196,6 +268,10 @@ VERBS: Mapping[str, Callable[[Any, Order], Awaitable[Figures]]] = {
     "idle": idle,
     "wake": wake,
     "claim": claim,
+    "overhead": overhead,
+    "sleep": sleep,
+    "start": start,
+    "serve": serve,
 }
 
 
@@ -209,6 +285,24 @@ def say(message: Mapping[str, str]) -> None:
     """One message, on one line."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def _launched(command: Sequence[str], dsn: str) -> Iterator[tuple[subprocess.Popen[bytes], TextIO]]:
+    """A worker by its own command, and what its jobs note; it does not outlive the context."""
+    reading, writing = os.pipe()
+    worker = subprocess.Popen(
+        command,
+        env=os.environ | {DSN_VARIABLE: dsn, NOTES_VARIABLE: str(writing)},
+        pass_fds=[writing],
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    with os.fdopen(reading) as notes, worker:
+        try:
+            yield worker, notes
+        finally:
+            worker.kill()
 
 
 async def _emptied(remaining: Counter) -> None:
@@ -228,9 +322,15 @@ async def _quiet(ledger: Ledger, remaining: Counter) -> None:
             return
 
 
-async def _perform(contestant: Contestant | Claimer, order: Order) -> Mapping[str, str]:
+def _resident_bytes() -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+async def _perform(performer: Performer, order: Order) -> Mapping[str, str]:
     try:
-        figures = await VERBS[order.verb](contestant, order)
+        figures = await VERBS[order.verb](performer, order)
     except MissingError as missing:
         return {"event": "missing", "what": str(missing)}
     Path(order.report).write_text(json.dumps(figures))  # noqa: ASYNC240 - all is over
@@ -242,8 +342,8 @@ def main() -> None:
     name, text = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING)
     order = Order.from_json(text)
-    contestant: Contestant | Claimer = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
-    say(uvloop.run(_perform(contestant, order)))
+    performer: Performer = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
+    say(uvloop.run(_perform(performer, order)))
 
 
 if __name__ == "__main__":

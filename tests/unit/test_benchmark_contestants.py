@@ -1,0 +1,100 @@
+"""What the benchmarks of the worker stand on: nothing is measured here, but what is measured is seen to be done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.contestants import by_hand, http_server
+from benchmarks.contestants.ledger import Ledger
+from benchmarks.contestants.order import Handler, Order, Workload
+from benchmarks.contestants.stand_ins.ours import StandIn
+from support.postgres import free_port
+
+
+def order(handler: Handler, *, jobs: int, at_once: int = 3) -> Order:
+    return Order(
+        verb="drain",
+        dsn="postgresql://127.0.0.1/unused",
+        workload=Workload(jobs=jobs, handler=handler),
+        settings={"at_once": at_once},
+        url=f"http://127.0.0.1:{free_port()}/jobs",
+    )
+
+
+async def test_a_stand_in_hands_each_job_out_once_and_counts_what_is_completed() -> None:
+    stand_in = StandIn(Workload(jobs=5))
+
+    taken = [await stand_in.receive(2) for _ in range(4)]
+    await stand_in.complete(taken[0])
+
+    assert [len(deliveries) for deliveries in taken] == [2, 2, 1, 0]
+    assert {delivery.job.id for deliveries in taken for delivery in deliveries} == set("01234")
+    assert {delivery.job.payload for delivery in taken[0]} == {b'{"number":3}', b'{"number":4}'}
+    assert stand_in.unfinished == 3
+
+
+@pytest.mark.parametrize("handler", ["python", "exec"])
+async def test_by_hand_every_job_is_run_once(handler: Handler) -> None:
+    contestant, ledger = by_hand.create(order(handler, jobs=10)), Ledger()
+
+    async with contestant.counting() as remaining, contestant.working(ledger, waits=False) as worker:
+        before = await remaining()
+        await worker
+        after = await remaining()
+
+    assert (before, after) == (10, 0)
+    assert sorted(ledger.numbers) == list(range(10))
+
+
+async def test_requests_by_hand_reach_the_server_once_each() -> None:
+    posts = order("http", jobs=20)
+    contestant, server, ledger = by_hand.create(posts), http_server.create(posts), Ledger()
+
+    async with server.serving(), contestant.working(ledger, waits=False) as worker:
+        await worker
+
+    assert sorted(server.numbers) == sorted(ledger.numbers) == list(range(20))
+
+
+REQUESTS = b"".join(
+    b"POST /jobs HTTP/1.1\r\nHost: x\r\nheadrace-job-id: %d\r\nContent-Length: 9\r\n\r\nheadrace!" % number
+    for number in (7, 8)
+)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [lambda data: [data], lambda data: [data[:30], data[30:90], data[90:]], lambda data: [data[:-1], data[-1:]]],
+)
+async def test_the_server_tells_requests_apart_however_they_arrive(pieces: Callable[[bytes], list[bytes]]) -> None:
+    told = order("http", jobs=2)
+    server = http_server.create(told)
+
+    async with server.serving():
+        reader, writer = await asyncio.open_connection(*http_server.address(told.url))
+        for piece in pieces(REQUESTS):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        for _ in range(2):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+
+    assert server.numbers == [7, 8]
+
+
+async def test_a_job_that_fails_ends_the_wait_for_the_others() -> None:
+    ledger = Ledger()
+    ledger.expect(2)
+    working = asyncio.create_task(asyncio.Event().wait())
+
+    ledger.handled(1)
+    ledger.failed("the server said 500")
+
+    with pytest.raises(RuntimeError, match="the server said 500"):
+        await ledger.reached(working)  # type: ignore[arg-type]
+    working.cancel()
