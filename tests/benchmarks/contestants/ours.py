@@ -6,7 +6,6 @@ Settings: ``slots``, how many jobs run at a time; left out, it is the worker's d
 from __future__ import annotations
 
 import asyncio
-import importlib
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from headrace.queues.base import Owner, Queue, QueueSettings, UnsupportedCapabil
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers import Handler
 from headrace.runtime.handlers.exec import ExecHandler
+from headrace.runtime.handlers.http import HttpHandler
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.outcome import COMPLETED, Outcome
 from headrace.runtime.worker import Worker
@@ -124,8 +124,7 @@ class Headrace:
             case "python":
                 return _functions(ledger, slots)
             case "http":
-                handlers = importlib.import_module("headrace.runtime.handlers.http")
-                return _noting(handlers.HttpHandler(self._order.url), ledger)
+                return _noting(HttpHandler(self._order.url), ledger)
             case "exec":
                 return _noting(ExecHandler([PROGRAM]), ledger)
 
