@@ -19,6 +19,7 @@ from headrace.queues.base import (
     LeaseLostError,
     Owner,
     PlaceTakenError,
+    Progress,
     QueueNotFoundError,
     QueueSettings,
     UnsupportedCapabilityError,
@@ -1518,6 +1519,49 @@ class InspectContract:
                 await silent.keep_alive()
 
 
+class ProgressContract:
+    async def test_how_far_a_running_job_is_can_be_seen_and_the_newest_word_holds(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as worker:
+            await worker.keep_alive()
+            first, second = await worker.enqueue([NewJob(name="a"), NewJob(name="b")])
+            delivery, beside = await worker.receive(2)
+            assert (await record_of(bench, first)).progress is None
+            await worker.report_progress([(delivery, Progress(fraction=0.25, message="page 1"))])
+            await worker.report_progress(
+                [
+                    (beside, Progress(message='half a "snowman" \u2603')),
+                    (delivery, Progress(fraction=0.5, message="page 2")),
+                ]
+            )
+            assert (await record_of(bench, first)).progress == Progress(fraction=0.5, message="page 2")
+            assert (await record_of(bench, second)).progress == Progress(message='half a "snowman" \u2603')
+
+    async def test_it_goes_with_the_run(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as worker:
+            await worker.keep_alive()
+            (job_id,) = await worker.enqueue([NewJob()])
+            delivery = await received_one(worker)
+            await worker.report_progress([(delivery, Progress(fraction=0.9))])
+            await worker.release([delivery])
+            assert (await record_of(bench, job_id)).progress is None
+            delivery = await received_one(worker)
+            assert (await record_of(bench, job_id)).progress is None
+
+    async def test_who_holds_a_job_no_more_has_nothing_to_say_of_it(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as worker, bench.queue() as other:
+            await worker.keep_alive()
+            await other.keep_alive()
+            (job_id,) = await worker.enqueue([NewJob()])
+            late = await received_one(worker)
+            await worker.release([late])
+            await received_one(other)
+            await worker.report_progress([(late, Progress(fraction=0.9))])
+            assert (await record_of(bench, job_id)).progress is None
+
+
 class HistoryContract:
     async def test_finished_jobs_are_kept_where_the_queue_says_so_and_for_so_long(self, bench: Bench) -> None:
         await made(bench, completed_retention_seconds=60)
@@ -1760,6 +1804,7 @@ class QueueContract(
     SuspectContract,
     CancelContract,
     InspectContract,
+    ProgressContract,
     HistoryContract,
     HousekeepingContract,
     DepthContract,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from headrace.queues.base import UnsupportedCapabilityError
+from headrace.queues.base import Progress, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from headrace.retry import RetryPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_MAX_PROGRESS_LENGTH = 200
 
 
 class AppError(ValueError):
@@ -100,6 +103,10 @@ class Run(Protocol):
         """See `Context.extend`."""
         ...
 
+    def report(self, progress: Progress) -> None:
+        """See `Context.progress`."""
+        ...
+
 
 class _Detached:
     """Nobody behind a context: what needs the worker is refused."""
@@ -117,6 +124,9 @@ class _Detached:
 
     def extend(self, seconds: float) -> None:  # noqa: ARG002
         raise _detached("extend")
+
+    def report(self, progress: Progress) -> None:  # noqa: ARG002
+        raise _detached("progress")
 
 
 def _detached(what: str) -> UnsupportedCapabilityError:
@@ -183,6 +193,20 @@ class Context:
     def extend(self, seconds: Seconds) -> None:
         """Let this attempt run so long from now, whatever its time limit was. From any thread."""
         self._run.extend(_seconds("extend(…)", seconds))
+
+    def progress(self, fraction: float | None = None, message: str = "") -> None:
+        """Let people see how far the job is, within a second or so (``headrace jobs show``). From any thread.
+
+        Parameters
+        ----------
+        fraction
+            0 to 1. Defaults to nothing that can be said.
+        message
+            Such as "page 2 of 5"; at most 200 characters are kept.
+        """
+        if fraction is not None and not 0 <= fraction <= 1:
+            raise ValueError(f"progress({fraction}): must be from 0 to 1")
+        self._run.report(Progress(fraction=fraction, message=message[:_MAX_PROGRESS_LENGTH]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

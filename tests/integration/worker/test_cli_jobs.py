@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from headrace.job import NewJob, new_job
-from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.base import Owner, Progress, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.shell import headrace, headrace_json
 
@@ -103,6 +103,15 @@ class TestJobs:
         shown = await headrace_json("jobs", "show", "orders", job_id, dsn=database_dsn)
         assert (shown["payload"], shown["headers"], shown["reason"]) == ({"picture": 17}, {"trace": "00"}, "Broken")
         assert [failure["error"] for failure in shown["failures"]] == ["disk on fire"]
+
+    async def test_how_far_a_running_one_is_is_shown(self, queue: PostgresQueue, database_dsn: str) -> None:
+        (job_id,) = await queue.enqueue([NewJob()])
+        await queue.keep_alive()
+        (delivery,) = await queue.receive(1)
+        await queue.report_progress([(delivery, Progress(fraction=0.4, message="page 2 of 5"))])
+        assert "40%, page 2 of 5" in (await headrace("jobs", "show", "orders", job_id, dsn=database_dsn)).stdout
+        shown = await headrace_json("jobs", "show", "orders", job_id, dsn=database_dsn)
+        assert shown["progress"] == {"fraction": 0.4, "message": "page 2 of 5"}
 
     async def test_bytes_and_what_would_steer_a_terminal_are_shown_harmless(
         self, queue: PostgresQueue, database_dsn: str

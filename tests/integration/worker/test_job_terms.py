@@ -17,7 +17,7 @@ import pytest
 
 from headrace import App, Context, Retry, RetryPolicy, Snooze, new_job
 from headrace.job import BYTES_CONTENT_TYPE
-from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.base import JobFilter, Owner, Progress, QueueSettings
 from headrace.queues.memory import MemoryInspector
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.python import PythonHandler
@@ -325,6 +325,43 @@ class TestTimeLimits:
             await producer.enqueue([new_job("job")])
             await eventually(seen.is_set, what="seen")
             await eventually(lambda: world.counted("retried_total") == 1, what="timed out")
+
+
+class TestProgress:
+    @pytest.mark.parametrize("in_thread", [False, True], ids=["coroutine", "thread"])
+    async def test_people_can_see_how_far_a_job_is(
+        self,
+        world: World,
+        monkeypatch: pytest.MonkeyPatch,
+        in_thread: bool,
+    ) -> None:
+        monkeypatch.setattr("headrace.runtime.worker._PROGRESS_SECONDS", 0.05)
+        gate = threading.Event()
+
+        async def job(payload: None, context: Context) -> None:
+            context.progress(0.4, "page 2 of 5")
+            await asyncio.to_thread(gate.wait)
+
+        def job_in_thread(payload: None, context: Context) -> None:
+            context.progress(0.4, "page 2 of 5")
+            gate.wait()
+
+        world.app.job("job")(job_in_thread if in_thread else job)
+        async with world.queue() as producer, world.working():
+            await producer.enqueue([new_job("job")])
+
+            async def is_seen() -> bool:
+                (record,) = await MemoryInspector(world.backend).jobs("orders", JobFilter())
+                return record.progress == Progress(fraction=0.4, message="page 2 of 5")
+
+            await eventually(is_seen, what="progress")
+            gate.set()
+            await eventually(lambda: world.counted("completed_total") == 1, what="completed")
+
+    @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+    def test_a_part_of_the_whole_is_from_0_to_1(self, fraction: float) -> None:
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            Context(job=None).progress(fraction)  # type: ignore[arg-type]  # as a handler's own test might
 
 
 class TestProcesses:

@@ -16,7 +16,7 @@ from headrace.queues.base import JobFilter, JobState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.queues.base import Inspector, JobRecord
+    from headrace.queues.base import Inspector, JobRecord, Progress
 
 
 @click.group()
@@ -167,6 +167,7 @@ def print_job(found: JobRecord | str, *, as_json: bool) -> None:
             ("state", found.state),
             ("reason", found.reason),
             ("worker", found.holder),
+            ("progress", found.progress and _progress_text(found.progress)),
             ("priority", job.priority),
             ("attempt", job.attempt),
             ("group", job.group),
@@ -184,6 +185,11 @@ def print_job(found: JobRecord | str, *, as_json: bool) -> None:
         click.echo(f"attempt {failure.attempt} failed at {failure.at.isoformat()}: {printable(failure.error)}")
         if failure.traceback:
             click.echo(printable(failure.traceback))
+
+
+def _progress_text(progress: Progress) -> str:
+    parts = ["" if progress.fraction is None else f"{progress.fraction:.0%}", progress.message]
+    return ", ".join(part for part in parts if part)
 
 
 def _print_outcomes(outcomes: Sequence[tuple[str, str, str]], *, failure: str, as_json: bool) -> None:

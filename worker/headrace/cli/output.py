@@ -121,6 +121,9 @@ def job_json(record: JobRecord) -> dict[str, Any]:
         "run_at": _moment(job.run_at),
         "expires_at": _moment(job.expires_at),
         "worker": record.holder,
+        "progress": {"fraction": record.progress.fraction, "message": record.progress.message}
+        if record.progress
+        else None,
         "ended_at": _moment(record.ended_at),
         "reason": record.reason,
         "failures": [

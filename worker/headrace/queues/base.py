@@ -139,6 +139,15 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a running job is, by its handler's own account."""
+
+    fraction: float | None = None
+    """0 to 1."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
     """What a call that settles many deliveries did."""
 
@@ -313,6 +322,10 @@ class Queue(Protocol):
         """
         ...
 
+    async def report_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Let people see how far held jobs are (`JobRecord.progress`); the newest word of each holds."""
+        ...
+
     async def maintain(self) -> Maintained:
         """One round of the queue's housekeeping; cheap, safe to call from every worker, every few seconds.
 
@@ -357,6 +370,8 @@ class JobRecord:
     state: JobState
     holder: str | None = None
     """Who runs it."""
+    progress: Progress | None = None
+    """How far it is, where it runs and its handler says so."""
     failures: tuple[Failure, ...] = ()
     """Oldest first, the last twenty."""
     ended_at: datetime | None = None

@@ -25,6 +25,7 @@ from headrace.queues.base import (
     Maintained,
     Owner,
     PlaceTakenError,
+    Progress,
     Provisioned,
     QueueNotFoundError,
     QueueRecord,
@@ -77,6 +78,7 @@ class _Entry:
     deaths: int = 0
     is_cancelled: bool = False
     failures: tuple[Failure, ...] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +201,7 @@ class _Place:
     def put_back(self, number: int, entry: _Entry) -> None:
         if entry.lease is not None:
             entry.lease.held.discard(number)
-        entry.lease = entry.claimed_at = None
+        entry.lease = entry.claimed_at = entry.progress = None
 
     def end(self, number: int, now: datetime, outcome: Literal["completed", "cancelled"]) -> None:
         """The job is gone; the history remembers it, where there is one."""
@@ -628,6 +630,13 @@ class MemoryQueue:
             if place.entries[number].is_cancelled
         )
 
+    async def report_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """See `headrace.queues.base.Queue`."""
+        for delivery, progress in reports:
+            entry = self._place.entries.get(_number(delivery.job.id))
+            if entry is not None and entry.lease is not None and str(entry.claim) == delivery.lease:
+                entry.progress = progress
+
     async def maintain(self) -> Maintained:
         """See `headrace.queues.base.Queue`."""
         place, now = self._place, self._backend.now()
@@ -800,7 +809,9 @@ def _live_record(place: _Place, number: int, now: datetime) -> JobRecord:
     entry = place.entries[number]
     if entry.lease is not None:
         job = replace(entry.job, attempt=entry.job.attempt + 1)
-        return JobRecord(job=job, state="running", holder=entry.lease.holder, failures=entry.failures)
+        return JobRecord(
+            job=job, state="running", holder=entry.lease.holder, failures=entry.failures, progress=entry.progress
+        )
     state: JobState = "suspect" if entry.is_suspect else "ready"
     if not place.is_head(number, entry.job):
         state = "blocked"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from headrace.job import NewJob
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Delivery, Queue
+    from headrace.queues.base import Delivery, Progress, Queue
     from headrace.runtime.handlers import Handler, Terms
     from headrace.runtime.outcome import Outcome
     from headrace.runtime.settlement import Settler
@@ -77,6 +77,9 @@ class _Attempt:
 
     def extend(self, seconds: float) -> None:
         self._loop.call_soon_threadsafe(self._slots.extend, self, seconds)
+
+    def report(self, progress: Progress) -> None:
+        self._loop.call_soon_threadsafe(self._slots.report, self.delivery, progress)
 
 
 class Slots:
@@ -135,6 +138,7 @@ class Slots:
         self._prefetch = Prefetch(count)
         self._ended_jobs = 0
         self._ended_seconds = 0.0
+        self._progress: dict[tuple[str, str], tuple[Delivery, Progress]] = {}
         self.wants_more = asyncio.Event()
         """Set when there may be room for more."""
         metrics.slots.set(count)
@@ -295,6 +299,15 @@ class Slots:
                 running.ends_at = loop.time() + seconds
                 running.timer = loop.call_at(running.ends_at, self._time_out, task)
                 return
+
+    def report(self, delivery: Delivery, progress: Progress) -> None:
+        """Remember how far a job is; `reports` has the newest word of each."""
+        self._progress[delivery.lease, delivery.job.id] = (delivery, progress)
+
+    def reports(self) -> list[tuple[Delivery, Progress]]:
+        """What has been reported since the last call."""
+        reports, self._progress = list(self._progress.values()), {}
+        return reports
 
     def _stop_overdue(self) -> None:
         """Stop the jobs whose time is over. Those without a timer have one time limit, so the oldest are the first."""

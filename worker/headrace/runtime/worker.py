@@ -41,6 +41,8 @@ _IDLE_STATS_SECONDS = 5.0
 # … and while there is not, or where counting is slow, how seldom it is done.
 _STATS_LAST_SECONDS = 10.0
 
+_PROGRESS_SECONDS = 1.0
+
 _MOMENT_SECONDS = 0.05
 # How often to see whether the idempotency store is back.
 _AWAY_SECONDS = 1.0
@@ -196,6 +198,7 @@ class Worker:
                     group.create_task(self._settler.run()),
                     group.create_task(self._keep_house()),
                     group.create_task(self._publish_depth()),
+                    group.create_task(self._publish_progress()),
                 ]
                 if self._guard is not None:
                     background.append(group.create_task(self._guard.run()))
@@ -326,6 +329,15 @@ class Worker:
                         *(self._queue.name, done.rescued, done.expired, done.poisoned),
                     )
             await asyncio.sleep(self._heartbeat_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _publish_progress(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            if reports := self._slots.reports():
+                try:
+                    await self._queue.report_progress(reports)
+                except QueueError as error:
+                    log.debug("progress not published queue=%s: %s", self._queue.name, error)
 
     async def _publish_depth(self) -> None:
         while True:

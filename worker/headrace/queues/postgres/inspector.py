@@ -14,6 +14,7 @@ from headrace.queues.base import (
     JobFilter,
     JobRecord,
     Owner,
+    Progress,
     QueueError,
     QueueNotFoundError,
     QueueRecord,
@@ -311,6 +312,7 @@ def _record_from(row: Record) -> JobRecord:
         ),
         state=row["status"],
         holder=row["worker"],
+        progress=Progress(**json.loads(row["progress"])) if row["progress"] else None,
         failures=tuple(
             Failure(
                 attempt=failure["attempt"],

@@ -112,6 +112,13 @@ SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.mess
     {schema}.keep_watch(queue.id)
 FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 
+-- name: report_progress
+-- How far jobs are, by claim; nothing of claims that are not held any more.
+UPDATE {schema}.claims AS claim
+SET progress = coalesce(claim.progress, '{}') || told.progress::jsonb
+FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS told (lease_id, claim_id, progress)
+WHERE claim.id = told.claim_id AND claim.lease_id = told.lease_id
+
 -- name: drop_strays
 -- Claims whose answer never reached us: their jobs were never started, and can be claimed again.
 SELECT {schema}.drop_claims(ARRAY (SELECT id FROM {schema}.claims WHERE lease_id = $1 AND id = ANY ($2::bigint[])))
@@ -341,7 +348,7 @@ UPDATE {schema}.queues SET paused_by_hand = $2 WHERE name = $1 RETURNING id
 -- name: inspect_ids
 -- Whole jobs, by id. A job that moves meanwhile is seen where it was or where it is, and once.
 SELECT id, queue, name, status, priority, attempt, message_group, deduplication_key, payload_bytes, content_type, headers,
-    enqueued_at, run_at, expires_at, worker, failures, reason, ended_at
+    enqueued_at, run_at, expires_at, worker, failures, reason, ended_at, progress
 FROM {schema}.background_jobs
 WHERE queue = $1 AND priority = ANY (ARRAY [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]::smallint[]) AND id = ANY ($2::bigint[])
     AND ($3::text IS NULL OR status = $3) AND ($4::text IS NULL OR name = $4) AND ($5::text IS NULL OR reason = $5)

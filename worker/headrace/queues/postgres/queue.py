@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import time
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from headrace.job import NewJob
-    from headrace.queues.base import Depth
+    from headrace.queues.base import Depth, Progress
 
 _Key: TypeAlias = tuple[int, str]  # A delivery's claim and job.
 
@@ -565,6 +566,18 @@ class PostgresQueue:
             await self._database.fetch("drop_strays", lease, strays, urgent=True)
             self._came_back = True
         return frozenset(map(str, rows[0]["cancelled"]))
+
+    async def report_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """See `headrace.queues.base.Queue`."""
+        by_claim: dict[int, dict[str, dict[str, float | str | None]]] = {}
+        for delivery, progress in reports:
+            told = {"fraction": progress.fraction, "message": progress.message}
+            by_claim.setdefault(int(delivery.lease), {})[delivery.job.id] = told
+        held = [
+            (self._held[claim][0], claim, json.dumps(told)) for claim, told in by_claim.items() if claim in self._held
+        ]
+        if held:
+            await self._database.fetch("report_progress", *map(list, zip(*held, strict=True)))
 
     async def maintain(self) -> Maintained:
         """See `headrace.queues.base.Queue`."""

@@ -49,10 +49,12 @@ CREATE TABLE {schema}.claims (
     claimed_at timestamptz NOT NULL DEFAULT now(),
     queue_id integer NOT NULL,
     priority smallint NOT NULL,
-    job_ids bigint[] NOT NULL
+    job_ids bigint[] NOT NULL,
+    progress jsonb
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE {schema}.claims IS 'Which jobs, all of one priority, are held under which lease; an id leaves when its job is settled.';
+COMMENT ON COLUMN {schema}.claims.progress IS 'By job: how far it is (fraction, message), where its handler says so.';
 CREATE INDEX claims_of_queue ON {schema}.claims (queue_id, priority, last_id);
 CREATE INDEX claims_of_lease ON {schema}.claims (lease_id);
 

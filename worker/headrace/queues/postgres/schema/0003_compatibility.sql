@@ -24,12 +24,12 @@ CREATE VIEW {schema}.background_jobs AS
         coalesce(job.headers, '{}') AS headers, job.enqueued_at, coalesce(job.run_at, job.enqueued_at) AS run_at,
         job.expires_at, held.leased_at, held.lease_expires_at, held.worker,
         job.failures -> -1 ->> 'error' AS last_error, coalesce(job.failures, '[]') AS failures, NULL::text AS reason,
-        NULL::timestamptz AS ended_at
+        NULL::timestamptz AS ended_at, held.progress -> job.id::text AS progress
     FROM {schema}.jobs AS job
         JOIN {schema}.queues AS queue ON queue.id = job.queue_id
         LEFT JOIN (
             SELECT claim.queue_id, unnest(claim.job_ids) AS id, claim.claimed_at AS leased_at,
-                lease.expires_at AS lease_expires_at, lease.holder AS worker
+                lease.expires_at AS lease_expires_at, lease.holder AS worker, claim.progress
             FROM {schema}.claims AS claim JOIN {schema}.leases AS lease ON lease.id = claim.lease_id
         ) AS held ON held.queue_id = job.queue_id AND held.id = job.id
     UNION ALL
@@ -54,7 +54,7 @@ CREATE VIEW {schema}.background_jobs AS
         CASE WHEN coalesce(job.content_type, 'application/json') LIKE '%json' THEN {schema}.as_json(job.payload) END,
         job.payload, coalesce(job.content_type, 'application/json'), coalesce(job.headers, '{}'), job.enqueued_at,
         coalesce(job.run_at, job.enqueued_at), job.expires_at, NULL, NULL, NULL, job.failures -> -1 ->> 'error',
-        coalesce(job.failures, '[]'), NULL, NULL
+        coalesce(job.failures, '[]'), NULL, NULL, NULL
     FROM {schema}.parked_jobs AS job JOIN {schema}.queues AS queue ON queue.id = job.queue_id
     UNION ALL
     SELECT job.id, queue.name, job.name, 'dead', job.priority, job.attempt, queue.max_retries, job.group_key,
@@ -62,7 +62,7 @@ CREATE VIEW {schema}.background_jobs AS
         CASE WHEN coalesce(job.content_type, 'application/json') LIKE '%json' THEN {schema}.as_json(job.payload) END,
         job.payload, coalesce(job.content_type, 'application/json'), coalesce(job.headers, '{}'), job.enqueued_at,
         coalesce(job.run_at, job.enqueued_at), job.expires_at, NULL, NULL, NULL,
-        coalesce(job.error, job.failures -> -1 ->> 'error'), coalesce(job.failures, '[]'), job.reason, job.dead_at
+        coalesce(job.error, job.failures -> -1 ->> 'error'), coalesce(job.failures, '[]'), job.reason, job.dead_at, NULL
     FROM {schema}.dead_jobs AS job JOIN {schema}.queues AS queue ON queue.id = job.queue_id
     UNION ALL
     SELECT job.id, queue.name, job.name, job.outcome, job.priority, job.attempt, queue.max_retries, job.group_key,
@@ -70,7 +70,7 @@ CREATE VIEW {schema}.background_jobs AS
         CASE WHEN coalesce(job.content_type, 'application/json') LIKE '%json' THEN {schema}.as_json(job.payload) END,
         job.payload, coalesce(job.content_type, 'application/json'), coalesce(job.headers, '{}'), job.enqueued_at,
         coalesce(job.run_at, job.enqueued_at), job.expires_at, NULL, NULL, NULL, job.failures -> -1 ->> 'error',
-        coalesce(job.failures, '[]'), NULL, job.finished_at
+        coalesce(job.failures, '[]'), NULL, job.finished_at, NULL
     FROM {schema}.finished_jobs AS job JOIN {schema}.queues AS queue ON queue.id = job.queue_id;
 COMMENT ON VIEW {schema}.background_jobs IS 'Every job of every queue, wherever it stands. To read; functions change jobs.';
 COMMENT ON COLUMN {schema}.background_jobs.status IS
@@ -78,6 +78,7 @@ COMMENT ON COLUMN {schema}.background_jobs.status IS
 COMMENT ON COLUMN {schema}.background_jobs.attempt IS 'The attempt under way; else how many have failed.';
 COMMENT ON COLUMN {schema}.background_jobs.payload IS 'Null where payload_bytes are no JSON.';
 COMMENT ON COLUMN {schema}.background_jobs.lease_expires_at IS 'In the past: its worker gives no sign of life.';
+COMMENT ON COLUMN {schema}.background_jobs.progress IS 'How far it is (fraction, message), where it runs and its handler says so.';
 COMMENT ON COLUMN {schema}.background_jobs.reason IS 'Why it is dead.';
 COMMENT ON COLUMN {schema}.background_jobs.ended_at IS
     'When it died, was completed or cancelled. Finished jobs are kept where their queue has a history only.';
