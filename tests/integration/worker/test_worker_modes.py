@@ -45,6 +45,7 @@ async def test_a_worker_listens_beside_looking_and_keeps_to_its_connections(data
             return await sessions(database_dsn, "headrace-listener") == 1
 
         await eventually(listens, what="a session that listens")
+        await eventually(lambda: worker.metric("listener_up") == 1, what="the metric that says so")
         assert await sessions(database_dsn, "headrace") <= CONNECTIONS_PER_WORKER - 1
 
 
@@ -54,6 +55,7 @@ async def test_a_polling_worker_has_no_session_that_listens(database_dsn: str, t
         await is_up(worker)
         assert await sessions(database_dsn, "headrace") >= 1
         assert await sessions(database_dsn, "headrace-listener") == 0
+        assert worker.metric("listener_up") == 0
 
 
 async def test_a_worker_listens_past_the_pooler_where_it_is_told_how(database_dsn: str, tmp_path: Path) -> None:

@@ -198,6 +198,11 @@ class Queue(Protocol):
         """The queue's own settings, as of the last look at them."""
         ...
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether new jobs cut `wait` short just now."""
+        ...
+
     async def __aenter__(self) -> Self:
         """Connect; raises `QueueError` where that fails."""
         ...

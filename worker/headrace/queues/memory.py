@@ -434,6 +434,11 @@ class MemoryQueue:
         return CAPABILITIES
 
     @property
+    def is_listening(self) -> bool:
+        """See `headrace.queues.base.Queue`. Always, within one process."""
+        return True
+
+    @property
     def settings(self) -> QueueSettings:
         """See `headrace.queues.base.Queue`."""
         return replace(self._place.settings, paused=self._place.is_paused)

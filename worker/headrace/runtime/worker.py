@@ -133,6 +133,7 @@ class Worker:
             retry=retry or RetryPolicy(),
             tracer=tracer,
         )
+        metrics.listener_up.set_function(lambda: float(queue.is_listening))
         self._keeper = LeaseKeeper(
             queue,
             on_lost=self._lease_lost,

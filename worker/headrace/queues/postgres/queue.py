@@ -174,7 +174,7 @@ class PostgresQueue:
 
     @property
     def is_listening(self) -> bool:
-        """Whether new jobs cut `wait` short just now."""
+        """See `headrace.queues.base.Queue`."""
         return self._listener is not None and self._listener.is_up
 
     async def __aenter__(self) -> Self:
