@@ -18,7 +18,8 @@ DRAIN_MARGIN_SECONDS = 30
 """What a worker has after its drain to hand back the rest and go, before it is killed."""
 
 _BINDINGS = "/bindings"
-_HANDLER_CA = "/handler-ca"
+# Below the bindings, where `headrace-operator dev` can put it too; without a type it is none.
+_HANDLER_CA = f"{_BINDINGS}/handler-ca"
 
 # What makes a directory a binding of this type is a file that says so, and an annotation can become one.
 _REDIS_TYPE_ANNOTATION = "headrace.dev/redis-binding-type"

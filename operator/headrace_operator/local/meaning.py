@@ -18,7 +18,7 @@ BINDINGS = PurePosixPath("/bindings")
 """Where pods find bindings; what is mounted elsewhere would have to stand at that very place of this machine."""
 
 _MEANT_IN_CONTAINER = ("name", "env", "envFrom", "volumeMounts")
-_MEANT_SOURCES = ("secret", "configMap")
+_MEANT_SOURCES = ("secret", "configMap", "downwardAPI")
 _MEANT_FIELDS = ("metadata.name", "metadata.namespace")
 
 
@@ -37,11 +37,13 @@ def as_decided_here(pool: Manifest) -> dict[str, Any]:
 
 
 def is_mounted_here(mount: Manifest, volumes: Mapping[str, Manifest]) -> bool:
-    """Whether a mount can be had: a Secret or a ConfigMap among the bindings."""
+    """Whether a mount can be had: Secrets and ConfigMaps among the bindings."""
     volume = volumes.get(mount.get("name", ""), {})
-    place = PurePosixPath(mount.get("mountPath", ""))
+    parts = (volume.get("projected") or {}).get("sources") or (volume,)
     return (
-        place.is_relative_to(BINDINGS) and "subPath" not in mount and any(source in volume for source in _MEANT_SOURCES)
+        PurePosixPath(mount.get("mountPath", "")).is_relative_to(BINDINGS)
+        and "subPath" not in mount
+        and all(any(source in part for source in _MEANT_SOURCES) for part in parts)
     )
 
 

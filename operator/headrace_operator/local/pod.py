@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Manifest = Mapping[str, Any]
     Entries = Mapping[str, bytes]
 
+_ANNOTATION = re.compile(r"metadata\.annotations\['(.+)'\]")
 _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z0-9]+)\)")
 
 
@@ -74,20 +75,25 @@ def variables(container: Manifest, *, name: str, namespace: str, sources: Source
     return {name: _moved(value, root) for name, value in found.items()}
 
 
-def files(pod_spec: Manifest, *, namespace: str, sources: Sources) -> dict[PurePosixPath, bytes]:
-    """The files that are mounted among the bindings, by their paths below `BINDINGS`.
+def files(template: Manifest, *, namespace: str, sources: Sources) -> dict[PurePosixPath, bytes]:
+    """The files that a pod template mounts among the bindings, by their paths below `BINDINGS`.
 
     Raises
     ------
     TransientError
         ``CreateContainerConfigError`` where a Secret, a ConfigMap or a key is missing.
     """
+    pod_spec = template["spec"]
+    annotations = template.get("metadata", {}).get("annotations") or {}
     volumes = {volume["name"]: volume for volume in pod_spec.get("volumes") or ()}
     found: dict[PurePosixPath, bytes] = {}
     for mount in worker_container(pod_spec).get("volumeMounts") or ():
         if is_mounted_here(mount, volumes):
             folder = PurePosixPath(mount["mountPath"]).relative_to(BINDINGS)
-            found |= {folder / path: content for path, content in _content(volumes[mount["name"]], namespace, sources)}
+            volume = volumes[mount["name"]]
+            for part in volume["projected"]["sources"] if "projected" in volume else (volume,):
+                content = _content(volume["name"], part, namespace, annotations, sources)
+                found |= {folder / path: entry for path, entry in content}
     return found
 
 
@@ -97,9 +103,18 @@ def worker_container(pod_spec: Manifest) -> Manifest:
     return next(container for container in containers if container["name"] == WORKER_CONTAINER)
 
 
-def _content(volume: Manifest, namespace: str, sources: Sources) -> Iterator[tuple[str, bytes]]:
-    kind, source = ("Secret", volume["secret"]) if "secret" in volume else ("ConfigMap", volume["configMap"])
-    name = source["secretName" if kind == "Secret" else "name"]
+def _content(
+    volume: str, part: Manifest, namespace: str, annotations: Mapping[str, str], sources: Sources
+) -> Iterator[tuple[str, bytes]]:
+    """What a volume, or one of a projected volume's sources, holds."""
+    if "downwardAPI" in part:
+        for item in part["downwardAPI"].get("items") or ():
+            if field := _ANNOTATION.fullmatch(item.get("fieldRef", {}).get("fieldPath", "")):
+                yield item["path"], annotations.get(field[1], "").encode()
+        return
+    kind, source = ("Secret", part["secret"]) if "secret" in part else ("ConfigMap", part["configMap"])
+    # A source of a projected volume says `name` of a Secret, too.
+    name = source.get("secretName") or source["name"]
     entries = sources.entries(kind, ObjectKey(namespace, name), source)
     if not source.get("items"):
         yield from entries.items()
@@ -107,7 +122,7 @@ def _content(volume: Manifest, namespace: str, sources: Sources) -> Iterator[tup
     for item in source["items"]:
         path = PurePosixPath(item["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise _missing(f"volume {volume['name']}: path {item['path']} must stay inside of the volume")
+            raise _missing(f"volume {volume}: path {item['path']} must stay inside of the volume")
         if item["key"] in entries:
             yield item["path"], entries[item["key"]]
         elif not source.get("optional"):

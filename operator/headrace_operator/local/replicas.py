@@ -222,7 +222,7 @@ class Replica:
         self.is_ready = False
         self.completed = 0.0
         self._namespace = key_of(deployment).namespace
-        self._pod: Manifest = deployment["spec"]["template"]["spec"]
+        self._template: Manifest = deployment["spec"]["template"]
         self._sources = sources
         self._folder = folder
         self._ledger = ledger
@@ -273,7 +273,7 @@ class Replica:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
-        grace_seconds: float = self._pod["terminationGracePeriodSeconds"]
+        grace_seconds: float = self._template["spec"]["terminationGracePeriodSeconds"]
         self._deadline = asyncio.get_running_loop().call_later(grace_seconds, self.kill)
 
     def kill(self) -> None:
@@ -378,14 +378,18 @@ class Replica:
         """The pod's variables over those of this machine; its files put down."""
         root = self._folder / "bindings"
         shutil.rmtree(root, ignore_errors=True)
-        for path, content in files(self._pod, namespace=self._namespace, sources=self._sources).items():
+        for path, content in files(self._template, namespace=self._namespace, sources=self._sources).items():
             file = root / path
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.touch(mode=0o600)
             file.write_bytes(content)
         of_machine = {name: value for name, value in os.environ.items() if not name.startswith(_OURS) or name in _KEPT}
         of_pod = variables(
-            worker_container(self._pod), name=self.name, namespace=self._namespace, sources=self._sources, root=root
+            worker_container(self._template["spec"]),
+            name=self.name,
+            namespace=self._namespace,
+            sources=self._sources,
+            root=root,
         )
         return {**of_machine, "PYTHONUNBUFFERED": "1", **of_pod, "HEADRACE_METRICS_ADDRESS": f"{HOST}:{port}"}
 

@@ -21,7 +21,9 @@ CONFIG: dict[ObjectKey, dict[str, bytes]] = {ObjectKey("shop", "features"): {"DA
 SOURCES = Sources(secret=SECRETS.get, config_map=CONFIG.get)
 
 
-def pod(*, volumes: list[Any] | None = None, **container: Any) -> dict[str, Any]:
+def pod_template(
+    *, volumes: list[Any] | None = None, pool_spec: dict[str, Any] | None = None, **container: Any
+) -> dict[str, Any]:
     """As the operator makes it for a cluster, with a template."""
     template = {"spec": {"containers": [{"name": "worker", **container}], "volumes": volumes or []}}
     metadata = {"namespace": "shop", "uid": "u"}
@@ -45,16 +47,23 @@ def pod(*, volumes: list[Any] | None = None, **container: Any) -> dict[str, Any]
                 "handler": {"python": {"app": "shop:app"}},
                 "maxConcurrentJobs": 3,
                 "template": template,
+                **(pool_spec or {}),
             },
         },
         JobWorkerPool,
     )
-    made: dict[str, Any] = worker_deployment(pool, queue, replicas=1, image="")["spec"]["template"]["spec"]
+    made: dict[str, Any] = worker_deployment(pool, queue, replicas=1, image="")["spec"]["template"]
     return made
 
 
 def environment(**container: Any) -> dict[str, str]:
-    return variables(worker_container(pod(**container)), name="workers-1", namespace="shop", sources=SOURCES, root=ROOT)
+    return variables(
+        worker_container(pod_template(**container)["spec"]),
+        name="workers-1",
+        namespace="shop",
+        sources=SOURCES,
+        root=ROOT,
+    )
 
 
 def test_the_operators_own_settings_are_there_and_the_bindings_are_where_they_can_be_had() -> None:
@@ -66,7 +75,7 @@ def test_the_operators_own_settings_are_there_and_the_bindings_are_where_they_ca
 
 
 def test_the_binding_is_put_down_as_files() -> None:
-    found = files(pod(), namespace="shop", sources=SOURCES)
+    found = files(pod_template(), namespace="shop", sources=SOURCES)
     assert found == {
         PurePosixPath("queue/type"): b"postgresql",
         PurePosixPath("queue/uri"): b"postgresql://pg/shop",
@@ -96,16 +105,34 @@ def test_a_template_adds_variables_of_all_sources() -> None:
 def test_further_bindings_are_mounted_beside_the_queues_with_the_paths_that_they_ask_for() -> None:
     mount = [{"name": "stripe", "mountPath": "/bindings/stripe"}]
     volumes = [{"name": "stripe", "secret": {"secretName": "stripe", "items": [{"key": "key", "path": "v1/key"}]}}]
-    found = files(pod(volumeMounts=mount, volumes=volumes), namespace="shop", sources=SOURCES)
+    found = files(pod_template(volumeMounts=mount, volumes=volumes), namespace="shop", sources=SOURCES)
     assert found[PurePosixPath("stripe/v1/key")] == b"s3cret"
     assert PurePosixPath("stripe/URL") not in found
+
+
+def test_a_binding_that_is_put_together_of_a_secret_and_an_annotation_is_one_here_too() -> None:
+    redis = {"secretRef": {"name": "stripe", "key": "URL"}, "tls": {"caSecretRef": {"name": "stripe", "key": "key"}}}
+    found = files(pod_template(pool_spec={"idempotency": {"redis": redis}}), namespace="shop", sources=SOURCES)
+    assert found[PurePosixPath("redis/type")] == b"redis"
+    assert found[PurePosixPath("redis/uri")] == b"https://stripe"
+    assert found[PurePosixPath("redis/ca.crt")] == b"s3cret"
+
+
+def test_the_authority_of_a_handlers_server_is_found_where_the_worker_is_told() -> None:
+    http = {"url": "https://127.0.0.1:8443/jobs", "caSecretRef": {"name": "stripe", "key": "key"}}
+    made = pod_template(pool_spec={"handler": {"http": http}})
+    (path,) = (path for path in files(made, namespace="shop", sources=SOURCES) if path.name == "ca.crt")
+    told = variables(worker_container(made["spec"]), name="workers-1", namespace="shop", sources=SOURCES, root=ROOT)[
+        "BACKGROUND_JOBS__HANDLER__HTTP__CAFILE"
+    ]
+    assert told == str(ROOT / path)
 
 
 def test_a_path_that_leads_out_of_its_volume_is_refused() -> None:
     mount = [{"name": "stripe", "mountPath": "/bindings/stripe"}]
     volumes = [{"name": "stripe", "secret": {"secretName": "stripe", "items": [{"key": "key", "path": "../../x"}]}}]
     with pytest.raises(TransientError, match="must stay inside"):
-        files(pod(volumeMounts=mount, volumes=volumes), namespace="shop", sources=SOURCES)
+        files(pod_template(volumeMounts=mount, volumes=volumes), namespace="shop", sources=SOURCES)
 
 
 @pytest.mark.parametrize(

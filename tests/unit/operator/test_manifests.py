@@ -164,10 +164,10 @@ def test_a_url_is_passed_and_its_authority_is_mounted() -> None:
     assert variables["BACKGROUND_JOBS__HANDLER__HTTP__URL"] == "http://127.0.0.1:8000/jobs"
     assert "BACKGROUND_JOBS__HANDLER__HTTP__CAFILE" not in variables
     tls = {"handler": {"http": {"url": "https://server/", "caSecretRef": {"name": "ca", "key": "root.pem"}}}}
-    assert environment(**tls)["BACKGROUND_JOBS__HANDLER__HTTP__CAFILE"] == "/handler-ca/ca.crt"
+    assert environment(**tls)["BACKGROUND_JOBS__HANDLER__HTTP__CAFILE"] == "/bindings/handler-ca/ca.crt"
     secret = {"secretName": "ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
     assert {"name": "handler-ca", "secret": secret} in pod(**tls)["volumes"]
-    mount = {"name": "handler-ca", "mountPath": "/handler-ca", "readOnly": True}
+    mount = {"name": "handler-ca", "mountPath": "/bindings/handler-ca", "readOnly": True}
     assert mount in worker(**tls)["volumeMounts"]
 
 
