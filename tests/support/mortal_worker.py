@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headrace import App, RetryPolicy, new_job
 from headrace.idempotency import store_from_url
+from headrace.job import IDEMPOTENCY_KEY_HEADER
 from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
-from headrace.runtime.idempotency import KEY_HEADER, Idempotency
+from headrace.runtime.idempotency import Idempotency
 from headrace.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -121,18 +122,16 @@ class Bench:
         for queue in queues:
             await provisioner.ensure(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
             async with PostgresQueue(self.place, queue) as opened:
-                await opened.enqueue(
-                    [new_job("charge", headers={KEY_HEADER: f"{queue}/{number}"}) for number in range(2)]
-                )
+                await opened.enqueue([new_job("charge", idempotency_key=f"{queue}/{number}") for number in range(2)])
 
     async def work(self, queue: str, *, deadly: int | None) -> None:
         """Until the queue is empty, or to death."""
         steps = Steps(deadly)
         app = App()
 
-        @app.job("charge", idempotency_key=None)
+        @app.job("charge")
         async def charge(payload: Any, context: Any) -> None:
-            key = context.headers[KEY_HEADER]
+            key = context.headers[IDEMPOTENCY_KEY_HEADER]
             self.ledger.write("started", key)
             steps()
             await asyncio.sleep(0)

@@ -20,8 +20,12 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 """The largest payload every backend takes (SQS: 1 MiB a message). Store larger data elsewhere, enqueue its address."""
 
 MAX_NAME_LENGTH = 255
+MAX_IDEMPOTENCY_KEY_LENGTH = 1024
 MAX_KEY_LENGTH = 128
 """Of a group or a deduplication key (SQS: 128)."""
+
+IDEMPOTENCY_KEY_HEADER = "idempotency-key"
+"""The header in which a producer says what stands for a job's effect: of jobs with one key, one runs to its end."""
 
 JSON_CONTENT_TYPE = "application/json"
 BYTES_CONTENT_TYPE = "application/octet-stream"
@@ -136,7 +140,7 @@ class Job:
     expires_at: datetime | None
 
 
-def new_job(name: str, payload: Any = None, **fields: Any) -> NewJob:
+def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = None, **fields: Any) -> NewJob:
     """A job with its payload encoded: bytes go as they are, all else as JSON.
 
     Parameters
@@ -145,6 +149,8 @@ def new_job(name: str, payload: Any = None, **fields: Any) -> NewJob:
         What ``@app.job(…)`` dispatches on.
     payload
         Anything that JSON can say, or bytes. Defaults to null.
+    idempotency_key
+        What stands for the job's effect, where workers have an idempotency store; it travels as a header.
     **fields
         The other fields of `NewJob`.
 
@@ -153,6 +159,12 @@ def new_job(name: str, payload: Any = None, **fields: Any) -> NewJob:
     InvalidJobError
         When the payload can't be JSON (NaN and infinity can't), or a field is out of its range.
     """
+    if idempotency_key is not None:
+        if not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+            raise InvalidJobError(
+                f"idempotency_key {idempotency_key[:40]!r}: 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
+            )
+        fields["headers"] = {**fields.get("headers", {}), IDEMPOTENCY_KEY_HEADER: idempotency_key}
     if isinstance(payload, bytes):
         return NewJob(name=name, payload=payload, **{"content_type": BYTES_CONTENT_TYPE, **fields})
     try:

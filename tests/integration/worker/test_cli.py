@@ -214,3 +214,15 @@ async def test_a_queue_that_does_not_exist_is_said(database_dsn: str) -> None:
 
 async def test_the_version_is_told() -> None:
     assert (await headrace("--version")).stdout.startswith("headrace ")
+
+
+async def test_a_job_is_enqueued_with_headers_and_a_key_for_its_effect(database_dsn: str) -> None:
+    await headrace("migrate", "--queue", "orders", dsn=database_dsn)
+    options = ("--header", "tenant=a=b", "--idempotency-key", "order 7")
+    done = await headrace("enqueue", "orders", "charge", *options, dsn=database_dsn)
+    assert done.returncode == 0, done.stderr
+    async with PostgresQueue(Place(dsn=database_dsn), "orders") as queue:
+        (delivery,) = await queue.receive(1)
+    assert delivery.job.headers == {"tenant": "a=b", "idempotency-key": "order 7"}
+    refused = await headrace("enqueue", "orders", "charge", "--header", "tenant", dsn=database_dsn)
+    assert (refused.returncode, "must be NAME=VALUE" in refused.stderr) == (2, True)

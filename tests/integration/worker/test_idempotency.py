@@ -16,7 +16,7 @@ from headrace.idempotency.base import Claim, ClaimState, Hold, IdempotencyUnavai
 from headrace.idempotency.memory import MemoryIdempotencyStore
 from headrace.queues.memory import MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
-from headrace.runtime.idempotency import KEY_HEADER, Idempotency
+from headrace.runtime.idempotency import Idempotency
 from headrace.runtime.worker import Worker
 from integration.worker.test_worker_in_memory import World
 from support.worker_process import eventually
@@ -68,7 +68,7 @@ class TestKeys:
             ran.append(payload)
 
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("charge", number, headers={KEY_HEADER: "order 7"}) for number in range(5)])
+            await producer.enqueue([new_job("charge", number, idempotency_key="order 7") for number in range(5)])
             await eventually(lambda: shop.counted("released_total") >= 1, what="put back")
             shop.passed += timedelta(seconds=6)
             await eventually(lambda: world_done(shop, 5), what="all completed")
@@ -118,7 +118,7 @@ class TestKeys:
                 raise ValueError("not yet")
 
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await producer.enqueue([new_job("charge", 1, idempotency_key="one")])
             for number in (1, 2):
                 await eventually(lambda: shop.counted("retried_total") == number, what="retried")  # noqa: B023
                 shop.passed += timedelta(minutes=10)
@@ -131,7 +131,7 @@ class TestKeys:
 
         await shop.store.claim([Hold("one", "somebody else")], lease_seconds=20)
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await producer.enqueue([new_job("charge", 1, idempotency_key="one")])
             await eventually(lambda: shop.counted("idempotency_in_progress_total") == 1, what="collided")
             await eventually(lambda: shop.counted("released_total") == 1, what="put back")
             assert await shop.store.finish([Hold("one", "somebody else")], ttl_seconds=3600) == [True]
@@ -148,7 +148,7 @@ class TestKeys:
             await gate.wait()
 
         async with shop.queue() as producer, shop.once(lease_seconds=0.4):
-            await producer.enqueue([new_job("slow", 1, headers={KEY_HEADER: "one"})])
+            await producer.enqueue([new_job("slow", 1, idempotency_key="one")])
             await eventually(lambda: shop.counted("busy_slots") == 1, what="started")
             await asyncio.sleep(1)
             (claim,) = await shop.store.claim([Hold("one", "somebody else")], lease_seconds=20)
@@ -168,7 +168,7 @@ class TestKeys:
                 raise
 
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("slow", 1, headers={KEY_HEADER: "one"})])
+            await producer.enqueue([new_job("slow", 1, idempotency_key="one")])
             await eventually(lambda: shop.counted("busy_slots") == 1, what="started")
             shop.records.clear()
             await shop.store.claim([Hold("one", "somebody else")], lease_seconds=3600)
@@ -184,7 +184,7 @@ class TestKeys:
             await gate.wait()
 
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("slow", 1, headers={KEY_HEADER: "one"})])
+            await producer.enqueue([new_job("slow", 1, idempotency_key="one")])
             await eventually(lambda: shop.counted("busy_slots") == 1, what="started")
             shop.records.clear()
             await eventually(lambda: bool(shop.records), what="claimed again")
@@ -413,9 +413,7 @@ async def die_and_recover(at: int, *, fails_first: bool) -> bool:
         await death.step()
 
     async with shop.queue() as producer:
-        await producer.enqueue(
-            [new_job("charge", number, headers={KEY_HEADER: f"order {number}"}) for number in (1, 2)]
-        )
+        await producer.enqueue([new_job("charge", number, idempotency_key=f"order {number}") for number in (1, 2)])
     first = Worker(
         MortalQueue(shop, death),
         PythonHandler(shop.app, threads=1),

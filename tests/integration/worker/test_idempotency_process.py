@@ -9,7 +9,6 @@ import pytest
 from headrace import new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
-from headrace.runtime.idempotency import KEY_HEADER
 from support.redis import RedisServer, running_redis
 from support.worker_process import eventually, records, running_worker
 
@@ -43,7 +42,7 @@ async def test_of_jobs_with_one_key_one_runs_whichever_worker_gets_them(
         running_worker(tmp_path, *APP, dsn=database_dsn, **settings) as second,
     ):
         for number in range(10):
-            await queue.enqueue([new_job("quick", headers={KEY_HEADER: f"order {number}"})] * 3)
+            await queue.enqueue([new_job("quick", idempotency_key=f"order {number}")] * 3)
 
         async def is_empty() -> bool:
             depth = await queue.depth()

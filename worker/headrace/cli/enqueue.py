@@ -16,9 +16,9 @@ import click
 
 from headrace.cli.common import EXIT_USAGE
 from headrace.cli.connection import Connection, with_connection
-from headrace.cli.options import Duration, FiniteRange, block, output_option
+from headrace.cli.options import Duration, FiniteRange, Header, block, output_option
 from headrace.cli.output import counted, print_json
-from headrace.job import MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
+from headrace.job import IDEMPOTENCY_KEY_HEADER, MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
 from headrace.queues import from_url
 from headrace.queues.base import QueueError, QueueUnavailableError
 
@@ -59,6 +59,8 @@ _PROGRESS_SECONDS = 1.0
 @click.option(
     "--deduplication-window", type=Duration(), help="How long the key is taken at least, from now: 90s, 15m, 12h."
 )
+@click.option("--idempotency-key", help="Of jobs with one key, one runs to its end, where workers have a Redis.")
+@click.option("--header", "headers", type=Header(), multiple=True, help="NAME=VALUE; can be given several times.")
 @output_option
 @with_connection
 def enqueue(
@@ -72,6 +74,8 @@ def enqueue(
     group: str | None,
     deduplication_key: str | None,
     deduplication_window: float | None,
+    idempotency_key: str | None,
+    headers: tuple[tuple[str, str], ...],
     connection: Connection,
     *,
     as_json: bool,
@@ -91,6 +95,7 @@ def enqueue(
         "group": group,
         "deduplication_key": deduplication_key,
         "deduplication_window_seconds": deduplication_window,
+        "headers": dict(headers) | ({IDEMPOTENCY_KEY_HEADER: idempotency_key} if idempotency_key else {}),
     }
     binding = connection.binding(queue)
     with contextlib.ExitStack() as stack:

@@ -29,6 +29,19 @@ class Duration(click.ParamType[float]):
         return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([wdhms])", value))
 
 
+class Header(click.ParamType[tuple[str, str]]):
+    """A header's name and its value."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """See `click.ParamType`."""
+        name, equals, content = value.partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} must be NAME=VALUE", param, ctx)
+        return name, content
+
+
 class FiniteRange(click.FloatRange):
     """A range of numbers; infinity and NaN are none."""
 

@@ -5,7 +5,8 @@ is completed without a run; what somebody else runs is put back for a while. A f
 told of the completion, so that no run starts after it, wherever this process dies in between. All else frees the key
 first.
 
-The key is what the job's declaration makes of its payload, else what its producer gave (`KEY_HEADER`), else its id.
+The key is what the job's declaration makes of its payload, else what its producer gave (`IDEMPOTENCY_KEY_HEADER`), else
+its id.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from headrace.idempotency.base import ClaimState, Hold, IdempotencyError
+from headrace.job import IDEMPOTENCY_KEY_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from headrace.runtime.handlers import Terms
 
 log = logging.getLogger(__name__)
-
-KEY_HEADER = "idempotency-key"
-"""The header in which a producer gives a job's key."""
 
 DEFAULT_TTL_SECONDS = 7 * 24 * 3600.0
 
@@ -155,7 +154,7 @@ class IdempotencyGuard:
         except Exception as error:  # noqa: BLE001 - the application's own code
             log.warning("no key of its own, by its id instead job=%s name=%s: %r", job.id, job.name, error)
             own = None
-        return own or job.headers.get(KEY_HEADER) or f"job:{job.id}"
+        return own or job.headers.get(IDEMPOTENCY_KEY_HEADER) or f"job:{job.id}"
 
     async def finish(self, deliveries: Sequence[Delivery], *, is_last_try: bool) -> list[Delivery]:
         """Record that these are done; returns those whose key belongs to somebody else.
