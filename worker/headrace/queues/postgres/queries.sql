@@ -115,7 +115,7 @@ FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 -- name: report_progress
 -- How far jobs are, by claim; nothing of claims that are not held any more.
 UPDATE {schema}.claims AS claim
-SET progress = coalesce(claim.progress, '{}') || told.progress::jsonb
+SET progress = coalesce(claim.progress, jsonb_build_object()) || told.progress::jsonb
 FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS told (lease_id, claim_id, progress)
 WHERE claim.id = told.claim_id AND claim.lease_id = told.lease_id
 
