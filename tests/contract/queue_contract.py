@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -167,6 +168,14 @@ class EnqueueContract:
         assert (got.id, got.queue, got.name, got.payload) == (job_id, QUEUE, "resize", b"\x00\xff")
         assert (got.content_type, got.headers, got.priority) == ("image/png", {"traceparent": "00-é"}, 7)
         assert (got.expires_at, got.attempt, got.run_at) == (expires_at, 1, got.enqueued_at)
+
+    async def test_a_received_job_can_be_handed_to_another_process(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await queue.enqueue([NewJob(name="plain"), NewJob(name="full", headers={"a": "b"}, group="g")])
+            received = [delivery.job for delivery in await queue.receive(2)]
+        assert len(received) == 2
+        assert pickle.loads(pickle.dumps(received)) == received
 
     async def test_ids_come_in_the_order_of_the_jobs(self, bench: Bench) -> None:
         await made(bench)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from headrace.job import JSON_CONTENT_TYPE, Job
 from headrace.queues.base import Delivery, Depth, QueueSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import asyncpg
 
     from headrace.job import NewJob
-
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _SETTINGS = (
     "visibility_timeout_seconds",
@@ -70,7 +67,7 @@ def deliveries_from(queue: str, rows: Sequence[asyncpg.Record]) -> list[Delivery
             name=name,
             payload=payload,
             content_type=content_type or JSON_CONTENT_TYPE,
-            headers=json.loads(headers) if headers else NO_HEADERS,
+            headers=json.loads(headers) if headers else {},
             priority=priority,
             group=group,
             deduplication_key=deduplication_key,
