@@ -176,6 +176,29 @@ class TestKeys:
             await eventually(lambda: shop.counted("released_total") >= 1, what="put back")
         assert shop.counted("completed_total") == 0
 
+    async def test_a_key_claimed_while_the_lease_was_lost_is_free_for_the_next_run(self, shop: Shop) -> None:
+        claiming, gate = asyncio.Event(), asyncio.Event()
+
+        class Slow(MemoryIdempotencyStore):
+            async def claim(self, holds: Sequence[Hold], *, lease_seconds: float) -> list[Claim]:
+                claims = await super().claim(holds, lease_seconds=lease_seconds)
+                claiming.set()
+                await gate.wait()
+                return claims
+
+        @shop.app.job("charge")
+        async def charge(payload: int) -> None: ...
+
+        async with shop.queue() as other, shop.once(store=Slow()):
+            await other.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await eventually(claiming.is_set, what="claimed")
+            shop.passed += timedelta(hours=1)
+            await other.maintain()
+            await eventually(lambda: shop.counted("lease_lost_total") == 1, what="lost")
+            gate.set()
+            await eventually(lambda: world_done(shop, 1), what="completed")
+        assert shop.counted("idempotency_in_progress_total") == 0
+
     async def test_a_store_that_forgot_a_claim_is_told_again(self, shop: Shop) -> None:
         gate = asyncio.Event()
 

@@ -250,6 +250,8 @@ class Worker:
             if self._guard is not None and deliveries:
                 deliveries = await self._admitted(self._guard, deliveries)
                 if lease_number != self._lease_number:
+                    # Claimed too late to be forgotten with the others; kept, they would lock their keys.
+                    await self._guard.release(deliveries)
                     continue
             if self._stopping.is_set() or not self._keeper.held.is_set():
                 self._settler.release(deliveries)
