@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from headrace import new_job
-from headrace.idempotency.base import Claim, ClaimState, Hold, IdempotencyUnavailableError
+from headrace.idempotency.base import (
+    DEFAULT_PREFIX,
+    Claim,
+    ClaimState,
+    Hold,
+    IdempotencyUnavailableError,
+    stored_key,
+)
 from headrace.idempotency.memory import MemoryIdempotencyStore
 from headrace.queues.memory import MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
@@ -156,7 +163,10 @@ class TestKeys:
             gate.set()
             await eventually(lambda: world_done(shop, 1), what="completed")
 
-    async def test_a_job_whose_key_another_has_by_now_is_stopped_and_put_back(self, shop: Shop) -> None:
+    @pytest.mark.parametrize("is_finished", [False, True])
+    async def test_a_job_whose_key_another_has_by_now_is_stopped_and_put_back(
+        self, shop: Shop, is_finished: bool
+    ) -> None:
         stopped = asyncio.Event()
 
         @shop.app.job("slow")
@@ -172,9 +182,64 @@ class TestKeys:
             await eventually(lambda: shop.counted("busy_slots") == 1, what="started")
             shop.records.clear()
             await shop.store.claim([Hold("one", "somebody else")], lease_seconds=3600)
+            if is_finished:
+                await shop.store.finish([Hold("one", "somebody else")], ttl_seconds=3600)
             await eventually(stopped.is_set, what="stopped")
             await eventually(lambda: shop.counted("released_total") >= 1, what="put back")
-        assert shop.counted("completed_total") == 0
+            if is_finished:
+                await eventually(lambda: world_done(shop, 1), what="completed without a run")
+        assert shop.counted("completed_total") == is_finished
+
+    async def test_a_waiting_job_whose_key_another_has_by_now_is_put_back(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 3600.0)
+        gate = asyncio.Event()
+        ran: list[int] = []
+
+        @shop.app.job("slow", max_concurrent=1)
+        async def slow(payload: int) -> None:
+            ran.append(payload)
+            await gate.wait()
+
+        async with shop.queue() as producer, shop.once():
+            await producer.enqueue([new_job("slow", number, headers={KEY_HEADER: str(number)}) for number in (1, 2)])
+            await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
+            del shop.records[stored_key(DEFAULT_PREFIX, "2")]
+            await shop.store.claim([Hold("2", "somebody else")], lease_seconds=3600)
+            await eventually(lambda: shop.counted("prefetched") == 0, what="put back")
+            gate.set()
+            await eventually(lambda: shop.counted("completed_total") == 1, what="the other completed")
+        assert ran == [1]
+
+    async def test_a_waiting_job_whose_claim_ran_out_does_not_start(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 3600.0)
+        gate = asyncio.Event()
+        ran: list[int] = []
+
+        @shop.app.job("slow", max_concurrent=1)
+        async def slow(payload: int) -> None:
+            ran.append(payload)
+            await gate.wait()
+
+        class OutOfReach(MemoryIdempotencyStore):
+            async def extend(self, *_: Any, **__: Any) -> list[bool]:
+                raise IdempotencyUnavailableError("the store can't be reached")
+
+        async def is_taken_over() -> bool:
+            (claim,) = await shop.store.claim([Hold("2", "somebody else")], lease_seconds=20)
+            return claim.state is ClaimState.CLAIMED
+
+        async with shop.queue() as producer, shop.once(lease_seconds=1.0, store=OutOfReach(records=shop.records)):
+            await producer.enqueue([new_job("slow", number, headers={KEY_HEADER: str(number)}) for number in (1, 2)])
+            await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
+            await eventually(is_taken_over, what="its claim ran out")
+            assert await shop.store.finish([Hold("2", "somebody else")], ttl_seconds=3600) == [True]
+            gate.set()
+            await eventually(lambda: world_done(shop, 2), what="both completed")
+        assert ran == [1]
 
     async def test_a_key_claimed_while_the_lease_was_lost_is_free_for_the_next_run(self, shop: Shop) -> None:
         claiming, gate = asyncio.Event(), asyncio.Event()

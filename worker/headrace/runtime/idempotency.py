@@ -15,10 +15,12 @@ import asyncio
 import logging
 import secrets
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from headrace.idempotency.base import ClaimState, Hold, IdempotencyError
 from headrace.job import IDEMPOTENCY_KEY_HEADER
+from headrace.runtime.lease import TRUSTED_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -64,6 +66,15 @@ class Idempotency:
     on_unavailable: OnUnavailable = "Retry"
 
 
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A claim of ours."""
+
+    hold: Hold
+    trusted_until: float
+    """By the monotonic clock; then the key may be another's, if nothing was heard of the store since."""
+
+
 class IdempotencyGuard:
     """Claims, keeps and ends the keys of one worker's jobs.
 
@@ -76,7 +87,7 @@ class IdempotencyGuard:
     terms
         On what terms jobs of a name run.
     on_lost
-        Called with the ids of jobs whose keys belong to others by now: stop them.
+        Called with the ids of jobs whose keys others have, or have finished, by now: they must not run.
     heartbeat_seconds, lease_seconds
         How claims are kept.
     """
@@ -99,8 +110,9 @@ class IdempotencyGuard:
         self._proceeds = idempotency.on_unavailable == "Proceed"
         self._heartbeat_seconds = heartbeat_seconds
         self._lease_seconds = lease_seconds
+        self._trusted_seconds = lease_seconds * TRUSTED_SHARE
         # By lease and job: the delivery, as the queue fences it.
-        self._holds: dict[tuple[str, str], Hold] = {}
+        self._held: dict[tuple[str, str], _Held] = {}
         self._process = secrets.token_hex(8)
         self._claims = 0
         self._complained = False
@@ -120,6 +132,7 @@ class IdempotencyGuard:
             wanted.append((delivery, Hold(key, f"{self._process}:{self._claims}")))
         if not wanted:
             return admission
+        trusted_until = monotonic() + self._trusted_seconds
         try:
             claims = await self._store.claim([hold for _, hold in wanted], lease_seconds=self._lease_seconds)
         except IdempotencyError as error:
@@ -135,7 +148,7 @@ class IdempotencyGuard:
             match claim.state:
                 case ClaimState.CLAIMED:
                     self._metrics.idempotency_misses.inc()
-                    self._holds[_place(delivery)] = hold
+                    self._held[_place(delivery)] = _Held(hold, trusted_until)
                     admission.run.append(delivery)
                 case ClaimState.FINISHED:
                     self._metrics.idempotency_hits.inc()
@@ -144,6 +157,11 @@ class IdempotencyGuard:
                     self._metrics.idempotency_in_progress.inc()
                     admission.later.append((delivery, min(claim.retry_after_seconds, _LATER_SECONDS)))
         return admission
+
+    def may_start(self, delivery: Delivery) -> bool:
+        """Whether its claim still stands at this moment: since it was admitted, it may have run out."""
+        held = self._held.get(_place(delivery))
+        return held is None or monotonic() < held.trusted_until
 
     def _key(self, job: Job) -> str | None:
         terms = self._terms(job.name)
@@ -164,7 +182,7 @@ class IdempotencyGuard:
         IdempotencyError
             When the store can't take it now and jobs wait for it; not at the last try, when the queue alone is told.
         """
-        held = [(delivery, hold) for delivery in deliveries if (hold := self._holds.get(_place(delivery)))]
+        held = [(delivery, held.hold) for delivery in deliveries if (held := self._held.get(_place(delivery)))]
         if not held:
             return []
         try:
@@ -179,7 +197,7 @@ class IdempotencyGuard:
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Free the keys of jobs that were not done. Where the store is away, they become free by themselves."""
-        held = [hold for delivery in deliveries if (hold := self._holds.pop(_place(delivery), None))]
+        held = [held.hold for delivery in deliveries if (held := self._held.pop(_place(delivery), None))]
         if held:
             try:
                 await self._store.release(held)
@@ -189,38 +207,47 @@ class IdempotencyGuard:
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """These are settled."""
         for delivery in deliveries:
-            self._holds.pop(_place(delivery), None)
+            self._held.pop(_place(delivery), None)
 
     def forget_all(self, *, but: Sequence[Delivery]) -> None:
         """The queue's lease is lost: claims run out by themselves, since what held them may run on for a moment."""
         kept = {_place(delivery) for delivery in but}
-        self._holds = {place: hold for place, hold in self._holds.items() if place in kept}
+        self._held = {place: held for place, held in self._held.items() if place in kept}
 
     async def run(self) -> None:
         """Keep the claims, until cancelled."""
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
-            held = list(self._holds.items())
-            if not held:
+            if not self._held:
                 continue
+            entries = list(self._held.items())
+            holds = [held.hold for held in self._held.values()]
+            trusted_until = monotonic() + self._trusted_seconds
             try:
-                extended = await self._store.extend([hold for _, hold in held], lease_seconds=self._lease_seconds)
-                doubtful = [entry for entry, is_ours in zip(held, extended, strict=True) if not is_ours]
-                # A claim that ran out is taken again, unless somebody has it. Finished ones are settled in a moment.
-                doubtful = [(place, hold) for place, hold in doubtful if self._holds.get(place) == hold]
+                extended = await self._store.extend(holds, lease_seconds=self._lease_seconds)
+                doubtful: list[tuple[tuple[str, str], _Held]] = []
+                for (place, held), is_ours in zip(entries, extended, strict=True):
+                    if is_ours:
+                        held.trusted_until = trusted_until
+                    elif self._held.get(place) is held:
+                        doubtful.append((place, held))
+                # A claim that ran out is taken again, unless somebody has it.
                 if doubtful:
                     await self._claim_again(doubtful)
             except IdempotencyError as error:
                 self._failed("extended", error)
 
-    async def _claim_again(self, doubtful: Sequence[tuple[tuple[str, str], Hold]]) -> None:
-        claims = await self._store.claim([hold for _, hold in doubtful], lease_seconds=self._lease_seconds)
+    async def _claim_again(self, doubtful: Sequence[tuple[tuple[str, str], _Held]]) -> None:
+        trusted_until = monotonic() + self._trusted_seconds
+        claims = await self._store.claim([held.hold for _, held in doubtful], lease_seconds=self._lease_seconds)
         lost: set[str] = set()
-        for (place, hold), claim in zip(doubtful, claims, strict=True):
-            if claim.state is ClaimState.IN_PROGRESS and self._holds.get(place) == hold:
+        for (place, held), claim in zip(doubtful, claims, strict=True):
+            if claim.state is ClaimState.CLAIMED:
+                held.trusted_until = trusted_until
+            # Finished may be by ourselves: such a job has ended, and is not there any more to be stopped.
+            elif self._held.get(place) is held:
                 lost.add(place[1])
         if lost:
-            log.warning("the keys of %d running jobs belong to others by now: stopping them", len(lost))
             self._on_lost(lost)
 
     def _failed(self, what: str, error: IdempotencyError) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseLostError, QueueError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
+
+TRUSTED_SHARE = 0.9
+"""Of a lease, how much its holder may rely on: stopping jobs takes a moment, and two clocks never agree entirely."""
 
 
 class LeaseKeeper:
@@ -60,8 +64,7 @@ class LeaseKeeper:
         self._on_cancelled = on_cancelled
         self._on_extended = on_extended
         self._heartbeat_seconds = heartbeat_seconds
-        # Stopping jobs takes a moment, and two clocks never agree entirely.
-        self._trust_seconds = lease_seconds * 0.9
+        self._trust_seconds = lease_seconds * TRUSTED_SHARE
         self._trusted_until = 0.0
         self._answers: bool | None = None
         self.held = asyncio.Event()
@@ -72,11 +75,16 @@ class LeaseKeeper:
         """Whether the last heartbeat got through."""
         return self._answers is True
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the lease can be relied on at this moment, though the process may have been paused just now."""
+        return self.held.is_set() and monotonic() < self._trusted_until
+
     async def run(self) -> None:
         """Keep the lease, until cancelled."""
-        clock = asyncio.get_running_loop().time
         while True:
-            started = clock()
+            # Not the loop's clock, which stands still between two of its turns.
+            started = monotonic()
             patience = self._heartbeat_seconds
             if self.held.is_set():
                 patience = min(patience, max(0.0, self._trusted_until - started))
@@ -89,7 +97,7 @@ class LeaseKeeper:
                 self._on_lost()
                 continue
             except (QueueError, TimeoutError) as error:
-                self._unanswered(str(error) or "no answer in time", clock())
+                self._unanswered(str(error) or "no answer in time", monotonic())
                 pause = min(_RETRY_SECONDS, self._heartbeat_seconds)
             else:
                 if not self._answers:
@@ -103,7 +111,7 @@ class LeaseKeeper:
                 if cancelled:
                     self._on_cancelled(cancelled)
             if self.held.is_set():
-                pause = min(pause, self._trusted_until - clock())
+                pause = min(pause, self._trusted_until - monotonic())
             await asyncio.sleep(max(0.0, pause))
 
     def _unanswered(self, error: str, now: float) -> None:

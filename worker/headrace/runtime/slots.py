@@ -24,7 +24,7 @@ from headrace.runtime.settlement import DeadLetter, Discard, Release, Retry
 from headrace.runtime.tracing import NO_TRACING, Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
     from typing import Any
 
     from headrace.job import NewJob
@@ -95,6 +95,8 @@ class Slots:
         Takes their outcomes.
     metrics
         What to publish.
+    may_start
+        Whether what a taken job holds still stands: it is asked just before the job starts.
     count
         How many jobs run at a time.
     job_timeout_seconds
@@ -112,6 +114,7 @@ class Slots:
         settler: Settler,
         metrics: QueueMetrics,
         *,
+        may_start: Callable[[Delivery], bool],
         count: int,
         job_timeout_seconds: float,
         retry: RetryPolicy,
@@ -121,6 +124,7 @@ class Slots:
         self._handler = handler
         self._settler = settler
         self._metrics = metrics
+        self._may_start = may_start
         self._count = count
         self._job_timeout_seconds = job_timeout_seconds
         self._retry = retry
@@ -224,10 +228,18 @@ class Slots:
             _stop(task, attempt)
 
     def hand_back(self, job_ids: Collection[str]) -> None:
-        """Stop these; each hands itself back uncharged."""
-        for task, attempt in self._running.items():
-            if attempt.delivery.job.id in job_ids:
-                _stop(task, attempt)
+        """Their keys belong to others: stop these, each hands itself back uncharged; what waits goes back at once."""
+        waiting = self._taken_out(job_ids)
+        for delivery in waiting:
+            self._settler.settle(Release(delivery=delivery))
+        running = [entry for entry in self._running.items() if entry[1].delivery.job.id in job_ids]
+        for task, attempt in running:
+            _stop(task, attempt)
+        if waiting or running:
+            log.warning(
+                "keys belong to others by now queue=%s: handing back what waits (%d) and what runs (%d)",
+                *(self.queue.name, len(waiting), len(running)),
+            )
 
     def lose_all(self) -> None:
         """Others have what was held: stop it all and say nothing of it."""
@@ -243,17 +255,28 @@ class Slots:
             if attempt.delivery.job.id in job_ids and task not in self._cancelled:
                 self._cancelled.add(task)
                 _stop(task, attempt)
+        for delivery in self._taken_out(job_ids):
+            self._settler.settle(Discard(delivery=delivery))
+
+    def _taken_out(self, job_ids: Collection[str]) -> list[Delivery]:
+        """Those of these jobs that wait, which they do no longer."""
+        taken: list[Delivery] = []
         for waiting in (self._waiting, *self._kept.values()):
             for entry in [entry for entry in waiting if entry[1].job.id in job_ids]:
                 waiting.remove(entry)
-                self._settler.settle(Discard(delivery=entry[1]))
+                taken.append(entry[1])
         self._kept = {name: kept for name, kept in self._kept.items() if kept}
+        return taken
 
     def _fill(self) -> None:
         free = self._free
         while free > 0 and self._waiting:
             entry = self._waiting.popleft()
             delivery = entry[1]
+            if not self._may_start(delivery):
+                # Its worker was paused, or out of reach, while it waited: it may be another's by now.
+                self._settler.settle(Release(delivery=delivery))
+                continue
             name = delivery.job.name
             terms = self._handler.terms(name)
             if terms is None:

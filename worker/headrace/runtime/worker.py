@@ -128,6 +128,7 @@ class Worker:
             handler,
             self._settler,
             metrics,
+            may_start=self._may_start,
             count=slots,
             job_timeout_seconds=job_timeout_seconds,
             retry=retry or RetryPolicy(),
@@ -273,6 +274,10 @@ class Worker:
         for delivery, delay_seconds in admission.later:
             self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
         return admission.run
+
+    def _may_start(self, delivery: Delivery) -> bool:
+        """Whether the lease and the job's key can be relied on at this moment."""
+        return self._keeper.is_trusted and (self._guard is None or self._guard.may_start(delivery))
 
     def _wanted(self) -> int:
         """How many jobs to take now."""
