@@ -20,7 +20,7 @@ test-postgres-versions: $(READY) ## The queue's tests on PostgreSQL 14 to 18, fe
 	./tests/setup-machine
 	./tests/postgres-versions
 
-soak: $(READY) ## Jobs under fire for MINUTES (10): workers and PostgreSQL are killed, and every job is accounted for.
+soak: $(READY) ## Jobs under fire for MINUTES (10): workers, PostgreSQL and Redis are killed, and every job is accounted for.
 	./tests/setup-machine
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 

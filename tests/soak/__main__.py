@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from soak.drive import Report, soak
+from soak.drive import SAVES_ALL, Report, soak
 from support.postgres import running_server
+from support.redis import running_redis
 
 
 def main() -> int:
@@ -23,10 +24,11 @@ def main() -> int:
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="headrace-soak-"))
     print(f"soak: {options.minutes:g} minutes, seed {options.seed}, records in {directory}", flush=True)
-    with running_server() as server:
+    with running_server() as server, running_redis(*SAVES_ALL) as redis:
         report = asyncio.run(
             soak(
                 server,
+                redis,
                 directory,
                 seconds=options.minutes * 60,
                 seed=options.seed,

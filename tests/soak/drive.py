@@ -14,16 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import redis.asyncio
 
+from headrace.idempotency import key_prefix
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from soak.monkey import Monkey, Workers
 from soak.producers import Producers
-from soak.verdict import MAX_RETRIES, Evidence, Run, Verdict, judge
+from soak.verdict import MAX_RETRIES, Evidence, Finish, Run, Verdict, judge
 from support.postgres import PostgresServer
+from support.redis import RedisServer
 
 # Leases, their rescue, suspects one at a time, and retries: what is not done by then hangs.
 DRAIN_SECONDS = 180.0
+
+SAVES_ALL = ("appendonly yes", "appendfsync always")
+"""A Redis with these lines forgets no finish, however it ends."""
+
+_FINISHED = "finished "
 
 _LEFT = """
 SELECT id::text FROM headrace.jobs UNION SELECT id::text FROM headrace.parked_jobs
@@ -36,6 +44,9 @@ _TOLD = {
     "leases given up, out of reach": "lease out of reach",
     "outcomes refused": "outcome refused",
     "outcomes reported late": "outcomes not reported",
+    "finishes refused": "finish refused",
+    "idempotency store away": "the idempotency store fails",
+    "keys lost to others": "keys belong to others by now",
 }
 
 
@@ -51,6 +62,7 @@ class Report:
 
 async def soak(
     server: PostgresServer,
+    redis_server: RedisServer,
     directory: Path,
     *,
     seconds: float,
@@ -67,6 +79,8 @@ async def soak(
     ----------
     server
         Empty; it is restarted now and then.
+    redis_server
+        The same; it runs with `SAVES_ALL`.
     directory
         Where workers leave their records and logs.
     seconds
@@ -88,11 +102,11 @@ async def soak(
     await PostgresProvisioner(place).ensure(
         "orders", QueueSettings(max_retries=MAX_RETRIES), Owner(namespace="shop", name="orders", uid="1")
     )
-    crew = Workers(directory, server.dsn, count=workers)
+    crew = Workers(directory, server.dsn, redis_server.url, count=workers)
     try:
         async with PostgresQueue(place, "orders") as queue:
             producers = Producers(queue, random.Random(f"{seed}/producers"), jobs_per_second=jobs_per_second)
-            monkey = Monkey(server, crew, random.Random(f"{seed}/monkey"), short=short)
+            monkey = Monkey(server, redis_server, crew, random.Random(f"{seed}/monkey"), short=short)
             watching = asyncio.create_task(_watch(producers, monkey, crew, directory, say))
             try:
                 async with asyncio.TaskGroup() as group:
@@ -106,10 +120,19 @@ async def soak(
                 await asyncio.wait([watching])
         await crew.stop()
         left, dead = await _remains(server.dsn)
+        finished = await _finished(redis_server.url)
     finally:
         crew.close()
+    runs, finishes = read_records(directory)
     evidence = Evidence(
-        asked=producers.asked, runs=read_runs(directory), blows=monkey.blows, exits=crew.exits, left=left, dead=dead
+        asked=producers.asked,
+        runs=runs,
+        blows=monkey.blows,
+        exits=crew.exits,
+        left=left,
+        dead=dead,
+        finishes=finishes,
+        finished=finished,
     )
     (directory / "evidence.json").write_text(json.dumps(vars(evidence), default=vars))
     verdict = judge(evidence)
@@ -130,7 +153,7 @@ async def _watch(
         for _ in range(20):
             await asyncio.sleep(1)
             crew.look_after()
-        finished = sum(run.ended == "done" for run in read_runs(directory))
+        finished = sum(run.ended == "done" for run in read_records(directory)[0])
         say(
             f"{time.monotonic() - started:5.0f} s: {len(producers.asked)} asked for, {finished} done, "
             f"{len(monkey.blows)} blows, last: {monkey.blows[-1].kind if monkey.blows else 'none'}"
@@ -153,17 +176,33 @@ async def _remains(dsn: str) -> tuple[list[str], dict[str, str]]:
     return left, dead
 
 
+async def _finished(url: str) -> dict[str, str]:
+    """The token by which each finished key was finished."""
+    prefix = key_prefix("shop", "orders")
+    async with redis.asyncio.from_url(url, decode_responses=True) as client:
+        keys = [key async for key in client.scan_iter(f"{prefix}*", count=1000)]
+        values = await client.mget(keys) if keys else []
+    held = {str(key).removeprefix(prefix): str(value) for key, value in zip(keys, values, strict=True)}
+    return {key: value.removeprefix(_FINISHED) for key, value in held.items() if value.startswith(_FINISHED)}
+
+
 def _logs(directory: Path) -> str:
     return "\n".join(log.read_text() for log in directory.glob("worker-*.log"))
 
 
-def read_runs(directory: Path) -> list[Run]:
+def read_records(directory: Path) -> tuple[list[Run], list[Finish]]:
     """What all workers have noted so far."""
     begun: dict[str, dict[str, Any]] = {}
+    finishes: list[Finish] = []
+    stopped: list[dict[str, Any]] = []
     for file in directory.glob("runs-*.jsonl"):
         for line in file.read_text().splitlines():
             note = json.loads(line)
-            if "began" in note:
+            if "finished" in note:
+                finishes.append(Finish(key=note["finished"], token=note["token"], at=note["at"]))
+            elif "stopped" in note:
+                stopped.append(note)
+            elif "began" in note:
                 begun[note["run"]] = {
                     "name": note["run"],
                     "job_id": note["began"],
@@ -175,4 +214,9 @@ def read_runs(directory: Path) -> list[Run]:
                 }
             else:
                 begun[note["run"]] |= {"ended": note["ended"], "ended_at": note["at"]}
-    return [Run(**run) for run in begun.values()]
+    for note in stopped:
+        for run in begun.values():
+            if (run["job_id"], run["process"]) == (note["stopped"], note["process"]) and run["began_at"] < note["at"]:
+                run.setdefault("ended", "stopped")
+                run.setdefault("ended_at", note["at"])
+    return [Run(**run) for run in begun.values()], finishes

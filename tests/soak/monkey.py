@@ -1,4 +1,4 @@
-"""What happens to workers and the database: kills, pauses, restarts, old transactions."""
+"""What happens to workers, the database and Redis: kills, pauses, restarts, old transactions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import asyncpg
+from redis import exceptions as redis_errors
 
 from soak.verdict import Blow
 from support.postgres import PostgresServer
+from support.redis import RedisServer
 from support.worker_process import WorkerProcess, running_worker
 
 _CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -22,12 +24,13 @@ _CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Timeou
 class Workers:
     """Worker processes that are started anew when they end."""
 
-    def __init__(self, directory: Path, dsn: str, *, count: int) -> None:
+    def __init__(self, directory: Path, dsn: str, redis_url: str, *, count: int) -> None:
         self.exits: dict[int, float] = {}
         self.wrong: list[str] = []
         self._to_end: set[int] = set()
         self._directory = directory
         self._dsn = dsn
+        self._redis_url = redis_url
         self._stack = ExitStack()
         self.running = [self._start() for _ in range(count)]
 
@@ -37,6 +40,8 @@ class Workers:
                 self._directory,
                 *("--app", "soak.app:app", "--concurrency", "8", "--drain-timeout", "5"),
                 dsn=self._dsn,
+                module="soak.worker",
+                BACKGROUND_JOBS__REDIS__CONNECTIONSTRING=self._redis_url,
                 HEADRACE_LOG_LEVEL="INFO",
                 BACKGROUND_JOBS__RETRY__INITIALDELAYSECONDS="0.2",
             )
@@ -84,6 +89,8 @@ class Monkey:
     ----------
     server
         The queue's.
+    redis
+        The idempotency store's.
     workers
         Whom to hit.
     chance
@@ -92,13 +99,25 @@ class Monkey:
         Leave out what takes half a minute by itself. Each other kind comes once.
     """
 
-    def __init__(self, server: PostgresServer, workers: Workers, chance: random.Random, *, short: bool = False) -> None:
+    def __init__(
+        self,
+        server: PostgresServer,
+        redis: RedisServer,
+        workers: Workers,
+        chance: random.Random,
+        *,
+        short: bool = False,
+    ) -> None:
         self.blows: list[Blow] = []
+        self._redis = redis
+        # One blow to Redis at a time: started anew, it is not paused any more.
+        self._redis_turn = asyncio.Lock()
         self._server = server
         self._workers = workers
         self._chance = chance
         self._background = asyncio.TaskGroup()
         self._busy: set[int] = set()
+        self._away_seconds = [0.0, 1.0] if short else [0.0, 1.0, 6.0]
         self._kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self.kill_worker, 4),
             (self.drain_worker, 2),
@@ -109,9 +128,14 @@ class Monkey:
             (self.pause_long, 1),
             (self.pause_briefly, 2),
             (self.hold_xmin, 1),
+            (self.kill_redis, 2),
+            (self.kill_redis_clients, 2),
+            (self.pause_redis_long, 1),
+            (self.pause_redis_briefly, 1),
         ]
         if short:
-            self._kinds = [(blow, 1) for blow, _ in self._kinds if blow not in (self.pause_long, self.hold_xmin)]
+            long = (self.pause_long, self.hold_xmin, self.pause_redis_long)
+            self._kinds = [(blow, 1) for blow, _ in self._kinds if blow not in long]
 
     async def run(self, seconds: float, *, every_seconds: float) -> None:
         """Strike for so long."""
@@ -204,7 +228,7 @@ class Monkey:
     async def _restart(self, kind: str, *, immediately: bool) -> None:
         at = time.monotonic()
         await asyncio.to_thread(self._server.stop, immediately=immediately)
-        await asyncio.sleep(self._chance.choice([0.0, 1.0, 6.0]))
+        await asyncio.sleep(self._chance.choice(self._away_seconds))
         await asyncio.to_thread(self._server.start)
         self._note(kind, at)
 
@@ -223,6 +247,41 @@ class Monkey:
             finally:
                 connection.terminate()
         self._note("xmin held", at, process=-1)
+
+    async def kill_redis(self) -> None:
+        """SIGKILL; it comes back with all that it had answered."""
+        async with self._redis_turn:
+            at = time.monotonic()
+            await asyncio.to_thread(self._redis.stop)
+            await asyncio.sleep(self._chance.choice(self._away_seconds))
+            await asyncio.to_thread(self._redis.start)
+            self._note("redis killed", at)
+
+    async def kill_redis_clients(self) -> None:
+        """CLIENT KILL of all but our own."""
+        async with self._redis_turn:
+            at = time.monotonic()
+            with suppress(redis_errors.RedisError):
+                await asyncio.to_thread(self._redis.command, "CLIENT", "KILL", "TYPE", "normal")
+            self._note("redis clients killed", at)
+
+    async def pause_redis_long(self) -> None:
+        """SIGSTOP until every claim has run out."""
+        self._later(self._pause_redis(25.0))
+
+    async def pause_redis_briefly(self) -> None:
+        """SIGSTOP for longer than a call waits, not so long that claims run out."""
+        self._later(self._pause_redis(6.0))
+
+    async def _pause_redis(self, seconds: float) -> None:
+        async with self._redis_turn:
+            at = time.monotonic()
+            self._redis.pause()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self._note("redis paused", at)
+                self._redis.resume()
 
     def _later(self, blow: Awaitable[None], worker: WorkerProcess | None = None) -> None:
         """Go on with others meanwhile."""

@@ -6,16 +6,20 @@ import asyncio
 import itertools
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from headrace import NewJob, new_job
 from headrace.queues.base import Queue, QueueUnavailableError
+from headrace.runtime.idempotency import KEY_HEADER
 from soak.verdict import MAX_RETRIES, Asked
 
 GROUPS = 6
 KEYS = 4
+# So many of the last idempotency keys may come once more, when they have long been finished.
+REMEMBERED = 300
 
 
 class Producers:
@@ -36,6 +40,7 @@ class Producers:
         self._queue = queue
         self._chance = chance
         self._numbers = itertools.count(1)
+        self._recent: deque[str] = deque(maxlen=REMEMBERED)
         self._pause_seconds = 1 / jobs_per_second
         self._stopped = asyncio.Event()
 
@@ -46,10 +51,12 @@ class Producers:
     async def run(self) -> None:
         """Produce, until stopped."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(4):
+            for _ in range(3):
                 group.create_task(self._keep(self._single, share=0.1))
-            group.create_task(self._keep(self._many, share=0.3, size=15))
+            group.create_task(self._keep(self._many, share=0.2, size=15))
             group.create_task(self._keep(self._delayed, share=0.1))
+            for _ in range(2):
+                group.create_task(self._keep(self._shared, share=0.1, size=4))
             for name in range(GROUPS):
                 group.create_task(self._keep(lambda name=name: self._grouped(name), share=0.1 / GROUPS, size=1))
             for name in range(KEYS):
@@ -80,11 +87,35 @@ class Producers:
         job = self._like(group=f"tenant-{name}", delay_seconds=delay_seconds, priority=priority)
         await self._ask([job, *(self._like(group=f"tenant-{name}") for _ in range(self._chance.choice([0, 0, 3])))])
 
+    async def _shared(self) -> None:
+        """Two or three jobs of one idempotency key, at once or one after the other; then one of an earlier key."""
+        key = f"order-{next(self._numbers)}"
+        count = self._chance.choice([2, 3])
+        apart_seconds = self._chance.choice([0.0, 0.0, 0.3, 6.0])
+        jobs = [
+            self._like(idempotency_key=key, delay_seconds=number * self._chance.uniform(0, apart_seconds))
+            for number in range(count)
+        ]
+        if self._chance.random() < 0.5:
+            await self._ask(jobs)
+        else:
+            for job in jobs:
+                await self._ask([job])
+        if self._recent:
+            await self._ask([self._like(idempotency_key=self._chance.choice(self._recent))])
+        self._recent.append(key)
+
     async def _keyed(self, name: int) -> None:
         await self._ask([self._like(key=f"report-{name}")])
 
     def _like(
-        self, *, priority: int = 0, delay_seconds: float = 0.0, group: str | None = None, key: str | None = None
+        self,
+        *,
+        priority: int = 0,
+        delay_seconds: float = 0.0,
+        group: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> tuple[Asked, NewJob]:
         token = str(next(self._numbers))
         fate = self._chance.random()
@@ -93,6 +124,7 @@ class Producers:
             called_at=0.0,
             answered_at=None,
             key=key,
+            idempotency_key=idempotency_key,
             group=group,
             delay_seconds=delay_seconds,
             failures=MAX_RETRIES + 1 if fate < 0.005 else 1 if fate < 0.03 else 0,
@@ -100,9 +132,22 @@ class Producers:
         )
         long = self._chance.uniform(0.1, 1.5) if group is None or self._chance.random() < 0.1 else 0.0
         seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, long])
-        payload = {"token": token, "seconds": seconds, "failures": asked.failures, "hopeless": asked.hopeless}
+        name = self._chance.choices(["work", "work-in-thread", "work-in-process"], [90, 8, 2])[0]
+        payload = {
+            "token": token,
+            "seconds": seconds,
+            "failures": asked.failures,
+            "hopeless": asked.hopeless,
+            "hangs": name == "work-in-process",
+        }
         job = new_job(
-            "work", payload, priority=priority, delay_seconds=delay_seconds, group=group, deduplication_key=key
+            name,
+            payload,
+            priority=priority,
+            delay_seconds=delay_seconds,
+            group=group,
+            deduplication_key=key,
+            headers={KEY_HEADER: idempotency_key} if idempotency_key else {},
         )
         return asked, job
 

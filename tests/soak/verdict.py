@@ -31,6 +31,9 @@ class Asked:
     """None: the call failed, and whether the job is there nobody can say."""
     job_id: str | None = None
     key: str | None = None
+    """By which it is enqueued once while unfinished."""
+    idempotency_key: str | None = None
+    """As its producer gave it; None: the job's id stands for it."""
     group: str | None = None
     delay_seconds: float = 0.0
     failures: int = 0
@@ -55,6 +58,15 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finish:
+    """That a key's finish had been recorded by then, as the worker noted that did it."""
+
+    key: str
+    token: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blow:
     """What the monkey did."""
 
@@ -62,7 +74,7 @@ class Blow:
     at: float
     until: float
     process: int | None = None
-    """Whom it hit; None: the database, and so everybody."""
+    """Whom it hit; None: the database or Redis, and so everybody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,10 @@ class Evidence:
     """Ids of jobs that are still in the queue."""
     dead: Mapping[str, str]
     """Reason by job id."""
+    finishes: Sequence[Finish] = ()
+    """What workers noted; one that was killed may have left its last ones out."""
+    finished: Mapping[str, str] = field(default_factory=dict)
+    """The token by which each key is finished, at the end, in Redis."""
 
 
 @dataclass(kw_only=True)
@@ -109,7 +125,10 @@ def judge(evidence: Evidence) -> Verdict:
         jobs=len(of_job),
         runs=len(runs),
     )
-    for check in (_nothing_lost, _nothing_invented, _failures, _nothing_early, _again, _lanes, _order, _keys):
+    for check in (
+        *(_nothing_lost, _nothing_invented, _failures, _nothing_early, _again, _lanes, _order, _keys),
+        *(_finishes, _nothing_after_a_finish, _again_by_key),
+    ):
         verdict.wrong += check(evidence, by_job, of_job, verdict.counts)
     return verdict
 
@@ -128,7 +147,7 @@ def _with_real_ends(evidence: Evidence) -> list[Run]:
 
 
 def _nothing_lost(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> Iterator[str]:
-    """Each acknowledged job is done, or dead for a stated reason; none is left."""
+    """Each acknowledged job is done, or dead for a stated reason, or its key was finished by another; none is left."""
     for job_id in evidence.left:
         yield f"job {job_id} is left in the queue, {_story(by_job.get(job_id, ()))}"
     for job_id in {asked.job_id for asked in evidence.asked if asked.job_id is not None}:
@@ -139,6 +158,8 @@ def _nothing_lost(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Count
                 counts["dead though done, unreported"] += 1
         elif ends["done"]:
             counts["completed"] += 1
+        elif job_id in of_job and _key_of(job_id, of_job[job_id]) in evidence.finished:
+            counts["completed by their keys' finish"] += 1
         elif job_id not in evidence.left:
             yield f"job {job_id} is lost, {_story(by_job.get(job_id, ()))}"
 
@@ -211,11 +232,16 @@ def _again(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> I
 
 
 def _lanes(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> Iterator[str]:
-    """Of a job, and of a group, one run at a time. Whoever was paused beyond its lease is late, and fenced."""
+    """Of a job, a group, and an idempotency key, one run at a time.
+
+    Whoever was paused beyond its lease is late, and fenced. So is who had a claim when Redis was away beyond it.
+    """
     lanes: dict[str, list[Run]] = defaultdict(list)
     for job_id, runs in by_job.items():
         for run in runs:
             lanes[f"group {run.group}" if run.group else f"job {job_id}"].append(run)
+            if job_id in of_job and (key := of_job[job_id].idempotency_key):
+                lanes[f"idempotency key {key}"].append(run)
     for lane, runs in lanes.items():
         runs.sort(key=lambda run: run.began_at)
         for number, run in enumerate(runs):
@@ -224,6 +250,8 @@ def _lanes(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> I
                     break
                 if _is_late(evidence, run) or _is_late(evidence, other):
                     counts["late runs beside others, fenced"] += 1
+                elif run.job_id != other.job_id and _has_lost_its_claim(evidence, run):
+                    counts["two runs of a key: Redis was away for long"] += 1
                 else:
                     yield (
                         f"{lane}: two runs at a time, of job {run.job_id} and {other.job_id}, {_story([run, other])}"
@@ -281,6 +309,69 @@ def _keys(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> It
                 yield f"key {key}: job {later.job_id} was enqueued while job {earlier.job_id} was unfinished"
 
 
+def _finishes(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> Iterator[str]:
+    """Each key has one finish, which is not forgotten; and what is finished has been done."""
+    noted: dict[str, set[str]] = defaultdict(set)
+    for finish in evidence.finishes:
+        noted[finish.key].add(finish.token)
+    done = {
+        _key_of(job_id, of_job[job_id])
+        for job_id, runs in by_job.items()
+        if job_id in of_job and any(run.ended == "done" for run in runs)
+    }
+    counts["keys finished"] = len(evidence.finished)
+    for key, tokens in noted.items():
+        if key not in evidence.finished:
+            yield f"idempotency key {key}: its recorded finish is forgotten"
+        elif tokens != {evidence.finished[key]}:
+            yield f"idempotency key {key}: finished by several: {sorted({*tokens, evidence.finished[key]})}"
+    for key in evidence.finished.keys() - done:
+        yield f"idempotency key {key}: finished, and no run of it came to its end"
+    counts["keys done, their finish never recorded"] = len(done - evidence.finished.keys())
+
+
+def _nothing_after_a_finish(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> Iterator[str]:
+    """Once a key's finish has been recorded, no run of it starts."""
+    finished_at: dict[str, float] = {}
+    for finish in evidence.finishes:
+        finished_at[finish.key] = min(finish.at, finished_at.get(finish.key, FOREVER))
+    for key, runs in _by_key(by_job, of_job).items():
+        for run in runs:
+            if run.began_at > finished_at.get(key, FOREVER):
+                yield (
+                    f"idempotency key {key}: job {run.job_id} began at {run.began_at:.2f} after a finish that was "
+                    f"recorded at {finished_at[key]:.2f}, {_story(runs)}"
+                )
+
+
+def _again_by_key(evidence: Evidence, by_job: _Jobs, of_job: _Of, counts: _Counts) -> Iterator[str]:
+    """A key that was done is run again, by another job, only where its finish could not be recorded."""
+    for key, runs in _by_key(by_job, of_job).items():
+        for run, next_run in itertools.pairwise(runs):
+            if run.job_id == next_run.job_id or run.ended != "done":
+                continue
+            hit = _is_hit(evidence, run, until=min(next_run.began_at, run.ended_at + AFTERMATH_SECONDS))
+            if hit or _is_interrupted(evidence, run) or next_run.began_at < run.ended_at:
+                counts["keys again: finish not recorded"] += 1
+            else:
+                yield f"idempotency key {key}: ran again without cause, {_story(runs)}"
+
+
+def _by_key(by_job: _Jobs, of_job: _Of) -> Mapping[str, Sequence[Run]]:
+    """The runs of each idempotency key, by when they began."""
+    runs_of: dict[str, list[Run]] = defaultdict(list)
+    for job_id, runs in by_job.items():
+        if job_id in of_job:
+            runs_of[_key_of(job_id, of_job[job_id])] += runs
+    for runs in runs_of.values():
+        runs.sort(key=lambda run: run.began_at)
+    return runs_of
+
+
+def _key_of(job_id: str, asked: Asked) -> str:
+    return asked.idempotency_key or f"job:{job_id}"
+
+
 def _is_interrupted(evidence: Evidence, run: Run) -> bool:
     """Whether its process was killed or paused while it ran, or it was stopped."""
     return (
@@ -311,6 +402,25 @@ def _is_late(evidence: Evidence, run: Run) -> bool:
         and blow.until > run.began_at
         for blow in evidence.blows
     )
+
+
+def _has_lost_its_claim(evidence: Evidence, run: Run) -> bool:
+    """Whether Redis was away, before the run's end, for so long that its claim may have run out.
+
+    Blows that leave it no time for a heartbeat in between are one.
+    """
+    away = sorted(
+        (blow for blow in evidence.blows if blow.kind in {"redis killed", "redis paused"}),
+        key=lambda blow: blow.at,
+    )
+    since = until = -FOREVER
+    for blow in away:
+        if blow.at > until + 2 * HEARTBEAT_SECONDS:
+            since = blow.at
+        until = blow.until
+        if until - since >= LEASE_LOST_SECONDS and since < run.ended_at and until > run.began_at - LEASE_SECONDS:
+            return True
+    return False
 
 
 def _story(runs: Iterable[Run]) -> str:

@@ -38,7 +38,7 @@ class RedisNotFoundError(RuntimeError):
 
 @dataclass(kw_only=True)
 class RedisServer:
-    """A process of our own, in a directory of its own. Nothing is saved: started again, it is empty."""
+    """A process of our own, in a directory of its own. Started again it is empty, unless its lines have it save."""
 
     directory: Path
     port: int

@@ -72,14 +72,22 @@ class WorkerProcess:
 
 @contextmanager
 def running_worker(
-    directory: Path, *arguments: str, dsn: str, queue: str | None = "orders", **environment: str
+    directory: Path,
+    *arguments: str,
+    dsn: str,
+    queue: str | None = "orders",
+    module: str = "headrace",
+    **environment: str,
 ) -> Iterator[WorkerProcess]:
-    """A worker whose jobs leave their records in the directory; killed at the end if it still runs."""
+    """A worker whose jobs leave their records in the directory; killed at the end if it still runs.
+
+    The module is the command to run in place of `headrace`.
+    """
     port = free_port()
     log_file = directory / f"worker-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "headrace", "worker", *(("--queue", queue) if queue else ()), *arguments],
+            [sys.executable, "-m", module, "worker", *(("--queue", queue) if queue else ()), *arguments],
             stdout=log,
             stderr=log,
             env={

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from soak.verdict import Asked, Blow, Evidence, Run, judge
+from soak.verdict import Asked, Blow, Evidence, Finish, Run, judge
 
 ASKED = Asked(token="t1", called_at=1.0, answered_at=1.1, job_id="1")
 RUN = Run(name="r1", job_id="1", token="t1", attempt=1, process=70, began_at=2.0, ended="done", ended_at=3.0)
 GROUPED = replace(ASKED, group="g")
 NEXT = replace(GROUPED, token="t2", job_id="2", called_at=1.2, answered_at=1.3)
 NEXT_RUN = replace(RUN, name="r2", job_id="2", token="t2", group="g", began_at=3.5, ended_at=4.0)
+ONCE = replace(ASKED, idempotency_key="k")
+ONCE_MORE = replace(ONCE, token="t2", job_id="2", called_at=1.2, answered_at=1.3)
+FINISH = Finish(key="k", token="f1", at=3.1)
 
 
 def evidence(
@@ -23,8 +26,19 @@ def evidence(
     exits: dict[int, float] | None = None,
     left: tuple[str, ...] = (),
     dead: dict[str, str] | None = None,
+    finishes: tuple[Finish, ...] = (),
+    finished: dict[str, str] | None = None,
 ) -> Evidence:
-    return Evidence(asked=asked, runs=runs, blows=blows, exits=exits or {}, left=left, dead=dead or {})
+    return Evidence(
+        asked=asked,
+        runs=runs,
+        blows=blows,
+        exits=exits or {},
+        left=left,
+        dead=dead or {},
+        finishes=finishes,
+        finished=finished or {},
+    )
 
 
 def test_each_job_done_once_is_well() -> None:
@@ -123,3 +137,97 @@ def test_three_workers_lost_are_a_cause_of_death() -> None:
     exits = {70: 3.0, 71: 30.0, 72: 60.0}
     runs = tuple(replace(run, began_at=exits[run.process] - 0.5) for run in runs)
     assert judge(evidence(runs=runs, exits=exits, dead={"1": "WorkerLost"})).wrong == []
+
+
+def of_one_key(
+    *runs: Run,
+    blows: tuple[Blow, ...] = (),
+    finishes: tuple[Finish, ...] = (FINISH,),
+    finished: dict[str, str] | None = None,
+) -> list[str]:
+    """What is wrong with two jobs of one idempotency key."""
+    finished = {"k": "f1"} if finished is None else finished
+    found = evidence(asked=(ONCE, ONCE_MORE), runs=runs, blows=blows, finishes=finishes, finished=finished)
+    return judge(found).wrong
+
+
+def test_a_job_whose_key_another_has_finished_is_completed_without_a_run() -> None:
+    assert of_one_key(RUN) == []
+
+
+def test_a_key_may_be_finished_though_nobody_lived_to_note_it() -> None:
+    assert of_one_key(RUN, finishes=()) == []
+
+
+def test_a_job_that_was_not_run_is_lost_where_its_key_is_not_finished() -> None:
+    (wrong,) = of_one_key(RUN, finishes=(), finished={})
+    assert "job 2 is lost" in wrong
+
+
+def test_a_job_without_a_key_of_its_own_has_its_id_for_one() -> None:
+    finish = Finish(key="job:1", token="f1", at=3.1)
+    again = replace(RUN, name="r2", process=71, began_at=30.0, ended_at=31.0)
+    found = evidence(runs=(RUN, again), finishes=(finish,), finished={"job:1": "f1"})
+    assert any("after a finish" in line for line in judge(found).wrong)
+
+
+def test_a_run_that_starts_after_a_finish_has_no_excuse() -> None:
+    late = replace(RUN, name="r2", job_id="2", token="t2", process=71, began_at=3.2, ended_at=4.0)
+    blows = (Blow(kind="crash", at=2.5, until=9.0), Blow(kind="redis paused", at=2.5, until=30.0))
+    (wrong,) = of_one_key(RUN, late, blows=blows)
+    assert "job 2 began at 3.20 after a finish" in wrong
+
+
+@pytest.mark.parametrize(
+    ("finishes", "finished", "complaint"),
+    [
+        ((FINISH,), {}, "is forgotten"),
+        ((FINISH, replace(FINISH, token="f2")), {"k": "f1"}, "finished by several"),
+        ((FINISH,), {"k": "f2"}, "finished by several"),
+        ((FINISH,), {"k": "f1", "other": "f9"}, "no run of it came to its end"),
+    ],
+)
+def test_a_key_has_one_finish_that_stands(
+    finishes: tuple[Finish, ...], finished: dict[str, str], complaint: str
+) -> None:
+    assert any(complaint in line for line in of_one_key(RUN, finishes=finishes, finished=finished))
+
+
+@pytest.mark.parametrize(
+    ("ended", "blow", "is_fair"),
+    [
+        ("done", None, False),
+        ("done", Blow(kind="redis paused", at=2.9, until=28.0), True),
+        ("done", Blow(kind="kill", at=3.01, until=3.01, process=70), True),
+        ("done", Blow(kind="kill", at=3.01, until=3.01, process=99), False),
+        ("failed", None, True),
+    ],
+)
+def test_a_key_is_run_again_only_where_its_finish_could_not_be_recorded(
+    ended: str, blow: Blow | None, is_fair: bool
+) -> None:
+    first = replace(RUN, ended=ended)
+    again = replace(RUN, name="r2", job_id="2", token="t2", process=71, began_at=30.0, ended_at=31.0)
+    finish = replace(FINISH, at=31.1)
+    wrong = of_one_key(first, again, blows=(blow,) if blow else (), finishes=(finish,))
+    assert (wrong == []) is is_fair
+
+
+@pytest.mark.parametrize(
+    ("away", "is_fair"),
+    [
+        ((), False),
+        (((2.5, 28.0),), True),
+        (((2.5, 6.0),), False),
+        (((2.5, 8.0), (12.0, 18.0)), True),
+        (((2.5, 4.0), (20.0, 22.0)), False),
+    ],
+)
+def test_two_runs_of_a_key_are_fair_only_where_redis_was_away_beyond_a_claim(
+    away: tuple[tuple[float, float], ...], is_fair: bool
+) -> None:
+    long = replace(RUN, ended_at=40.0)
+    beside = replace(RUN, name="r2", job_id="2", token="t2", process=71, began_at=29.0, ended_at=30.0)
+    blows = tuple(Blow(kind="redis paused", at=at, until=until) for at, until in away)
+    wrong = of_one_key(long, beside, blows=blows, finishes=())
+    assert any("two runs at a time" in line for line in wrong) is not is_fair
