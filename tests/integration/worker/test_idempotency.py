@@ -372,6 +372,31 @@ class TestWithoutTheStore:
             store.is_away = False
             await eventually(lambda: world_done(shop, 1), what="completed")
 
+    async def test_the_keys_of_jobs_that_failed_meanwhile_are_freed_in_one_call(self, shop: Shop) -> None:
+        gate = asyncio.Event()
+        failed: list[int] = []
+        calls: list[int] = []
+
+        class Slow(MemoryIdempotencyStore):
+            async def release(self, holds: Sequence[Hold]) -> list[bool]:
+                calls.append(len(holds))
+                await gate.wait()
+                raise IdempotencyUnavailableError("no answer in time")
+
+        @shop.app.job("charge")
+        async def charge(payload: int) -> None:
+            if payload:
+                await eventually(lambda: bool(calls), what="the first is being freed")
+            failed.append(payload)
+            raise ValueError("not yet")
+
+        async with shop.queue() as producer, shop.once(store=Slow()):
+            await producer.enqueue([new_job("charge", number) for number in range(8)])
+            await eventually(lambda: len(failed) == 8, what="all failed")
+            gate.set()
+            await eventually(lambda: shop.counted("retried_total") == 8, what="all go back")
+        assert calls == [1, 7]
+
     async def test_a_stopping_worker_tells_the_queue_alone(self, shop: Shop) -> None:
         store = Away()
         store.is_away = False

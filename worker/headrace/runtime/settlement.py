@@ -180,6 +180,9 @@ class Settler:
                 self._metrics.completed.inc(settled.accepted)
                 self._refused(settled)
         others, self._others = self._others, []
+        if others and self._guard is not None:
+            # All in one call: where the store is away, each takes seconds.
+            await self._guard.release([other.delivery for other in others])
         for delay_seconds in sorted({other.delay_seconds for other in others if isinstance(other, Release)}):
             await self._release(
                 [other for other in others if isinstance(other, Release) and other.delay_seconds == delay_seconds]
@@ -207,8 +210,6 @@ class Settler:
 
     async def _release(self, releases: Sequence[Release]) -> None:
         deliveries = [release.delivery for release in releases]
-        if self._guard is not None:
-            await self._guard.release(deliveries)
         settled = await self._try(self._queue.release(deliveries, delay_seconds=releases[0].delay_seconds))
         if settled is None:
             self._others += releases
@@ -218,8 +219,6 @@ class Settler:
 
     async def _settle(self, outcome: Retry | DeadLetter | Discard) -> None:
         delivery = outcome.delivery
-        if self._guard is not None:
-            await self._guard.release([delivery])
         match outcome:
             case Retry(delay_seconds=delay_seconds, error=error, traceback=traceback):
                 call = self._queue.retry(delivery, delay_seconds=delay_seconds, error=error, traceback=traceback)
