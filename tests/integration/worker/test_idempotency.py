@@ -303,6 +303,34 @@ class TestKeys:
             await eventually(lambda: shop.is_empty, what="gone")
         assert ran == [1]
 
+    async def test_nor_is_it_forgotten_where_the_store_fails_at_that_moment(self, shop: Shop) -> None:
+        finishing, gate = asyncio.Event(), asyncio.Event()
+        ran: list[int] = []
+
+        class FailingOnce(MemoryIdempotencyStore):
+            async def finish(self, holds: Sequence[Hold], *, ttl_seconds: float) -> list[bool]:
+                if not finishing.is_set():
+                    finishing.set()
+                    await gate.wait()
+                    raise IdempotencyUnavailableError("no answer in time")
+                return await super().finish(holds, ttl_seconds=ttl_seconds)
+
+        @shop.app.job("charge")
+        async def charge(payload: int) -> None:
+            ran.append(payload)
+
+        async with shop.queue() as other, shop.once(store=FailingOnce(records=shop.records)):
+            await other.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await eventually(finishing.is_set, what="done")
+            shop.passed += timedelta(hours=1)
+            await other.maintain()
+            await eventually(lambda: shop.counted("lease_lost_total") == 1, what="lost")
+            gate.set()
+            await eventually(lambda: any(record.is_finished for record in shop.records.values()), what="recorded")
+            shop.passed += timedelta(seconds=6)
+            await eventually(lambda: shop.is_empty, what="gone")
+        assert ran == [1]
+
 
 class Away(MemoryIdempotencyStore):
     """Does not answer until told otherwise."""

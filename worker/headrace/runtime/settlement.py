@@ -97,6 +97,7 @@ class Settler:
         self._metrics = metrics
         self._is_idle = is_idle
         self._completed: list[Delivery] = []
+        self._reporting: list[Delivery] = []
         self._others: list[Outcome] = []
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
@@ -127,7 +128,7 @@ class Settler:
         """The lease is lost: all that is unreported would be refused."""
         self._metrics.refused_completions.inc(len(self._completed) + len(self._others))
         if self._guard is not None:
-            self._done_too_late += self._completed
+            self._done_too_late += [*self._reporting, *self._completed]
             self._guard.forget_all(but=self._done_too_late)
             self._wake(full=True)
         self._completed.clear()
@@ -172,8 +173,9 @@ class Settler:
             await self._guard.finish(late, is_last_try=True)
             self._guard.forget(late)
         if completed := self._completed:
-            self._completed = []
+            self._completed, self._reporting = [], completed
             settled = await self._try(self._complete(completed))
+            self._reporting = []
             if settled is None:
                 self._completed = completed + self._completed
             else:
