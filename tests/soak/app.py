@@ -20,7 +20,7 @@ from typing import Any
 from headrace import App, Context, DeadLetter
 
 # A pause and the start of a process fit into it, on a busy machine too: only what hangs is timed out.
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 12.0
 
 IN_PROCESS = "work-in-process"
 
