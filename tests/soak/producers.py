@@ -13,7 +13,6 @@ from typing import Any
 
 from headrace import NewJob, new_job
 from headrace.queues.base import Queue, QueueUnavailableError
-from headrace.runtime.idempotency import KEY_HEADER
 from soak.verdict import MAX_RETRIES, Asked
 
 GROUPS = 6
@@ -147,7 +146,7 @@ class Producers:
             delay_seconds=delay_seconds,
             group=group,
             deduplication_key=key,
-            headers={KEY_HEADER: idempotency_key} if idempotency_key else {},
+            idempotency_key=idempotency_key,
         )
         return asked, job
 

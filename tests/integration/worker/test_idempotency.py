@@ -203,7 +203,7 @@ class TestKeys:
             await gate.wait()
 
         async with shop.queue() as producer, shop.once():
-            await producer.enqueue([new_job("slow", number, headers={KEY_HEADER: str(number)}) for number in (1, 2)])
+            await producer.enqueue([new_job("slow", number, idempotency_key=str(number)) for number in (1, 2)])
             await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
             del shop.records[stored_key(DEFAULT_PREFIX, "2")]
             await shop.store.claim([Hold("2", "somebody else")], lease_seconds=3600)
@@ -233,7 +233,7 @@ class TestKeys:
             return claim.state is ClaimState.CLAIMED
 
         async with shop.queue() as producer, shop.once(lease_seconds=1.0, store=OutOfReach(records=shop.records)):
-            await producer.enqueue([new_job("slow", number, headers={KEY_HEADER: str(number)}) for number in (1, 2)])
+            await producer.enqueue([new_job("slow", number, idempotency_key=str(number)) for number in (1, 2)])
             await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
             await eventually(is_taken_over, what="its claim ran out")
             assert await shop.store.finish([Hold("2", "somebody else")], ttl_seconds=3600) == [True]
@@ -255,7 +255,7 @@ class TestKeys:
         async def charge(payload: int) -> None: ...
 
         async with shop.queue() as other, shop.once(store=Slow()):
-            await other.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await other.enqueue([new_job("charge", 1, idempotency_key="one")])
             await eventually(claiming.is_set, what="claimed")
             shop.passed += timedelta(hours=1)
             await other.maintain()
@@ -320,7 +320,7 @@ class TestKeys:
             ran.append(payload)
 
         async with shop.queue() as other, shop.once(store=FailingOnce(records=shop.records)):
-            await other.enqueue([new_job("charge", 1, headers={KEY_HEADER: "one"})])
+            await other.enqueue([new_job("charge", 1, idempotency_key="one")])
             await eventually(finishing.is_set, what="done")
             shop.passed += timedelta(hours=1)
             await other.maintain()
