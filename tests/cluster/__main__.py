@@ -28,7 +28,7 @@ kind, CoreDNS and helm are compiled from their Go modules into {cache()}.
 _EPILOG = """\
 examples:
   python -m cluster up                        a cluster, with its kubeconfig in build/kubeconfig
-  python -m cluster images                    headrace/operator:dev, headrace/worker:dev, headrace/postgres:dev
+  python -m cluster images                    headrace/operator:dev, headrace/worker:dev, and what the tests run on
   python -m cluster load headrace/worker:dev  an image from Docker into the cluster
   python -m cluster control-plane             an API server with its controllers, no nodes, no root, in seconds
   python -m cluster down                      nothing is left running
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     load = command("load", _load, "copy images from Docker into the cluster")
     load.add_argument("images", nargs="+", metavar="IMAGE")
 
-    images = command("images", _images, "build the images of operator, worker and the tests' PostgreSQL in Docker")
+    images = command(
+        "images", _images, "build the images of operator, worker and the tests' PostgreSQL and Redis in Docker"
+    )
     images.add_argument(
         "--extra",
         action="append",

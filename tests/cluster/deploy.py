@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +28,20 @@ class Access:
     kubectl: Path
 
 
-def deploy(extra_images: Mapping[str, Path] | None = None) -> Access:
+def deploy(
+    extra_images: Mapping[str, Path] | None = None, *, backends: Collection[str] = (images.POSTGRES, images.REDIS)
+) -> Access:
     """Bring up the cluster where it is not, build and load the images, install or upgrade the chart.
 
     Parameters
     ----------
     extra_images
         Further images on top of the worker's, by name: the folders of their Dockerfiles.
+    backends
+        Which of the tests' own servers are wanted. Defaults to all.
     """
     cluster = kind.up()
-    built = images.build_images(extra_images)
+    built = images.build_images(extra_images, backends=backends)
     cluster.load_images(built)
     _install(cluster)
     return Access(kubeconfig=cluster.kubeconfig, kubectl=cluster.kubectl)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,11 @@ _INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", 
 OPERATOR = "headrace/operator:dev"
 WORKER = "headrace/worker:dev"
 POSTGRES = "headrace/postgres:dev"
+REDIS = "headrace/redis:dev"
+_BACKENDS = {
+    POSTGRES: REPOSITORY / "tests" / "cluster" / "postgres",
+    REDIS: REPOSITORY / "tests" / "cluster" / "redis",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +44,24 @@ class Image:
     base: str
 
 
-def build_images(extra: Mapping[str, Path] | None = None) -> list[str]:
-    """Build the images of operator, worker and the tests' PostgreSQL; return the names of all that were built.
+def build_images(
+    extra: Mapping[str, Path] | None = None, *, backends: Collection[str] = (POSTGRES, REDIS)
+) -> list[str]:
+    """Build the images of operator, worker and what they work on; return the names of all that were built.
 
     Parameters
     ----------
     extra
         Further images on top of the worker's, by name: the folders of their Dockerfiles.
+    backends
+        Which of the tests' own servers to build. Defaults to all.
     """
     engine.ensure()
     python = base_images.python()
     wanted = [
         Image(name=OPERATOR, context=REPOSITORY, dockerfile=REPOSITORY / "operator" / "Dockerfile", base=python),
         Image(name=WORKER, context=REPOSITORY, dockerfile=REPOSITORY / "worker" / "Dockerfile", base=python),
-        Image(name=POSTGRES, context=REPOSITORY / "tests" / "cluster" / "postgres", base=base_images.debian()),
+        *(Image(name=name, context=_BACKENDS[name], base=base_images.debian()) for name in backends),
         *(Image(name=name, context=folder, base=WORKER) for name, folder in (extra or {}).items()),
     ]
     for image in wanted:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster import deploy, engine
+from cluster import deploy, engine, images
 from cluster.errors import ClusterError
 from cluster.places import BUILD, REPOSITORY
 from cluster.progress import say, step
@@ -83,7 +83,7 @@ def _what_is_missing(choice: str) -> str | None:
 
 
 def _tell(jobs: int) -> Summary:
-    access = deploy.deploy({IMAGE: EXAMPLE})
+    access = deploy.deploy({IMAGE: EXAMPLE}, backends=[images.POSTGRES])
     cluster = Kubectl(binary=access.kubectl, kubeconfig=access.kubeconfig)
     kubectl = Kubectl(binary=access.kubectl, kubeconfig=access.kubeconfig, namespace=NAME)
     with step("set the stage"):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 POSTGRES = EXAMPLES / "thumbnails" / "postgres.yaml"
 """A PostgreSQL pod with its Service, and the Secret `postgres` with the key `dsn`."""
+REDIS = Path(__file__).resolve().parents[1] / "cluster" / "redis" / "redis.yaml"
+"""A Redis pod with its Service, and the Secret `redis` with the key `uri`."""
 
 
 def restricted_namespace(name: str) -> Manifest:
@@ -54,6 +56,12 @@ def start_postgres(kubectl: Kubectl) -> None:
     """Put PostgreSQL into the namespace and wait until it takes connections."""
     kubectl.apply(file=POSTGRES)
     kubectl.run("rollout", "status", "deployment/postgres", "--timeout=120s", timeout_seconds=130)
+
+
+def start_redis(kubectl: Kubectl) -> None:
+    """Put Redis into the namespace and wait until it takes connections."""
+    kubectl.apply(file=REDIS)
+    kubectl.run("rollout", "status", "deployment/redis", "--timeout=120s", timeout_seconds=130)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +14,34 @@ import asyncpg
 
 from headrace import new_job
 from headrace.queues import from_url
-from support.in_cluster import forwarded_postgres, job_queue, restricted_namespace, start_postgres, worker_pool
+from support.in_cluster import (
+    forwarded_postgres,
+    job_queue,
+    restricted_namespace,
+    start_postgres,
+    start_redis,
+    worker_pool,
+)
 from support.kubectl import Kubectl, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from headrace import NewJob
 
 QUEUE = "work"
 POOL = "workers"
+REDIS = {"redis": {"secretRef": {"name": "redis", "key": "uri"}}}
+"""A pool's idempotency, by the Redis that `Stage.start_redis` starts."""
+
+_APP = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "ledger"},
+    "data": {"ledger.py": Path(__file__).with_name("ledger.py").read_text()},
+}
+# Fifty millicores, so that a pool of ten fits on a machine of two cores.
+_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 
 _LEDGER_TABLE = """
 CREATE TABLE public.runs (
@@ -57,12 +78,6 @@ class Stage:
 
     def apply_pool(self, name: str = POOL, *, queue: str = QUEUE, **spec: Any) -> None:
         """A JobWorkerPool that runs the ledger app from a ConfigMap, beside the bundled image."""
-        app = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "ledger"},
-            "data": {"ledger.py": Path(__file__).with_name("ledger.py").read_text()},
-        }
         template = {
             "spec": {
                 "volumes": [{"name": "app", "configMap": {"name": "ledger"}}],
@@ -71,21 +86,62 @@ class Stage:
                         "name": "worker",
                         "env": [{"name": "PYTHONPATH", "value": "/app"}],
                         "volumeMounts": [{"name": "app", "mountPath": "/app"}],
-                        # Fifty millicores, so that a pool of ten fits on a machine of two cores.
-                        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+                        "resources": _RESOURCES,
                     }
                 ],
             }
         }
         pool = worker_pool(name, queue, handler={"python": {"app": "ledger:app"}}, template=template, **spec)
-        self.kubectl.apply(app, pool)
+        self.kubectl.apply(_APP, pool)
+
+    def apply_http_pool(self, name: str = POOL, **spec: Any) -> None:
+        """A JobWorkerPool that runs the ledger app as a server beside its worker."""
+        server = {
+            "name": "server",
+            "image": "headrace/worker:dev",
+            "command": ["dumb-init", "--single-child", "--", "python3", "/app/ledger.py"],
+            "env": [
+                {"name": "HEADRACE_WORKER_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "SERVICE_BINDING_ROOT", "value": "/bindings"},
+            ],
+            "startupProbe": {"httpGet": {"path": "/healthz", "port": 8000}, "periodSeconds": 1, "failureThreshold": 60},
+            "resources": _RESOURCES,
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": [
+                {"name": "app", "mountPath": "/app"},
+                {"name": "binding", "mountPath": "/bindings/queue", "readOnly": True},
+            ],
+        }
+        template = {"spec": {"volumes": [{"name": "app", "configMap": {"name": "ledger"}}], "containers": [server]}}
+        handler = {"http": {"url": "http://127.0.0.1:8000/jobs"}}
+        self.kubectl.apply(_APP, worker_pool(name, QUEUE, handler=handler, template=template, **spec))
+
+    def start_redis(self) -> None:
+        """Put a Redis into the namespace and wait until it takes connections."""
+        start_redis(self.kubectl)
+
+    def redis(self, *words: str) -> str:
+        """Ask that Redis."""
+        uri = base64.b64decode(self.kubectl.get("secret", "redis")["data"]["uri"]).decode()
+        asking = ("exec", "deployment/redis", "--", "redis-cli", "--no-auth-warning", "-u", uri)
+        return self.kubectl.run(*asking, *words).strip()
 
     def enqueue(self, count: int, *, seconds: float, queue: str = QUEUE) -> list[str]:
         """Enqueue jobs that sleep so long, from this machine."""
+        return self._enqueue([new_job("work", {"seconds": seconds}) for _ in range(count)], queue)
 
+    def enqueue_keys(self, keys: Sequence[str], *, seconds: float) -> list[str]:
+        """Enqueue a job for each idempotency key."""
+        return self._enqueue([new_job("work", {"seconds": seconds}, idempotency_key=key) for key in keys], QUEUE)
+
+    def _enqueue(self, jobs: Sequence[NewJob], queue: str) -> list[str]:
         async def enqueue() -> list[str]:
             async with from_url(self.dsn, queue) as opened:
-                return await opened.enqueue([new_job("work", {"seconds": seconds}) for _ in range(count)])
+                return await opened.enqueue(jobs)
 
         return asyncio.run(enqueue())
 
@@ -133,6 +189,27 @@ class Stage:
             lambda: self.kubectl.list("pods", selector=f"headrace.dev/pool={name}"),
             until=lambda pods: not pods,
             what="no worker pods",
+        )
+
+    def wait_ready(self, workers: int) -> list[dict[str, Any]]:
+        """Wait until so many workers are ready; return their pods."""
+
+        def ready() -> list[dict[str, Any]]:
+            is_ready = {"type": "Ready", "status": "True"}.items()
+            return [
+                pod
+                for pod in self.worker_pods()
+                if any(is_ready <= condition.items() for condition in pod["status"].get("conditions", []))
+            ]
+
+        return eventually(ready, until=lambda pods: len(pods) == workers, what=f"{workers} ready workers")
+
+    def wait_empty(self) -> None:
+        """Wait until no job is left."""
+        eventually(
+            lambda: self.sql("SELECT count(*) FROM headrace.jobs")[0]["count"],
+            until=lambda jobs: jobs == 0,
+            what="an empty queue",
         )
 
     def wait_finished(self, count: int, *, within_seconds: float = 120) -> Ledger:

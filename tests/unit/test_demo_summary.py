@@ -71,7 +71,7 @@ def test_an_empty_ledger_loses_everything_and_divides_by_nothing() -> None:
 def test_a_run_that_comes_to_nothing_leaves_no_summary_of_an_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ClusterError("no cluster")
 
     results = tmp_path / "demo"
