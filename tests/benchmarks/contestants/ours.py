@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 
@@ -133,7 +134,7 @@ def _functions(ledger: Ledger, slots: int) -> Handler:
     app = App()
 
     @app.job("noop")
-    async def noop(payload: dict[str, int]) -> None:
+    async def noop(payload: dict[str, Any]) -> None:
         ledger.handled(payload["number"])
         if ledger.alarm is not None:
             await ledger.alarm.wait()
