@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import yaml
 from headrace_operator.local.processes import birth
 from support.dev_process import COMMAND, DevProcess, eventually, running_dev
 from support.in_cluster import job_queue, worker_pool
+from support.small_disk import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,30 +273,10 @@ def test_a_host_that_only_the_cluster_knows_is_told_in_a_sentence(at: Path) -> N
     assert "this machine does not know" in sentences[0]
 
 
-@pytest.fixture
-def small_disk(at: Path) -> Iterator[Path]:
-    """A file system with room for a part of a database."""
-    place = at / "disk"
-    place.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False).returncode
-    ):
-        pytest.skip("only root may mount a small disk")
-    try:
-        yield place
-    finally:
-        deadline = time.monotonic() + 10
-        while (
-            subprocess.run(["umount", place], check=False, capture_output=True).returncode
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.1)
-
-
-def test_a_full_disk_is_told_in_a_sentence(at: Path, small_disk: Path) -> None:
-    folder = small_disk / "data"
-    status, sentences = refused(at, "-f", write(at), "--data-dir", str(folder))
+def test_a_full_disk_is_told_in_a_sentence(at: Path) -> None:
+    with small_disk(8) as disk:
+        folder = disk / "data"
+        status, sentences = refused(at, "-f", write(at), "--data-dir", str(folder))
     way_out = "free some of it, or give another --data-dir"
     assert (status, sentences) == (
         1,

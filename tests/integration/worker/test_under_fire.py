@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,11 +17,12 @@ from headrace import new_job
 from headrace.queues.base import Depth, Owner, QueueSettings, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.postgres import PostgresServer, find_binaries, free_port, running_server, standby_of
+from support.small_disk import small_disk
 from support.tcp_proxy import TcpProxy
 from support.worker_process import eventually, records, running_worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 APP = ("--app", "support.worker_app:app")
 
@@ -171,18 +170,6 @@ async def test_a_transaction_that_is_open_all_the_while(
         assert await queue.depth() == Depth()
 
 
-@contextmanager
-def small_disk(megabytes: int) -> Iterator[Path]:
-    # Not below tmp_path, which the server's own user can't reach.
-    with tempfile.TemporaryDirectory(prefix="headrace-disk-") as directory:
-        mounting = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}M,mode=0700,uid=postgres", "tmpfs", directory]
-        subprocess.run(mounting, check=True, capture_output=True)
-        try:
-            yield Path(directory)
-        finally:
-            subprocess.run(["umount", "--lazy", directory], check=True)
-
-
 def fill(directory: Path) -> Path:
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -191,12 +178,8 @@ def fill(directory: Path) -> Path:
     return filler
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-
-
-@needs_root
 async def test_a_disk_that_is_full_for_data(own_postgres: PostgresServer, tmp_path: Path) -> None:
-    with small_disk(24) as disk:
+    with small_disk(24, owner="postgres") as disk:
         connection = await asyncpg.connect(own_postgres.dsn)
         await connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
         await connection.execute("CREATE DATABASE small TABLESPACE small")
@@ -216,9 +199,8 @@ async def test_a_disk_that_is_full_for_data(own_postgres: PostgresServer, tmp_pa
         own_postgres.stop()
 
 
-@needs_root
 async def test_a_disk_that_is_full_for_everything(tmp_path: Path) -> None:
-    with small_disk(160) as disk:
+    with small_disk(160, owner="postgres") as disk:
         data = disk / "data"
         data.mkdir(mode=0o700)
         shutil.chown(data, "postgres", "postgres")
