@@ -71,11 +71,11 @@ async def work(payload: dict[str, Any], context: Context) -> None:
 def work_in_thread(payload: dict[str, Any], context: Context) -> None:
     """In a thread, which nobody can stop."""
     with _run(payload, context):
-        time.sleep(min(payload["seconds"], 0.2))
+        time.sleep(min(payload["seconds"], 0.2))  # It is the work: a thread that is taken.
 
 
 @app.job(IN_PROCESS, process=True, timeout=TIMEOUT_SECONDS, max_concurrent=2)
 def work_in_process(payload: dict[str, Any], context: Context) -> None:
     """In a process, which is killed when its time is over."""
     with _run(payload, context):
-        time.sleep(payload["seconds"])
+        time.sleep(payload["seconds"])  # Likewise, a process.

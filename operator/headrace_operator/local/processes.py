@@ -145,5 +145,6 @@ def _end(processes: list[Process], role: Role) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal_number)
         deadline = time.monotonic() + patience_seconds
+        # They are no children of ours: nothing tells us of their end, and nobody else runs here yet.
         while time.monotonic() < deadline and any(birth(process.pid) == process.born for process in processes):
             time.sleep(_LOOK_SECONDS)
