@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -38,6 +39,7 @@ async def gated(payload, context: Context):
     (here / f"started-{context.job.id}").touch()
     while not (here / "gate").exists():
         await asyncio.sleep(0.02)
+    print(os.environ["GREETING"], payload, flush=True)
     (here / f"done-{context.job.id}").touch()
 """
 
@@ -95,12 +97,13 @@ def test_a_pool_goes_from_zero_up_and_back_and_nothing_is_left(at: Path) -> None
         notes = "\n".join(dev.started["notes"])
         assert "mode HPA is decided as mode Direct" in notes
         folder = Path(dev.started["data_dir"])
-        dev.enqueue("orders", "note", "--payload", '"you"', "--count", "200")
+        dev.enqueue("orders", "gated", "--payload", '"you"', "--count", "200")
         assert dev.wait_for_pool(lambda pool: pool["ready"] == 3, what="three workers")["desired"] == 3
+        (at / "gate").touch()
         dev.wait_for_pool(lambda pool: pool["jobs_per_second"] > 0, what="jobs are counted")
         dev.wait_for_pool(lambda pool: pool["current"] == 0 and pool["desired"] == 0, what="back at zero")
         assert count(at, "done") == 200
-        assert "workers-1 | hello you" in dev.log
+        assert len(re.findall(r"^workers-[123] \| hello you$", dev.log, re.MULTILINE)) == 200
         pids = dev.pids()
         assert pids, "the server"
         assert dev.end() == 0
