@@ -6,11 +6,12 @@ import asyncio
 import pickle
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import pytest
+from msgspec import structs
 
 from headrace.job import NewJob
 from headrace.queues.base import (
@@ -195,7 +196,7 @@ class EnqueueContract:
         await made(bench)
         kinds = [NewJob(), NewJob(delay_seconds=0.001), NewJob(group="g"), NewJob(deduplication_key="k")]
         calls = [
-            [replace(kind, name=f"{number}/{place}") for place in range(number % 3)]
+            [structs.replace(kind, name=f"{number}/{place}") for place in range(number % 3)]
             for number in range(40)
             for kind in kinds[number % 4 : number % 4 + 1]
         ]
@@ -811,10 +812,10 @@ class GroupContract:
             for number in range(jobs_each):
                 job = NewJob(name=f"{group}/{number:02}", group=group, priority=number % 3)
                 if number % 12 == 11:
-                    await queue.enqueue([replace(job, expires_at=past)])
+                    await queue.enqueue([structs.replace(job, expires_at=past)])
                     ended.append(job.name)
                 elif number % 12 == 10:
-                    (job_id,) = await queue.enqueue([replace(job, run_at=datetime(2100, 1, 1, tzinfo=UTC))])
+                    (job_id,) = await queue.enqueue([structs.replace(job, run_at=datetime(2100, 1, 1, tzinfo=UTC))])
                     while (outcome := await cancel(bench, job_id)) == "requested":
                         await queue.maintain()
                     assert outcome in {"cancelled", None}

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import structs
 
 from contract.queue_contract import LEASE_SECONDS
 from contract.test_queues import PostgresBench
@@ -190,7 +191,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers, new=st.lists(jobs, min_size=1, max_size=5), window=st.sampled_from([None, 50]))
     def enqueue(self, worker: int, new: list[NewJob], window: int | None) -> None:
         named = [
-            replace(
+            structs.replace(
                 job,
                 name=f"{len(self.world.numbers)}/{place}",
                 deduplication_window_seconds=window if job.deduplication_key else None,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+from msgspec import Struct, field
 
 ENVELOPE_VERSION = 1
 """Version of the envelope's fields; a backend stores it where foreign readers may meet its jobs."""
@@ -43,8 +42,7 @@ class InvalidJobError(ValueError):
     """A job that no backend would take; the message names the field, its value and the fix."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(Struct, frozen=True, kw_only=True):
     """A job as its producer describes it; validated when made.
 
     Raises
@@ -119,8 +117,7 @@ class NewJob:
                 raise InvalidJobError(f"{name} {moment}: must be before the year {MAX_YEAR + 1}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """A job as a handler gets it."""
 
     id: str

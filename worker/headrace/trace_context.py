@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +30,9 @@ def carried(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
     """
     if not (context := current()):
         return jobs
-    return [job if TRACEPARENT in job.headers else replace(job, headers={**job.headers, **context}) for job in jobs]
+    return [
+        job if TRACEPARENT in job.headers else structs.replace(job, headers={**job.headers, **context}) for job in jobs
+    ]
 
 
 def current() -> dict[str, str]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from headrace.job import NewJob
 from headrace.queues.base import (
@@ -378,7 +379,7 @@ class TestRaces:
 
     async def test_nobody_pays_for_anothers_faulty_call(self, queue: PostgresQueue) -> None:
         faulty = NewJob(name="faulty")
-        object.__setattr__(faulty, "payload", "no bytes")
+        structs.force_setattr(faulty, "payload", "no bytes")
         calls = [[NewJob(name=f"{number}")] for number in range(10)]
         calls[5].append(faulty)
         answers = await asyncio.gather(*(queue.enqueue(jobs) for jobs in calls), return_exceptions=True)

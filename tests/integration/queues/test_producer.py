@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from msgspec import structs
 
 from headrace import new_job
 from headrace.queues.base import (
@@ -72,7 +73,7 @@ def test_threads_share_it_and_connections_are_used_again(producer: Producer, adm
 
 def test_all_or_none(producer: Producer, admin: psycopg.Connection[Any]) -> None:
     bad = new_job("b")
-    object.__setattr__(bad, "priority", 11)  # As if the server knew a rule that this code does not.
+    structs.force_setattr(bad, "priority", 11)  # As if the server knew a rule that this code does not.
     with pytest.raises(QueueError, match=r"the database refused \(22023\): job 2: priority 11"):
         producer.enqueue("orders", [new_job("a"), bad])
     with pytest.raises(QueueNotFoundError, match="headrace migrate --queue nowhere"):

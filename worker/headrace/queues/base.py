@@ -24,13 +24,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from msgspec import Struct
+
+from headrace.job import Job
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
     from types import TracebackType
     from typing import Self
 
-    from headrace.job import Job, NewJob
+    from headrace.job import NewJob
 
 
 class QueueError(Exception):
@@ -127,8 +131,7 @@ class Depth:
     """How long the oldest ready job has been due; 0 with none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """A leased job. Settle it once: complete, retry, release or dead-letter."""
 
     job: Job

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import structs
+
 from headrace import trace_context
 from headrace.job import Job
 from headrace.queues.base import (
@@ -186,7 +188,7 @@ class _Place:
         entry = self.entries[number]
         entry.lease, entry.claim, entry.claimed_at = lease, claim, now
         lease.held.add(number)
-        job = replace(entry.job, attempt=entry.job.attempt + 1)
+        job = structs.replace(entry.job, attempt=entry.job.attempt + 1)
         return Delivery(job=job, lease=str(claim), is_suspect=entry.is_suspect)
 
     def let_go(self, delivery: Delivery) -> tuple[int, _Entry] | None:
@@ -249,7 +251,7 @@ class _Place:
         del self.dead[number]
         retention = self.settings.message_retention_seconds
         expires_at = None if retention is None else now + timedelta(seconds=retention)
-        job = replace(dead.job, attempt=0, run_at=now, expires_at=expires_at)
+        job = structs.replace(dead.job, attempt=0, run_at=now, expires_at=expires_at)
         self.entries[number] = _Entry(job, failures=dead.failures)
         return True
 
@@ -569,7 +571,7 @@ class MemoryQueue:
             if entry.job.attempt > place.settings.max_retries:
                 place.bury(number, now, "RetriesExhausted", error)
                 return replace(settled, dead_lettered=1)
-            entry.job = replace(entry.job, run_at=now + timedelta(seconds=delay_seconds))
+            entry.job = structs.replace(entry.job, run_at=now + timedelta(seconds=delay_seconds))
             entry.is_suspect, entry.deaths = False, 0
         return settled
 
@@ -578,7 +580,7 @@ class MemoryQueue:
         held, settled = self._let_go(deliveries)
         for _, _, entry in held:
             if delay_seconds > 0:
-                entry.job = replace(entry.job, run_at=self._backend.now() + timedelta(seconds=delay_seconds))
+                entry.job = structs.replace(entry.job, run_at=self._backend.now() + timedelta(seconds=delay_seconds))
         return settled
 
     async def dead_letter(
@@ -750,7 +752,7 @@ class MemoryInspector:
             return await self.redrive(queue, JobFilter(ids=(job_id,))) == 1
         if entry.lease is not None or entry.job.run_at <= now:
             return False
-        entry.job = replace(entry.job, run_at=now)
+        entry.job = structs.replace(entry.job, run_at=now)
         self._backend.changed()
         return True
 
@@ -798,7 +800,7 @@ def _is_expired(job: Job, now: datetime) -> bool:
 
 def _charge(entry: _Entry, now: datetime, error: str | None, traceback: str | None) -> None:
     """One more failed attempt; the newest alone keeps its traceback."""
-    entry.job = replace(entry.job, attempt=entry.job.attempt + 1)
+    entry.job = structs.replace(entry.job, attempt=entry.job.attempt + 1)
     if error is not None:
         older = tuple(replace(failure, traceback=None) for failure in entry.failures[1 - _KEPT_FAILURES :])
         failure = Failure(attempt=entry.job.attempt, at=now, error=error, traceback=traceback)
@@ -813,7 +815,7 @@ def _number(job_id: str) -> int:
 def _live_record(place: _Place, number: int, now: datetime) -> JobRecord:
     entry = place.entries[number]
     if entry.lease is not None:
-        job = replace(entry.job, attempt=entry.job.attempt + 1)
+        job = structs.replace(entry.job, attempt=entry.job.attempt + 1)
         return JobRecord(
             job=job, state="running", holder=entry.lease.holder, failures=entry.failures, progress=entry.progress
         )
