@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,11 +224,8 @@ class _Run:
                 ],
                 pools=[self._pool_status(replicas, pool) for pool in self._manifests.pools],
             )
-            try:
-                self._view.show(status)
-            except BrokenPipeError:
-                # Nobody reads any more; what is still to be said goes nowhere.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._view.show(status)
+            if not self._view.is_read:
                 return
             await asyncio.sleep(SHOW_SECONDS)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,12 +21,22 @@ from headrace_operator.local.status import in_words, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TextIO
 
     from headrace_operator.local.status import PoolStatus, QueueStatus, Status
 
 
+_GONE = (errno.EPIPE, errno.EIO)
+"""What writing says of a pipe that nobody reads, and of a terminal that was closed."""
+
+
 class View(Protocol):
-    """Where a run is shown."""
+    """Where a run is shown. What nobody reads any more goes nowhere: workers still drain then."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody still reads standard output."""
+        ...
 
     def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
         """All is there; what was passed over, and where programs reach the embedded database, if there is one."""
@@ -45,19 +58,65 @@ class View(Protocol):
 @contextmanager
 def view(output: str, *, is_quiet: bool) -> Iterator[View]:
     """The view for this output (``table`` or ``json``); quiet ones leave out what workers write."""
+    out = Stream(sys.stdout)
+    # The protocol of files is wide, and Rich uses what `Stream` has of it.
+    console = Console(file=cast("TextIO", out), highlight=False)
     if output == "json":
         yield JsonView(is_quiet=is_quiet)
-    elif (console := Console(highlight=False)).is_terminal:
+    elif console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            yield TableView(live, is_quiet=is_quiet)
+            yield TableView(live, out, is_quiet=is_quiet)
     else:
         yield PlainView(is_quiet=is_quiet)
+
+
+class Stream:
+    """A text stream that takes what is written when its reader is gone, too. None for one that was closed before."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.is_read = True
+
+    @property
+    def encoding(self) -> str:
+        """See `io.TextIOBase`."""
+        return "utf-8" if self._stream is None else self._stream.encoding
+
+    def isatty(self) -> bool:
+        """See `io.TextIOBase`."""
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase`."""
+        if self._stream is not None:
+            with self._noticing(self._stream):
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See `io.TextIOBase`."""
+        if self._stream is not None:
+            with self._noticing(self._stream):
+                self._stream.flush()
+
+    @contextmanager
+    def _noticing(self, stream: TextIO) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            self.is_read = False
+            # What is left in its buffer is written there at the end.
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class PlainView:
     """Lines on standard output, a line for what has changed; workers write to standard error."""
 
     def __init__(self, *, is_quiet: bool) -> None:
+        self._out, self._error = Stream(sys.stdout), Stream(sys.stderr)
         self._is_quiet = is_quiet
         self._told: dict[tuple[str, str, str], str] = {}
 
@@ -75,14 +134,19 @@ class PlainView:
                 self._told[place] = line
                 self.say(line)
 
+    @property
+    def is_read(self) -> bool:
+        """See `View`."""
+        return self._out.is_read
+
     def say(self, sentence: str) -> None:
         """See `View`."""
-        print(sentence, flush=True)  # noqa: T201 - that is what it is for
+        print(sentence, file=self._out, flush=True)
 
     def log(self, worker: str, line: str) -> None:
         """See `View`."""
         if not self._is_quiet:
-            print(f"{worker} | {line}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{worker} | {line}", file=self._error, flush=True)
 
 
 class JsonView(PlainView):
@@ -98,18 +162,24 @@ class JsonView(PlainView):
 
     def say(self, sentence: str) -> None:
         """See `View`."""
-        print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+        print(sentence, file=self._error, flush=True)
 
     def _write(self, kind: str, content: dict[str, Any]) -> None:
-        print(json.dumps({"type": kind, **content}), flush=True)  # noqa: T201
+        print(json.dumps({"type": kind, **content}), file=self._out, flush=True)
 
 
 class TableView:
     """A table that stays below what scrolls by."""
 
-    def __init__(self, live: Live, *, is_quiet: bool) -> None:
+    def __init__(self, live: Live, out: Stream, *, is_quiet: bool) -> None:
         self._live = live
+        self._out = out
         self._is_quiet = is_quiet
+
+    @property
+    def is_read(self) -> bool:
+        """See `View`."""
+        return self._out.is_read
 
     def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
         """See `View`."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +216,41 @@ def test_without_a_reader_the_run_ends(at: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.startswith('{"type": "started"')
+
+
+def test_a_closed_terminal_lets_jobs_finish(at: Path) -> None:
+    reading, terminal = pty.openpty()
+    os.set_blocking(reading, False)
+    data = at / "data"
+    command = [*COMMAND, "-f", write(at, autoscaling=ONE), "--data-dir", str(data)]
+    process = subprocess.Popen(["setsid", "--ctty", *command], cwd=at, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+
+    def shows() -> None:
+        with suppress(BlockingIOError):
+            while os.read(reading, 65536):
+                continue
+
+    def is_enqueued() -> bool:
+        shows()
+        dsn = (data / "dsn").read_text() if (data / "dsn").exists() else "postgresql://127.0.0.1:1/nowhere"
+        enqueue = [sys.executable, "-m", "headrace", "enqueue", "orders", "gated", "--dsn", dsn]
+        return subprocess.run(enqueue, capture_output=True, check=False).returncode == 0
+
+    def is_under_way() -> bool:
+        shows()
+        return count(at, "started") == 1
+
+    try:
+        eventually(is_enqueued, what="the queue is there")
+        eventually(is_under_way, what="under way")
+        os.close(reading)
+        (at / "gate").touch()
+        assert process.wait(60) == 0
+        assert count(at, "done") == 1
+    finally:
+        process.kill()
+        process.wait()
 
 
 def server_pid(dev: DevProcess) -> int:

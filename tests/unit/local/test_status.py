@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import os
+import pty
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
@@ -12,7 +14,10 @@ from rich.live import Live
 
 from headrace_operator.core.model import QueueDepth
 from headrace_operator.local.status import Rate, Status, pool_status, queue_status
-from headrace_operator.local.views import JsonView, PlainView, TableView
+from headrace_operator.local.views import JsonView, PlainView, Stream, TableView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DSN = "postgresql://headrace:" + "x" * 60 + "@127.0.0.1:54321/postgres"
 
@@ -100,7 +105,7 @@ def test_a_terminal_gets_a_table_and_a_dsn_that_can_be_copied() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=70, color_system=None)
     with Live(console=console, auto_refresh=False) as live:
-        view = TableView(live, is_quiet=False)
+        view = TableView(live, Stream(out), is_quiet=False)
         view.started(dsn=DSN, folder="/data", notes=[])
         view.show(STATUS)
         view.log("workers-1", "[not markup]")
@@ -110,3 +115,24 @@ def test_a_terminal_gets_a_table_and_a_dsn_that_can_be_copied() -> None:
     assert "[not markup]" in shown
     assert "DEAD" in shown
     assert "30 ready at 10 a worker" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("ends", [os.pipe, pty.openpty], ids=["pipe", "terminal"])
+def test_what_nobody_reads_any_more_goes_nowhere(ends: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = ends()
+    with os.fdopen(writer, "w") as out:
+        stream = Stream(out)
+        print("heard", file=stream, flush=True)
+        assert os.read(reader, 100).strip() == b"heard"
+        assert stream.is_read
+        os.close(reader)
+        for _ in range(2):
+            print("not heard", file=stream, flush=True)
+        assert not stream.is_read
+
+
+def test_a_stream_that_was_closed_before_is_none_to_wait_for() -> None:
+    stream = Stream(None)
+    print("not heard", file=stream, flush=True)
+    assert stream.is_read
+    assert not stream.isatty()
