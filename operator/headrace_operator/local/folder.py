@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from headrace_operator.local.processes import Ledger
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk."""
 
 _LOCK = "lock"
 _LEDGER = "processes.json"
@@ -56,11 +60,18 @@ def folder(given: Path | None) -> Iterator[Folder]:
             else:
                 path = given.expanduser().absolute()
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not (path / _LOCK).exists() and any(path.iterdir()):
+                    # What is ours in a folder is removed and made anew by its name.
+                    raise InputError(f"{path}: holds other files: give an empty folder, or a new one, with --data-dir")
                 lock = stack.enter_context(_locked(path / _LOCK))
         except PermissionError as error:
             raise InputError(f"{error.filename}: may not be written: give another folder with --data-dir") from None
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"{error.filename}: is no folder: give another with --data-dir") from None
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise InputError(f"{error.filename}: {error.strerror}: give another folder with --data-dir") from None
         if lock is None:
             raise InputError(f"another headrace-operator dev works in {path}: end it, or give another --data-dir")
         ledger = Ledger(path / _LEDGER)
@@ -83,7 +94,8 @@ def _clear(shelf: Path) -> int:
     ended = 0
     for path in shelf.iterdir():
         if path.is_dir():
-            with _locked(path / _LOCK) as lock:
+            # Its own supervisor may just be removing it.
+            with suppress(FileNotFoundError), _locked(path / _LOCK) as lock:
                 if lock is not None:
                     ended += Ledger(path / _LEDGER).end_leftovers()
                     shutil.rmtree(path, ignore_errors=True)

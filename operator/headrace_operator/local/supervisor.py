@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ from headrace_operator.core.spec import DeletionPolicy, ScalingMode
 from headrace_operator.local.cluster import LocalCluster
 from headrace_operator.local.databases import embedded_queues, give_embedded, require_known_hosts
 from headrace_operator.local.errors import DevError
-from headrace_operator.local.folder import folder
+from headrace_operator.local.folder import FULL, folder
 from headrace_operator.local.loopback import HOST
 from headrace_operator.local.manifests import read_manifests
 from headrace_operator.local.meaning import as_decided_here, meaningless_fields
@@ -79,7 +78,7 @@ def run(options: Options) -> int:
         with folder(options.data_dir) as place, view(options.output, is_quiet=options.is_quiet) as shown, _logs(shown):
             return asyncio.run(_Run(options, manifests, place, shown).run())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             where = f" ({error.filename})" if error.filename else ""
             raise DevError(f"the disk is full{where}: free some of it, or give another --data-dir") from None
         raise

@@ -106,6 +106,27 @@ def test_a_second_supervisor_is_kept_out(tmp_path: Path) -> None:
         pytest.fail("two have it")
 
 
+def test_a_folder_that_goes_meanwhile_is_no_matter(shelf: Path) -> None:
+    (shelf / "going").mkdir(parents=True)
+    # What opening its lock tells of a folder that its supervisor has removed by then.
+    (shelf / "going" / "lock").symlink_to(shelf / "gone" / "lock")
+    with folder(None) as given:
+        assert given.path.is_dir()
+
+
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "pods").mkdir()
+    with pytest.raises(InputError, match="holds other files"), folder(tmp_path):
+        pytest.fail("it would remove them")
+    assert [path.name for path in tmp_path.iterdir()] == ["pods"]
+
+
+@pytest.mark.parametrize("name", ["/proc/data", "n" * 300])
+def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: .*: give another folder with --data-dir"), folder(tmp_path / name):
+        pytest.fail("it is none")
+
+
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no folder"), folder(tmp_path / "file"):
