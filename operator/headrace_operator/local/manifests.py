@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import sys
 import uuid
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 _SUFFIXES = (".yaml", ".yml", ".json")
 _PLAIN_KINDS = {("v1", "Secret"), ("v1", "ConfigMap")}
+# Both are parts of paths.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_KEY = re.compile(r"(?!\.\.|\.$)[-._a-zA-Z0-9]+")
 
 
 @dataclass(kw_only=True)
@@ -162,7 +166,8 @@ def _take(manifest: Any, found: Manifests, namespace: str) -> list[str]:
     metadata = manifest.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
         return [f"{kind}: metadata.name is missing"]
-    manifest = {**manifest, "metadata": {"namespace": namespace, **metadata}}
+    metadata = {**metadata, "namespace": metadata.get("namespace") or namespace}
+    manifest = {**manifest, "metadata": metadata}
     who = f"{kind} {metadata['name']}"
     if problems := _wrong_texts(metadata):
         return [f"{who}: {problem}" for problem in problems]
@@ -174,8 +179,11 @@ def _take(manifest: Any, found: Manifests, namespace: str) -> list[str]:
 def _wrong_texts(metadata: Mapping[str, Any]) -> list[str]:
     """What only an API server's own schema of metadata would find."""
     problems = []
-    if not isinstance(metadata.get("namespace", ""), str):
-        problems.append("metadata.namespace: must be a text")
+    namespace = metadata["namespace"]
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        problems.append(
+            "metadata.namespace: must be at most 63 lower-case letters, digits and hyphens, no hyphen at either end"
+        )
     for part in ("labels", "annotations"):
         entries = metadata.get(part) or {}
         if not isinstance(entries, Mapping):
@@ -225,6 +233,8 @@ def _take_plain(manifest: Manifest, found: Manifests) -> list[str]:
         if not isinstance(entries, Mapping):
             return [f"{part} must be a mapping"]
         for name, value in entries.items():
+            if not isinstance(name, str) or not _KEY.fullmatch(name):
+                return [f"{part}.{name}: a key must be letters, digits, hyphens, underscores and dots, not .. first"]
             if not isinstance(value, str):
                 return [f"{part}.{name} must be a text: put it in quotes"]
             try:

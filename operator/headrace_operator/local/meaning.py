@@ -40,8 +40,10 @@ def is_mounted_here(mount: Manifest, volumes: Mapping[str, Manifest]) -> bool:
     """Whether a mount can be had: Secrets and ConfigMaps among the bindings."""
     volume = volumes.get(mount.get("name", ""), {})
     parts = (volume.get("projected") or {}).get("sources") or (volume,)
+    path = PurePosixPath(mount.get("mountPath", ""))
     return (
-        PurePosixPath(mount.get("mountPath", "")).is_relative_to(BINDINGS)
+        path.is_relative_to(BINDINGS)
+        and ".." not in path.parts
         and "subPath" not in mount
         and all(any(source in part for source in _MEANT_SOURCES) for part in parts)
     )

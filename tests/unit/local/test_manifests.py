@@ -99,6 +99,14 @@ def test_an_explicit_null_is_a_default_too(tmp_path: Path) -> None:
     assert found.queues[0]["spec"]["maxRetries"] == 3
 
 
+@pytest.mark.parametrize("none", [None, ""])
+def test_no_namespace_is_the_usual_one(tmp_path: Path, none: str | None) -> None:
+    found = read_manifests(
+        [written(tmp_path, {**QUEUE, "metadata": {"name": "orders", "namespace": none}})], namespace="shop"
+    )
+    assert found.queues[0]["metadata"]["namespace"] == "shop"
+
+
 def test_an_object_is_the_same_one_in_the_next_run(tmp_path: Path) -> None:
     first, second = read(tmp_path, QUEUE, POOL), read(tmp_path, QUEUE, POOL)
     assert first.queues[0]["metadata"]["uid"] == second.queues[0]["metadata"]["uid"]
@@ -174,6 +182,11 @@ def test_what_is_not_ours_is_passed_over_and_named(tmp_path: Path) -> None:
         (
             [QUEUE, worker_pool("workers", "orders", **EXEC, template=with_worker(env=[{"name": "N", "value": 5}]))],
             r"spec\.template\.spec\.containers\[0\]\.env\[0\]\.value: 5 is a number: put it in quotes",
+        ),
+        ([{**QUEUE, "metadata": {"name": "orders", "namespace": "../.."}}], r"metadata\.namespace: must be at most 63"),
+        (
+            [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"}, "data": {"../../evil": "x"}}],
+            r"ConfigMap files: data\.\.\./\.\./evil: a key must be letters, digits, hyphens",
         ),
         (["just a text"], "must be a mapping with apiVersion and kind"),
     ],

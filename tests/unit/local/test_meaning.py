@@ -56,6 +56,7 @@ def test_a_secret_among_the_bindings_is_mounted_and_one_elsewhere_is_not() -> No
         volumeMounts=[
             {"name": "redis", "mountPath": "/bindings/redis"},
             {"name": "ca", "mountPath": "/etc/ca"},
+            {"name": "ca", "mountPath": "/bindings/../etc"},
             {"name": "scratch", "mountPath": "/bindings/scratch"},
         ]
     )
@@ -66,6 +67,7 @@ def test_a_secret_among_the_bindings_is_mounted_and_one_elsewhere_is_not() -> No
     ]
     assert meaningless_fields(pool(template)) == [
         "template.spec.containers[worker].volumeMounts[/etc/ca]",
+        "template.spec.containers[worker].volumeMounts[/bindings/../etc]",
         "template.spec.containers[worker].volumeMounts[/bindings/scratch]",
         "template.spec.volumes[ca]",
         "template.spec.volumes[scratch]",
