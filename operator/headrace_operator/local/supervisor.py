@@ -102,8 +102,8 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop)
         async with AsyncExitStack() as stack:
-            postgres = await self._database(stack)
-            self._tell_start(postgres)
+            postgres, dsns = await self._database(stack)
+            self._tell_start(dsns)
             replicas = await stack.enter_async_context(
                 Replicas(
                     folder=self._folder.path / "pods",
@@ -144,18 +144,21 @@ class _Run:
             self._killing.set()
         self._stopping.set()
 
-    async def _database(self, stack: AsyncExitStack) -> EmbeddedPostgres | None:
+    async def _database(self, stack: AsyncExitStack) -> tuple[EmbeddedPostgres | None, dict[str, str]]:
+        """The embedded server, where one is needed, and the DSNs of the namespaces that live in it."""
         queues = embedded_queues(self._manifests)
         require_known_hosts(self._manifests, _is_known)
         if not queues:
-            return None
+            return None, {}
         postgres = await stack.enter_async_context(
             EmbeddedPostgres(
                 self._folder.path, self._folder.ledger, is_kept=self._folder.is_kept, port=self._options.port
             )
         )
-        self._manifests.notes += give_embedded(self._manifests, queues, postgres.dsn)
-        return postgres
+        namespaces = dict.fromkeys(key_of(queue).namespace for queue in queues)
+        dsns = {namespace: await postgres.database_of(namespace) for namespace in namespaces}
+        self._manifests.notes += give_embedded(self._manifests, queues, dsns)
+        return postgres, dsns
 
     async def _outlive(self, postgres: EmbeddedPostgres) -> None:
         failure = await postgres.ended()
@@ -163,7 +166,7 @@ class _Run:
         self._killing.set()
         raise failure
 
-    def _tell_start(self, postgres: EmbeddedPostgres | None) -> None:
+    def _tell_start(self, dsns: Mapping[str, str]) -> None:
         notes = list(self._manifests.notes)
         if self._folder.leftovers:
             notes.append(f"ended what an earlier run had left running: {self._folder.leftovers} processes")
@@ -180,8 +183,7 @@ class _Run:
                 notes.append(f"JobWorkerPool {name}: mode HPA is decided as mode Direct, by the operator's own code")
             self._manifests.pools[index] = as_decided_here(pool)
             notes += _silent_server(pool)
-        dsn = None if postgres is None else postgres.dsn
-        self._view.started(dsn=dsn, folder=str(self._folder.path), notes=notes)
+        self._view.started(dsns=dsns, folder=str(self._folder.path), notes=notes)
 
     async def _until_stopped(self, work: Sequence[Coroutine[Any, Any, None]]) -> DevError | None:
         """Do the work until told to stop, or until some of it fails; returns why."""

@@ -20,7 +20,7 @@ from rich.text import Text
 from headrace_operator.local.status import in_words, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TextIO
 
     from headrace_operator.local.status import PoolStatus, QueueStatus, Status
@@ -38,8 +38,8 @@ class View(Protocol):
         """Whether somebody still reads standard output."""
         ...
 
-    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
-        """All is there; what was passed over, and where programs reach the embedded database, if there is one."""
+    def started(self, *, dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> None:
+        """All is there; what was passed over, and where programs reach the embedded databases, by namespace."""
         ...
 
     def show(self, status: Status) -> None:
@@ -120,9 +120,9 @@ class PlainView:
         self._is_quiet = is_quiet
         self._told: dict[tuple[str, str, str], str] = {}
 
-    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+    def started(self, *, dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> None:
         """See `View`."""
-        for line in _start_lines(dsn, folder, notes):
+        for line in _start_lines(dsns, folder, notes):
             self.say(line)
 
     def show(self, status: Status) -> None:
@@ -152,9 +152,10 @@ class PlainView:
 class JsonView(PlainView):
     """One object a line on standard output, everything else on standard error."""
 
-    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+    def started(self, *, dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> None:
         """See `View`."""
-        self._write("started", {"dsn": dsn, "data_dir": folder, "notes": list(notes)})
+        first = next(iter(dsns.values()), None)
+        self._write("started", {"dsn": first, "dsns": dict(dsns), "data_dir": folder, "notes": list(notes)})
 
     def show(self, status: Status) -> None:
         """See `View`."""
@@ -181,9 +182,9 @@ class TableView:
         """See `View`."""
         return self._out.is_read
 
-    def started(self, *, dsn: str | None, folder: str, notes: Sequence[str]) -> None:
+    def started(self, *, dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> None:
         """See `View`."""
-        for line in _start_lines(dsn, folder, notes):
+        for line in _start_lines(dsns, folder, notes):
             self.say(line)
 
     def show(self, status: Status) -> None:
@@ -201,11 +202,12 @@ class TableView:
             self._live.console.print(Text(f"{worker} | ", style="cyan").append(Text(line)), soft_wrap=True)
 
 
-def _start_lines(dsn: str | None, folder: str, notes: Sequence[str]) -> Iterator[str]:
+def _start_lines(dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> Iterator[str]:
     yield from notes
-    if dsn is not None:
+    if dsns:
         yield f"PostgreSQL runs in {folder}; headrace reaches it by HEADRACE_DSN, psql by the same:"
-        yield f"  export HEADRACE_DSN={dsn}"
+    for namespace, dsn in dsns.items():
+        yield f"  export HEADRACE_DSN={dsn}" + (f"  # namespace {namespace}" if len(dsns) > 1 else "")
 
 
 def _tables(status: Status) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -198,6 +200,25 @@ def test_a_database_of_ones_own_is_used_and_none_is_embedded(at: Path, database_
         assert dev.started["dsn"] is None
         dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")
         assert len(dev.pids()) == 1
+        assert dev.end() == 0
+
+
+def test_namespaces_have_queues_of_one_name_each_in_a_database_of_its_own(at: Path) -> None:
+    manifests = list(yaml.safe_load_all(Path(write(at, autoscaling=ONE)).read_text()))
+    # The last is the name of a database that every server has.
+    namespaces = ("default", "shop", "postgres")
+    for namespace in namespaces:
+        for manifest in manifests:
+            manifest["metadata"]["namespace"] = namespace
+        (at / f"{namespace}.yaml").write_text(yaml.safe_dump_all(manifests))
+    with running_dev(at, *(word for namespace in namespaces for word in ("-f", f"{namespace}.yaml"))) as dev:
+        dsns = dev.started["dsns"]
+        assert [urlsplit(dsn).path for dsn in dsns.values()] == ["/postgres", "/shop", "/postgres_"]
+        assert dev.dsn == dsns["default"]
+        for namespace, dsn in dsns.items():
+            dev.enqueue("orders", "note", "--payload", json.dumps(namespace), "--dsn", dsn)
+            eventually(lambda said=f"hello {namespace}\n": dev.log.count(said) == 1, what=f"done in {namespace}")  # type: ignore[misc]
+        assert [queue["problem"] for queue in dev.told[-1]["queues"]] == [None] * 3
         assert dev.end() == 0
 
 

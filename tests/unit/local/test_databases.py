@@ -25,11 +25,18 @@ def test_without_its_secret_a_queue_lives_in_the_embedded_database() -> None:
     queues = embedded_queues(given)
     assert queues == given.queues
 
-    notes = give_embedded(given, queues, "postgresql://here")
+    notes = give_embedded(given, queues, {"shop": "postgresql://here"})
 
     assert given.secrets == {PG: {"dsn": b"postgresql://here"}}
     assert notes == ["JobQueue orders: without meaning here and ignored: postgres.tls"]
     assert "tls" not in given.queues[0]["spec"]["postgres"]
+
+
+def test_two_queues_may_name_two_keys_of_one_secret() -> None:
+    given = manifests()
+    second = manifests(connection={"secretRef": {"name": "pg", "key": "url"}}).queues
+    give_embedded(given, given.queues + second, {"shop": "postgresql://here"})
+    assert given.secrets == {PG: {"dsn": b"postgresql://here", "url": b"postgresql://here"}}
 
 
 def test_with_its_secret_it_does_not() -> None:

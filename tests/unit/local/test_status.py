@@ -69,7 +69,7 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
 
 def test_plain_lines_are_written_when_something_changes(capsys: pytest.CaptureFixture[str]) -> None:
     view = PlainView(is_quiet=True)
-    view.started(dsn=DSN, folder="/data", notes=["a note"])
+    view.started(dsns={"default": DSN}, folder="/data", notes=["a note"])
     view.show(STATUS)
     view.show(STATUS)
     view.log("workers-1", "not heard")
@@ -85,16 +85,30 @@ def test_plain_lines_are_written_when_something_changes(capsys: pytest.CaptureFi
     assert err == ""
 
 
+def test_of_several_databases_each_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainView(is_quiet=True).started(dsns={"default": DSN, "shop": f"{DSN}_2"}, folder="/data", notes=[])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"  export HEADRACE_DSN={DSN}  # namespace default",
+        f"  export HEADRACE_DSN={DSN}_2  # namespace shop",
+    ]
+
+
 def test_a_program_gets_an_object_a_line_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     view = JsonView(is_quiet=False)
-    view.started(dsn=DSN, folder="/data", notes=["a note"])
+    view.started(dsns={"default": DSN}, folder="/data", notes=["a note"])
     view.show(STATUS)
     view.say("something happened")
     view.log("workers-1", "hello")
 
     out, err = capsys.readouterr()
     started, status = (json.loads(line) for line in out.splitlines())
-    assert started == {"type": "started", "dsn": DSN, "data_dir": "/data", "notes": ["a note"]}
+    assert started == {
+        "type": "started",
+        "dsn": DSN,
+        "dsns": {"default": DSN},
+        "data_dir": "/data",
+        "notes": ["a note"],
+    }
     assert status["type"] == "status"
     assert status["queues"][0] | {"ready": 30, "dead_lettered": 1} == status["queues"][0]
     assert status["pools"][0] | {"current": 2, "ready": 1, "desired": 3, "reason": "Load"} == status["pools"][0]
@@ -106,7 +120,7 @@ def test_a_terminal_gets_a_table_and_a_dsn_that_can_be_copied() -> None:
     console = Console(file=out, force_terminal=True, width=70, color_system=None)
     with Live(console=console, auto_refresh=False) as live:
         view = TableView(live, Stream(out), is_quiet=False)
-        view.started(dsn=DSN, folder="/data", notes=[])
+        view.started(dsns={"default": DSN}, folder="/data", notes=[])
         view.show(STATUS)
         view.log("workers-1", "[not markup]")
         live.refresh()
