@@ -445,7 +445,9 @@ async def test_a_worker_sends_a_queues_jobs_and_takes_the_answers(made: Made) ->
         working = asyncio.create_task(worker.run())
         await producer.enqueue([new_job("good"), new_job("bad"), new_job("busy"), new_job("endless")])
         await eventually(lambda: counted("completed_total") == 2, what="the good and the busy one completed")
-        await eventually(lambda: counted("failed_total") == 1, what="the bad one given up")
+        dead = backend.places["orders"].dead
+        # The endless one may be dead as well by now.
+        await eventually(lambda: "bad" in {ended.job.name for ended in dead.values()}, what="the bad one given up")
         await eventually(lambda: server.closed_by_client >= 1, what="the endless one's timeout seen by the server")
         worker.stop()
         worker.stop()

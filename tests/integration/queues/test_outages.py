@@ -366,7 +366,7 @@ class TestJudgement:
             await holding_one(killed)
             await killed.maintain()
             await admin.execute(
-                "UPDATE headrace.watches SET since = now() - interval '1 hour', seen_at = now() - interval '9 seconds'"
+                "UPDATE headrace.watches SET since = now() - interval '1 hour', seen_at = now() - interval '5 seconds'"
             )
             await run_out(place.dsn)
             async with worker(place.dsn) as restarted:
@@ -399,7 +399,7 @@ class TestJudgement:
     ) -> None:
         async with worker(place.dsn) as busy:
             await busy.keep_alive()
-            await admin.execute("UPDATE headrace.watches SET seen_at = now() - interval '9 seconds'")
+            await admin.execute("UPDATE headrace.watches SET seen_at = now() - interval '5 seconds'")
             await busy.keep_alive()
             assert await admin.fetchval("SELECT seen_at > now() - interval '2 seconds' FROM headrace.watches")
 

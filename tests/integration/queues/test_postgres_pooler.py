@@ -101,7 +101,7 @@ async def test_past_it_workers_are_told_of_new_jobs(place: Place, own_postgres: 
         waiting = asyncio.create_task(worker.wait(30))
         await asyncio.sleep(0.1)
         await producer.enqueue([new_job("work")])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await waiting
 
 

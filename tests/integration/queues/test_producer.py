@@ -52,7 +52,9 @@ def names(admin: psycopg.Connection[Any]) -> list[str]:
 
 
 def sessions(admin: psycopg.Connection[Any]) -> list[int]:
-    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace-producer'"
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace-producer' AND datname = current_database()"
+    )
     return [row[0] for row in admin.execute(query).fetchall()]
 
 
@@ -115,8 +117,8 @@ def test_a_fork_leaves_its_parents_connections_alone(producer: Producer, admin: 
 def test_a_lock_that_somebody_forgot_ends_in_an_error(
     producer: Producer, admin: psycopg.Connection[Any], database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
-    with psycopg.connect(database_dsn) as other:
+    with psycopg.connect(database_dsn) as other, monkeypatch.context() as patched:
+        patched.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
         other.execute(f"LOCK TABLE {QUOTED}.jobs")
         with pytest.raises(QueueUnavailableError, match="timeout"):
             producer.enqueue("orders", [new_job("a")])

@@ -154,10 +154,17 @@ class TestKeys:
         async def slow(payload: int) -> None:
             await gate.wait()
 
-        async with shop.queue() as producer, shop.once(lease_seconds=0.4):
+        def ends_at() -> float:
+            (record,) = shop.records.values()
+            return record.ends_at
+
+        async with shop.queue() as producer, shop.once():
             await producer.enqueue([new_job("slow", 1, idempotency_key="one")])
             await eventually(lambda: shop.counted("busy_slots") == 1, what="started")
-            await asyncio.sleep(1)
+            for _ in range(3):  # Each is shorter than the lease of 20 s, all of them are longer.
+                before = ends_at()
+                shop.passed += timedelta(seconds=15)
+                await eventually(lambda before=before: ends_at() >= before + 15, what="extended")  # type: ignore[misc]
             (claim,) = await shop.store.claim([Hold("one", "somebody else")], lease_seconds=20)
             assert claim.state is ClaimState.IN_PROGRESS
             gate.set()
