@@ -253,8 +253,12 @@ async def test_more_workers_than_can_connect_are_warned_about_with_the_numbers(w
         in limited["message"]
     )
     world.wait_condition("jobworkerpool", POOL, "Ready", status="True", reason="AtZero")
-    warnings = [event for event in world.events(POOL) if event["type"] == "Warning"]
-    assert [(event["reason"], event["message"]) for event in warnings] == [("TooFewConnections", limited["message"])]
+    # An Event is written after the condition that it tells of.
+    told_of = eventually(
+        lambda: [(each["reason"], each["message"]) for each in world.events(POOL) if each["type"] == "Warning"],
+        what="a warning",
+    )
+    assert told_of == [("TooFewConnections", limited["message"])]
 
     world.apply_pool(autoscaling={"mode": "Direct", "maxReplicas": fitting})
     world.wait_condition("jobworkerpool", POOL, "ScalingLimited", status="False", reason="WithinBounds")
