@@ -39,8 +39,8 @@ SCHEMA = 'he%s "ra:ce{}'
 QUOTED = '"he%s ""ra:ce{}"'
 
 OWNER = Owner(namespace="shop", name="orders", uid="1")
-LEASE_SECONDS = 1.0
-SOON_SECONDS = 5.0
+LEASE_SECONDS = 20.0
+SOON_SECONDS = 20.0
 PATIENCE_SECONDS = 30.0
 
 async_kinds = pytest.mark.parametrize("kind", ASYNC_KINDS, ids=lambda kind: kind.__name__)
