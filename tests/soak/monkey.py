@@ -138,36 +138,44 @@ class Monkey:
             self._kinds = [(blow, 1) for blow, _ in self._kinds if blow not in long]
 
     async def run(self, seconds: float, *, every_seconds: float) -> None:
-        """Strike for so long."""
+        """Strike for so long, and on a slow machine until each kind has come once."""
         end = time.monotonic() + seconds
         deck: list[Callable[[], Awaitable[None]]] = []
+        to_come = {blow for blow, _ in self._kinds}
         async with self._background:
-            while (remaining := end - time.monotonic()) > 0:
-                await asyncio.sleep(min(remaining, every_seconds * self._chance.uniform(0.3, 1.7)))
+            while (remaining := end - time.monotonic()) > 0 or to_come:
+                pause = every_seconds * self._chance.uniform(0.3, 1.7)
+                await asyncio.sleep(min(remaining, pause) if remaining > 0 else pause)
                 if not deck:  # Each kind as often as it should come, in a new order each time.
                     deck = [blow for blow, times in self._kinds for _ in range(times)]
                     self._chance.shuffle(deck)
-                await deck.pop()()
+                blow = deck.pop()
+                await blow()
+                to_come.discard(blow)
 
     def _note(self, kind: str, at: float, process: int | None = None) -> None:
         self.blows.append(Blow(kind=kind, at=at, until=time.monotonic(), process=process))
 
-    def _victim(self) -> WorkerProcess | None:
-        free = [worker for worker in self._workers.running if worker.process.pid not in self._busy]
-        return self._chance.choice(free) if free else None
+    async def _victim(self) -> WorkerProcess:
+        """One whom no other blow has, once there is one."""
+        while not (  # noqa: ASYNC110 - blows end by themselves
+            free := [worker for worker in self._workers.running if worker.process.pid not in self._busy]
+        ):
+            await asyncio.sleep(0.1)
+        return self._chance.choice(free)
 
     async def kill_worker(self) -> None:
         """SIGKILL."""
-        if (worker := self._victim()) is not None:
-            at = time.monotonic()
-            worker.kill()
-            self._note("kill", at, worker.process.pid)
-            self._workers.replace(worker)
+        worker = await self._victim()
+        at = time.monotonic()
+        worker.kill()
+        self._note("kill", at, worker.process.pid)
+        self._workers.replace(worker)
 
     async def drain_worker(self) -> None:
         """SIGTERM; the next starts when it has gone."""
-        if (worker := self._victim()) is not None:
-            self._later(self._drain(worker), worker)
+        worker = await self._victim()
+        self._later(self._drain(worker), worker)
 
     async def _drain(self, worker: WorkerProcess) -> None:
         at = time.monotonic()
@@ -184,8 +192,8 @@ class Monkey:
         await self._pause(4.0)
 
     async def _pause(self, seconds: float) -> None:
-        if (worker := self._victim()) is not None:
-            self._later(self._stop_and_go(worker, seconds), worker)
+        worker = await self._victim()
+        self._later(self._stop_and_go(worker, seconds), worker)
 
     async def _stop_and_go(self, worker: WorkerProcess, seconds: float) -> None:
         at = time.monotonic()
