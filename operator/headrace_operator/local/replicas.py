@@ -352,6 +352,7 @@ class Replica:
             return "StartError", f"its process can't be started: {error.strerror}"
         self._process, self._address = process, f"http://{HOST}:{port}"
         self._ledger.add(process.pid, Role.WORKER)
+        self._last_lines.clear()
         if self.is_leaving:
             process.send_signal(signal.SIGTERM)
         talking = asyncio.create_task(self._listen(process), name=f"{self.name}-log")

@@ -34,7 +34,7 @@ from headrace import App, Context
 app = App()
 here = pathlib.Path(os.environ["RECORDS"])
 if (here / "broken").exists():
-    raise SystemExit("broken")
+    raise ValueError("broken")
 
 @app.job("note")
 async def note(payload, context: Context):
@@ -179,6 +179,10 @@ def test_a_worker_that_dies_is_started_again_and_its_job_is_done(at: Path) -> No
         (at / "broken").touch()
         os.kill(worker, signal.SIGKILL)
         dev.wait_for_pool(lambda pool: "CrashLoopBackOff" in (pool["problem"] or ""), what="it is told")
+        again = "workers-1 ended with status 2 and is started again"
+        eventually(lambda: dev.log.count(again) >= 2, what="the next ones die", log=lambda: dev.log)
+        told = dev.wait_for_pool(lambda pool: "status 2" in pool["problem"], what="their words are told")
+        assert told["problem"].count("broken") == 1, "those of the last one"
         (at / "broken").unlink()
         (at / "gate").touch()
         eventually(lambda: count(at, "done") == 1, what="done by the next process")
