@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,3 +33,12 @@ def small_disk(megabytes: int, *, owner: str | None = None) -> Iterator[Path]:
             yield Path(directory)
         finally:
             subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fill it to the last byte; gives the file whose removal frees it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler

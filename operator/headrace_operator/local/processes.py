@@ -68,7 +68,9 @@ class Ledger:
     def remove(self, pid: int) -> None:
         """A process is gone."""
         if self._running.pop(pid, None) is not None:
-            self._write()
+            # On a full disk, the name of one that is gone does no harm.
+            with contextlib.suppress(OSError):
+                self._write()
 
     def end_leftovers(self) -> int:
         """End what an earlier supervisor has left running; returns how many there were. Blocks."""

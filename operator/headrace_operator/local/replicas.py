@@ -302,6 +302,8 @@ class Replica:
             )
         except OperatorError as error:
             return error.message
+        except OSError as error:
+            return f"its process can't be started: {error.strerror}"
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
                 _, said = await process.communicate()
@@ -346,12 +348,18 @@ class Replica:
                 preexec_fn=dies_with_us(signal.SIGTERM),
                 env=environment,
             )
+            try:
+                self._ledger.add(process.pid, Role.WORKER)
+            except OSError:
+                # Whom the next start would not know must not run.
+                signal_group(process.pid, signal.SIGKILL)
+                await process.wait()
+                raise
         except OperatorError as error:
             return error.reason, error.message
         except OSError as error:
             return "StartError", f"its process can't be started: {error.strerror}"
         self._process, self._address = process, f"http://{HOST}:{port}"
-        self._ledger.add(process.pid, Role.WORKER)
         self._last_lines.clear()
         if self.is_leaving:
             process.send_signal(signal.SIGTERM)

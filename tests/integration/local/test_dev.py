@@ -23,7 +23,7 @@ import yaml
 from headrace_operator.local.processes import birth
 from support.dev_process import COMMAND, DevProcess, eventually, running_dev
 from support.in_cluster import job_queue, worker_pool
-from support.small_disk import small_disk
+from support.small_disk import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,3 +360,21 @@ def test_a_full_disk_is_told_in_a_sentence(at: Path) -> None:
         1,
         [f"headrace-operator: PostgreSQL's data can't be made: the disk of {folder} is full: {way_out}"],
     )
+
+
+def test_a_disk_that_fills_up_keeps_no_worker_from_starting_once_there_is_room_again(at: Path) -> None:
+    with (
+        small_disk(160) as disk,
+        running_dev(at, "-f", write(at, autoscaling=ONE), "--data-dir", f"{disk}/data") as dev,
+    ):
+        dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")
+        (worker,) = set(dev.pids()) - {server_pid(dev)}
+        filler = fill(disk)
+        os.kill(worker, signal.SIGKILL)
+        told = dev.wait_for_pool(lambda pool: "StartError" in (pool["problem"] or ""), what="it is told")
+        assert "No space left on device" in told["problem"]
+        filler.unlink()
+        dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="the next worker")
+        pids = dev.pids()
+        assert dev.end() == 0
+        assert [pid for pid in pids if is_running(pid)] == []

@@ -17,7 +17,7 @@ from headrace import new_job
 from headrace.queues.base import Depth, Owner, QueueSettings, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.postgres import PostgresServer, find_binaries, free_port, running_server, standby_of
-from support.small_disk import small_disk
+from support.small_disk import fill, small_disk
 from support.tcp_proxy import TcpProxy
 from support.worker_process import eventually, records, running_worker
 
@@ -168,14 +168,6 @@ async def test_a_transaction_that_is_open_all_the_while(
                 await queue.enqueue([new_job("quick")] * 300)
             await eventually(lambda: worker.metric("completed_total") == 3000, what="all completed")
         assert await queue.depth() == Depth()
-
-
-def fill(directory: Path) -> Path:
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 async def test_a_disk_that_is_full_for_data(own_postgres: PostgresServer, tmp_path: Path) -> None:
