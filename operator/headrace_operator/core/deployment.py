@@ -196,5 +196,8 @@ def _idempotency(idempotency: Idempotency) -> dict[str, str | float]:
 
 
 def _text(value: str | float) -> str:
+    # A kubelet reads $(NAME) as a variable's value, and $$ as a dollar sign.
+    if isinstance(value, str):
+        return value.replace("$", "$$")
     # 5.0 is written as 5: a change of spelling would roll every pool.
-    return value if isinstance(value, str) else f"{value:.15g}"
+    return f"{value:.15g}"

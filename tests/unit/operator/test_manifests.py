@@ -159,6 +159,14 @@ def test_a_command_is_passed_as_a_list() -> None:
     assert "BACKGROUND_JOBS__HANDLER__PYTHON__APP" not in variables
 
 
+def test_a_command_is_what_it_is_whatever_kubernetes_makes_of_dollars() -> None:
+    variables = environment(handler={"exec": {"command": ["/bin/sh", "-c", 'echo $$ $(HOSTNAME) "$USER"']}})
+    # A kubelet makes one of two, and a variable's value of $(NAME).
+    passed = (variables["BACKGROUND_JOBS__HANDLER__EXEC__COMMAND"] or "").replace("$$", "$")
+    assert json.loads(passed) == ["/bin/sh", "-c", 'echo $$ $(HOSTNAME) "$USER"']
+    assert "$$(HOSTNAME)" in (variables["BACKGROUND_JOBS__HANDLER__EXEC__COMMAND"] or "")
+
+
 def test_a_url_is_passed_and_its_authority_is_mounted() -> None:
     variables = environment(handler={"http": {"url": "http://127.0.0.1:8000/jobs"}})
     assert variables["BACKGROUND_JOBS__HANDLER__HTTP__URL"] == "http://127.0.0.1:8000/jobs"
