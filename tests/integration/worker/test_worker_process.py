@@ -232,13 +232,19 @@ async def test_a_program_that_times_out_ends_with_all_its_children(database_dsn:
     async with await provision(database_dsn, max_retries=1000) as queue:
         await queue.enqueue([new_job("hanging")])
         with running_worker(
-            tmp_path, "--exec", str(script), dsn=database_dsn, BACKGROUND_JOBS__JOBTIMEOUTSECONDS="1", **SOON_AGAIN
+            tmp_path,
+            *("--exec", str(script), "--drain-timeout", "0"),
+            dsn=database_dsn,
+            BACKGROUND_JOBS__JOBTIMEOUTSECONDS="1",
+            **SOON_AGAIN,
         ) as worker:
             noted = tmp_path / "pid"
             await eventually(lambda: noted.exists() and noted.read_text().endswith("\n"), what="started")
             group = noted.read_text().strip()
             await eventually(lambda: not group_members(group), what="nobody left of the group")
             await eventually(lambda: (worker.metric("retried_total") or 0) >= 1, what="timed out")
+            worker.terminate()  # It ends what it has started since.
+            assert await worker.exit_status() == 0
 
 
 def group_members(group: str) -> list[str]:
