@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace_operator.local.errors import InputError
-from headrace_operator.local.processes import Ledger
+from headrace_operator.local.processes import Ledger, end_started_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def folder(given: Path | None) -> Iterator[Folder]:
         if lock is None:
             raise InputError(f"another headrace-operator dev works in {path}: end it, or give another --data-dir")
         ledger = Ledger(path / _LEDGER)
-        leftovers += ledger.end_leftovers()
+        leftovers += _end_leftovers(path)
         yield Folder(path=path, is_kept=given is not None, ledger=ledger, leftovers=leftovers)
 
 
@@ -97,9 +97,14 @@ def _clear(shelf: Path) -> int:
             # Its own supervisor may just be removing it.
             with suppress(FileNotFoundError), _locked(path / _LOCK) as lock:
                 if lock is not None:
-                    ended += Ledger(path / _LEDGER).end_leftovers()
+                    ended += _end_leftovers(path)
                     shutil.rmtree(path, ignore_errors=True)
     return ended
+
+
+def _end_leftovers(path: Path) -> int:
+    # Workers first: they end what they have started.
+    return Ledger(path / _LEDGER).end_leftovers() + end_started_at(path)
 
 
 @contextmanager

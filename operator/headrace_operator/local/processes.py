@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG, from linux/prctl.h."""
 
 _LOOK_SECONDS = 0.05
+
+PLACE_VARIABLE = "HEADRACE_DEV_PLACE"
+"""What a worker starts has it, too, and keeps it in whatever session it makes for itself: the worker's own folder."""
 
 
 class Role(StrEnum):
@@ -135,6 +138,33 @@ def signal_group(pid: int, signal_number: signal.Signals) -> None:
     """Signal a process of ours and whatever it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal_number)
+
+
+def end_started_at(place: Path) -> int:
+    """Kill all that runs with this folder, or one below it, for its `PLACE_VARIABLE`; returns how many there were.
+
+    Knows of none where the system does not tell the environment of processes.
+    """
+    mark = f"{PLACE_VARIABLE}={place}".encode()
+    ended: set[int] = set()
+    # Again, until there are none: one may have started another meanwhile.
+    while found := {pid for pid in _marked(mark) if pid not in ended}:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= found
+    return len(ended)
+
+
+def _marked(mark: bytes) -> Iterator[int]:
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = environment.read_bytes().split(b"\0")
+        except OSError:
+            # Gone, or somebody else's.
+            continue
+        if any(variable == mark or variable.startswith(mark + b"/") for variable in variables):
+            yield int(environment.parent.name)
 
 
 def _end(processes: list[Process], role: Role) -> None:

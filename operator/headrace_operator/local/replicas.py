@@ -24,14 +24,14 @@ from headrace_operator.core.model import ObjectKey, OperatorError, WorkerPod
 from headrace_operator.local.errors import InputError
 from headrace_operator.local.loopback import HOST, free_port
 from headrace_operator.local.pod import files, variables, worker_container
-from headrace_operator.local.processes import Role, dies_with_us, signal_group
+from headrace_operator.local.processes import PLACE_VARIABLE, Role, dies_with_us, end_started_at, signal_group
 from headrace_operator.reconcile.objects import key_of
 from headrace_operator.reconcile.work_queue import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
-    from typing import Self
+    from typing import BinaryIO, Self
 
     from headrace_operator.local.pod import Sources
     from headrace_operator.local.processes import Ledger
@@ -311,6 +311,7 @@ class Replica:
             return f"its handler could not be loaded in {_CHECK_SECONDS:.0f} s"
         finally:
             signal_group(process.pid, signal.SIGKILL)
+            end_started_at(self._folder)
             shutil.rmtree(self._folder, ignore_errors=True)
         if process.returncode == 0:
             return None
@@ -338,11 +339,57 @@ class Replica:
         """Run one process to its end; returns what was the matter, where it was not told to stop."""
         port = free_port()
         try:
-            environment = self._environment(port)
+            process, output = await self._start(port)
+        except OperatorError as error:
+            return error.reason, error.message
+        except OSError as error:
+            return "StartError", f"its process can't be started: {error.strerror}"
+        self._process, self._address = process, f"http://{HOST}:{port}"
+        self._last_lines.clear()
+        if self.is_leaving:
+            process.send_signal(signal.SIGTERM)
+        talking = asyncio.create_task(self._listen(output), name=f"{self.name}-log")
+        watching = asyncio.create_task(self._watch(self._address), name=f"{self.name}-watch")
+        try:
+            status = await process.wait()
+        finally:
+            # Whatever it has started goes with it, as in a container.
+            signal_group(process.pid, signal.SIGKILL)
+            end_started_at(self._folder)
+            self._ledger.remove(process.pid)
+            watching.cancel()
+            self._process, self._address, self.is_ready = None, None, False
+            self._completed_before = self.completed
+            # What is left in the pipe is its last words; a process that kept the pipe must not hold us up.
+            await asyncio.wait([talking], timeout=1.0)
+            talking.cancel()
+            await asyncio.wait([talking])
+            output.close()
+        if self.is_leaving:
+            return None
+        last_words = " ".join(self._last_lines)
+        logger.warning("%s ended with status %d and is started again", self.name, status)
+        return "CrashLoopBackOff", f"the worker ended with status {status}: {last_words}".rstrip(": ")
+
+    async def _start(self, port: int) -> tuple[asyncio.subprocess.Process, BinaryIO]:
+        """Start a process; returns it, and where what it writes is read.
+
+        Raises
+        ------
+        OperatorError
+            Where its environment can't be made.
+        OSError
+            Where the system can't.
+        """
+        environment = self._environment(port)
+        # Not a pipe of asyncio's: with that, a process would be waited for until nobody has the pipe any more.
+        reading, writing = os.pipe()
+        output = os.fdopen(reading, "rb", buffering=0)
+        try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "headrace", "worker"),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=dies_with_us(signal.SIGTERM),
@@ -355,33 +402,12 @@ class Replica:
                 signal_group(process.pid, signal.SIGKILL)
                 await process.wait()
                 raise
-        except OperatorError as error:
-            return error.reason, error.message
-        except OSError as error:
-            return "StartError", f"its process can't be started: {error.strerror}"
-        self._process, self._address = process, f"http://{HOST}:{port}"
-        self._last_lines.clear()
-        if self.is_leaving:
-            process.send_signal(signal.SIGTERM)
-        talking = asyncio.create_task(self._listen(process), name=f"{self.name}-log")
-        watching = asyncio.create_task(self._watch(self._address), name=f"{self.name}-watch")
-        try:
-            status = await process.wait()
+        except BaseException:
+            output.close()
+            raise
         finally:
-            # Whatever it has started goes with it, as in a container.
-            signal_group(process.pid, signal.SIGKILL)
-            self._ledger.remove(process.pid)
-            watching.cancel()
-            self._process, self._address, self.is_ready = None, None, False
-            self._completed_before = self.completed
-            # What is left in the pipe is its last words; a process that kept the pipe must not hold us up.
-            await asyncio.wait([talking], timeout=1.0)
-            talking.cancel()
-        if self.is_leaving:
-            return None
-        last_words = " ".join(self._last_lines)
-        logger.warning("%s ended with status %d and is started again", self.name, status)
-        return "CrashLoopBackOff", f"the worker ended with status {status}: {last_words}".rstrip(": ")
+            os.close(writing)
+        return process, output
 
     def _environment(self, port: int) -> dict[str, str]:
         """The pod's variables over those of this machine; its files put down."""
@@ -400,21 +426,28 @@ class Replica:
             sources=self._sources,
             root=root,
         )
-        return {**of_machine, "PYTHONUNBUFFERED": "1", **of_pod, "HEADRACE_METRICS_ADDRESS": f"{HOST}:{port}"}
+        ours = {"HEADRACE_METRICS_ADDRESS": f"{HOST}:{port}", PLACE_VARIABLE: str(self._folder)}
+        return {**of_machine, "PYTHONUNBUFFERED": "1", **of_pod, **ours}
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+    async def _listen(self, output: BinaryIO) -> None:
         """Pass its lines on, and remember the last ones."""
-        assert process.stdout is not None
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), output
+        )
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         rest = ""
-        while chunk := await process.stdout.read(_LINE_BYTES):
-            *lines, rest = (rest + decoder.decode(chunk)).split("\n")
-            if len(rest) > _LINE_BYTES:
-                lines, rest = [*lines, rest], ""
-            for line in lines:
-                self._say(line)
-        if rest:
-            self._say(rest)
+        try:
+            while chunk := await reader.read(_LINE_BYTES):
+                *lines, rest = (rest + decoder.decode(chunk)).split("\n")
+                if len(rest) > _LINE_BYTES:
+                    lines, rest = [*lines, rest], ""
+                for line in lines:
+                    self._say(line)
+            if rest:
+                self._say(rest)
+        finally:
+            transport.close()
 
     def _say(self, line: str) -> None:
         self._last_lines.append(line.strip())

@@ -190,6 +190,40 @@ def test_a_worker_that_dies_is_started_again_and_its_job_is_done(at: Path) -> No
         assert dev.end() == 0
 
 
+@pytest.mark.parametrize("death", ["worker", "second Ctrl-C", "worker and supervisor"])
+def test_what_a_worker_has_started_ends_with_it(at: Path, death: str) -> None:
+    file = write(at, autoscaling=ONE)
+    queue, pool = yaml.safe_load_all(Path(file).read_text())
+    # A session of its own, and its worker's standard output.
+    pool["spec"]["handler"] = {"exec": {"command": ["/bin/sh", "-c", 'echo $$ > "$RECORDS/started"; sleep 3600; true']}}
+    Path(file).write_text(yaml.safe_dump_all([queue, pool]))
+    noted = at / "started"
+    with running_dev(at, "-f", file) as dev:
+        dev.enqueue("orders", "sleep")
+        eventually(lambda: noted.exists() and noted.read_text().endswith("\n"), what="under way")
+        program = int(noted.read_text())
+        children = [int(pid) for pid in Path(f"/proc/{program}/task/{program}/children").read_text().split()]
+        (worker,) = set(dev.pids()) - {server_pid(dev)}
+        if death == "worker":
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda: "workers-1 ended with status -9 and is started again" in dev.log, what="it is noticed")
+        elif death == "second Ctrl-C":
+            dev.interrupt()
+            eventually(lambda: "1 worker drains" in dev.log, what="it drains")
+            dev.interrupt()
+            assert dev.wait() == 130
+        else:
+            dev.process.kill()
+            os.kill(worker, signal.SIGKILL)
+            dev.wait()
+            with running_dev(at, "-f", write(at)) as next_one:
+                assert next_one.started
+                assert next_one.end() == 0
+        eventually(lambda: not any(is_running(pid) for pid in [program, *children]), what="nobody left")
+        if death == "worker":
+            assert dev.end() == 0
+
+
 def test_workers_are_restarted_when_the_app_changes(at: Path) -> None:
     with running_dev(at, "-f", write(at, autoscaling=ONE), "--reload") as dev:
         dev.wait_for_pool(lambda pool: pool["ready"] == 1, what="a worker")

@@ -14,7 +14,7 @@ import pytest
 
 from headrace_operator.local.errors import InputError
 from headrace_operator.local.folder import folder
-from headrace_operator.local.processes import Ledger, Role, birth
+from headrace_operator.local.processes import PLACE_VARIABLE, Ledger, Role, birth, end_started_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +22,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+def sleeper(*, at: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, PLACE_VARIABLE: str(at or "")},
+    )
+    assert process.stdout is not None
     try:
+        # From here on, its environment is its own.
+        process.stdout.readline()
         yield process
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture
@@ -59,6 +68,20 @@ def test_what_an_earlier_supervisor_left_is_ended(tmp_path: Path) -> None:
         assert server.wait(10) != 0
         assert gone.poll() is None
     assert Ledger(file).end_leftovers() == 0
+
+
+def test_what_was_started_at_a_folder_is_ended_and_nothing_at_others(tmp_path: Path) -> None:
+    with (
+        sleeper(at=tmp_path / "pods/w-1") as worker,
+        sleeper(at=tmp_path / "pods/w-10") as other,
+        sleeper() as stranger,
+    ):
+        assert end_started_at(tmp_path / "pods/w-1") == 1
+        assert worker.wait(10) != 0
+        assert end_started_at(tmp_path) == 1
+        assert other.wait(10) != 0
+        assert end_started_at(tmp_path) == 0
+        assert stranger.poll() is None
 
 
 def test_a_number_that_was_given_again_is_left_alone(tmp_path: Path) -> None:
