@@ -63,8 +63,11 @@ def read_manifests(sources: Sequence[str], *, namespace: str) -> Manifests:
     found, problems = Manifests(), []
     for source in sources:
         for where, text in _texts(source):
-            for manifest in _objects(where, text):
-                problems += [f"{where}: {problem}" for problem in _take(manifest, found, namespace)]
+            try:
+                for manifest in _objects(where, text):
+                    problems += [f"{where}: {problem}" for problem in _take(manifest, found, namespace)]
+            except RecursionError:
+                raise InputError(f"{where}: is nested too deeply") from None
     if not problems:
         problems = _dangling(found)
     if problems:
@@ -97,7 +100,7 @@ def _objects(where: str, text: str) -> Iterator[Any]:
         json.dumps(documents, ensure_ascii=False, default=str, skipkeys=True).encode()
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds a character that is none (a single surrogate)") from None
-    except (yaml.YAMLError, _DuplicateKeyError) as error:
+    except (yaml.YAMLError, _DuplicateKeyError, ValueError) as error:
         raise InputError(f"{where}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not documents:
         raise InputError(f"{where}: holds no object")

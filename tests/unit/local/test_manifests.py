@@ -210,6 +210,11 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("kind: A\nkind: B\n", "duplicate key kind"),
         ('{"kind": "A", "kind": "B"}', "duplicate key kind"),
         ('{"kind": "\\ud800"}', "a character that is none"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("- " * 3000 + "a", "is nested too deeply"),
+        (json.dumps(POOL)[:-2] + ', "template": ' + '{"spec":' * 600 + "{}" + "}" * 602, "is nested too deeply"),
+        ("a: &a [*a]", "is neither YAML nor JSON: Circular reference"),
+        ("9" * 5000, "is neither YAML nor JSON: Exceeds the limit"),
     ],
 )
 def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str, told: str) -> None:
