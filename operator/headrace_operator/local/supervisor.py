@@ -99,8 +99,10 @@ class _Run:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        # The kernel tells that the terminal was closed, and a shell tells it again: that is no second Ctrl-C.
+        loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
         async with AsyncExitStack() as stack:
             postgres, dsns = await self._database(stack)
             self._tell_start(dsns)

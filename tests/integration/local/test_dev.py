@@ -324,6 +324,18 @@ def test_a_closed_terminal_lets_jobs_finish(at: Path) -> None:
         process.wait()
 
 
+def test_who_is_told_twice_that_the_terminal_was_closed_lets_jobs_finish(at: Path) -> None:
+    with running_dev(at, "-f", write(at, autoscaling=ONE)) as dev:
+        dev.enqueue("orders", "gated")
+        eventually(lambda: count(at, "started") == 1, what="under way")
+        dev.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "1 worker drains" in dev.log, what="it drains")
+        dev.process.send_signal(signal.SIGHUP)
+        (at / "gate").touch()
+        assert dev.wait() == 0
+        assert count(at, "done") == 1
+
+
 def server_pid(dev: DevProcess) -> int:
     return int((Path(dev.started["data_dir"]) / "postgres" / "postmaster.pid").read_text().split()[0])
 
