@@ -131,13 +131,76 @@ async def test_a_job_that_cancels_itself_or_times_out_by_itself_has_failed(world
     async def cancelling(payload: None) -> None:
         raise asyncio.CancelledError
 
+    @world.app.job("cancelling its task")
+    async def cancelling_its_task(payload: None) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
     @world.app.job("impatient")
     async def impatient(payload: None) -> None:
         raise TimeoutError("the shop did not answer")
 
     async with world.queue() as producer, world.working():
-        await producer.enqueue([new_job("cancelling"), new_job("impatient")])
-        await eventually(lambda: world.counted("retried_total") == 2, what="both retried")
+        await producer.enqueue([new_job("cancelling"), new_job("cancelling its task"), new_job("impatient")])
+        await eventually(lambda: world.counted("retried_total") == 3, what="all retried")
+
+
+class OutOfOrder(BaseException):
+    """As `pytest.fail` raises, for one: no Exception."""
+
+
+@pytest.mark.parametrize("error", [OutOfOrder("no luck"), KeyboardInterrupt(), GeneratorExit(), StopIteration()])
+@pytest.mark.parametrize("in_thread", [False, True], ids=["coroutine", "thread"])
+async def test_whatever_a_handler_raises_is_a_failed_attempt(
+    world: World, error: BaseException, in_thread: bool
+) -> None:
+    async def job(payload: None) -> None:
+        raise error
+
+    def job_in_thread(payload: None) -> None:
+        raise error
+
+    world.app.job("job")(job_in_thread if in_thread else job)
+    async with world.queue() as producer, world.working():
+        await producer.enqueue([new_job("job")])
+        await eventually(lambda: world.counted("retried_total") == 1, what="retried")
+    (entry,) = world.backend.places["orders"].entries.values()
+    assert type(error).__name__ in entry.failures[0].error
+    assert type(error).__name__ in (entry.failures[0].traceback or "")
+
+
+async def test_an_error_that_cannot_be_told_is_a_failed_attempt_too(world: World) -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise UnspeakableError
+
+    @world.app.job("job")
+    async def job(payload: None) -> None:
+        raise UnspeakableError
+
+    async with world.queue() as producer, world.working():
+        await producer.enqueue([new_job("job")])
+        await eventually(lambda: world.counted("retried_total") == 1, what="retried")
+
+
+async def test_what_a_handler_raises_because_it_is_stopped_is_no_failure(world: World) -> None:
+    started = asyncio.Event()
+
+    @world.app.job("job")
+    async def job(payload: None) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("closed in the middle") from None
+
+    async with world.queue() as producer, world.working():
+        await producer.enqueue([new_job("job")])
+        await started.wait()
+    assert world.counted("released_total") == 1
+    assert world.counted("retried_total") == 0
 
 
 async def test_a_stopped_worker_hands_back_and_gives_its_lease_back(world: World) -> None:

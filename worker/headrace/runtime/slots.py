@@ -365,6 +365,8 @@ class Slots:
                 self._settler.settle(Release(delivery=attempt.delivery))
         elif error := task.exception():
             log.error("a job ended outside of its handler queue=%s", self.queue.name, exc_info=error)
+            # Unsettled it would be held as long as this worker lives.
+            self._settle(attempt, Failed(f"it ended outside of its handler: {type(error).__name__}"), 0.0)
         for tasks in (self._lost, self._timed_out, self._cancelled):
             if tasks:
                 tasks.discard(task)
@@ -394,12 +396,14 @@ class Slots:
         try:
             outcome = await self._process(job, self._handler.run(job, attempt.context))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if attempt.is_cancelled:
                 raise
             outcome = Failed("the handler cancelled itself")
         except Exception as error:  # noqa: BLE001 - a handler's own fault is one failed attempt
             outcome = Failed(f"{type(error).__name__}: {error}")
+        if attempt.is_cancelled and isinstance(outcome, Failed) and asyncio.current_task() not in self._timed_out:
+            # What a handler makes of being stopped is no failure of its own.
+            outcome = Interrupted(outcome.error)
         self._settle(attempt, outcome, perf_counter() - started)
 
     def _settle(self, attempt: _Attempt, outcome: Outcome, duration_seconds: float) -> None:

@@ -78,11 +78,14 @@ class PythonHandler:
             if declaration.is_async:
                 await declaration.function(*arguments)
                 return COMPLETED
-            result = await self._in_thread(partial(contextvars.copy_context().run, declaration.function, *arguments))
+            call = partial(contextvars.copy_context().run, _returned_by, declaration.function, *arguments)
+            result = await self._in_thread(call)
             if inspect.isawaitable(result):
                 await result
-        # sys.exit() in a job ends the job, not the worker.
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job does is its own failure
+        except asyncio.CancelledError:
+            raise
+        # sys.exit() in a job, too, ends the job and not the worker.
+        except BaseException as error:  # noqa: BLE001 - whatever a job does is its own failure
             return outcome_of(error)
         return COMPLETED
 
@@ -186,9 +189,18 @@ def _attempt(function: Callable[..., Any], payload: Any, job: Job | None) -> Out
         result = function(*arguments)
         if inspect.isawaitable(result):
             asyncio.run(_awaited(result))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+    except BaseException as error:  # noqa: BLE001 - as above
         return outcome_of(error)
     return COMPLETED
+
+
+def _returned_by(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, within its thread."""
+    try:
+        return function(*arguments)
+    except (StopIteration, GeneratorExit) as error:
+        # No future takes the one, and no coroutine that waits the other: the job would never end.
+        raise RuntimeError(f"the function raised {type(error).__name__}") from error
 
 
 async def _awaited(result: Any) -> None:
