@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from headrace.job import MAX_DELAY_SECONDS
 from headrace.queues.base import Progress, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ Seconds = float | timedelta
 
 def _seconds(what: str, given: Seconds) -> float:
     seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{what}: {given} must be a number of seconds, 0 or more, or a timedelta")
+    if not 0 <= seconds <= MAX_DELAY_SECONDS:
+        raise ValueError(
+            f"{what}: {given} must be a number of seconds, 0 or more and at most {MAX_DELAY_SECONDS}, or a timedelta"
+        )
     return seconds
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.job import MAX_DELAY_SECONDS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -26,8 +28,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name, minimum in (("initial_delay_seconds", 0.0), ("multiplier", 1.0), ("max_delay_seconds", 0.0)):
             value: float = getattr(self, name)
-            if not minimum <= value < float("inf"):
-                raise ValueError(f"{name} {value}: must be a finite number, at least {minimum:g}")
+            if not minimum <= value <= MAX_DELAY_SECONDS:
+                raise ValueError(f"{name} {value}: must be from {minimum:g} to {MAX_DELAY_SECONDS}")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter {self.jitter}: must be from 0 to 1")
         if self.max_retries is not None and self.max_retries < 0:

@@ -37,3 +37,10 @@ def test_no_delay_is_negative_or_above_the_maximum(
 @pytest.mark.parametrize(("age", "delay"), [(-5, 1), (0, 1), (7, 7), (3600, 60)])
 def test_an_unknown_name_waits_as_long_as_it_has_waited(age: float, delay: float) -> None:
     assert unknown_name_delay_seconds(age, chance=0.0) == delay
+
+
+@pytest.mark.parametrize("name", ["initial_delay_seconds", "multiplier", "max_delay_seconds"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e11])
+def test_a_policy_whose_delays_no_backend_can_store_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} .*to 10000000000"):
+        RetryPolicy(**{name: value})

@@ -348,7 +348,7 @@ BackgroundJobs:
             "no handler for queue orders: set exactly one of --app (BACKGROUND_JOBS__HANDLER__PYTHON__APP), "
             "--http (BACKGROUND_JOBS__HANDLER__HTTP__URL), --exec (BACKGROUND_JOBS__HANDLER__EXEC__COMMAND)"
         ),
-        "worker.yaml line 11: Retry.Multiplier=0.5: must be a number, at least 1",
+        "worker.yaml line 11: Retry.Multiplier=0.5: must be a number, at least 1 and at most 100",
     )
 
 

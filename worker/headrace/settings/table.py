@@ -12,6 +12,9 @@ ROOT = "BackgroundJobs"
 QUEUES = "Queues"
 PREFIX = "BACKGROUND_JOBS__"
 
+# As a JobWorkerPool takes them.
+_WEEK_SECONDS = 7 * 24 * 3600
+
 Value = TypeVar("Value")
 
 
@@ -210,15 +213,21 @@ MAX_RETRIES: Setting[int | None] = Setting(
 )
 RETRY_INITIAL_DELAY = Setting(
     path="Retry.InitialDelaySeconds",
-    kind=Number(at_least=0),
+    kind=Number(at_least=0, at_most=_WEEK_SECONDS),
     default=1.0,
     meaning="How long a job waits after its first failed attempt.",
 )
 RETRY_MULTIPLIER = Setting(
-    path="Retry.Multiplier", kind=Number(at_least=1), default=2.0, meaning="How much longer after each further one."
+    path="Retry.Multiplier",
+    kind=Number(at_least=1, at_most=100),
+    default=2.0,
+    meaning="How much longer after each further one.",
 )
 RETRY_MAX_DELAY = Setting(
-    path="Retry.MaxDelaySeconds", kind=Number(at_least=0), default=600.0, meaning="How long at most."
+    path="Retry.MaxDelaySeconds",
+    kind=Number(at_least=0, at_most=_WEEK_SECONDS),
+    default=600.0,
+    meaning="How long at most.",
 )
 RETRY_JITTER = Setting(
     path="Retry.Jitter",
