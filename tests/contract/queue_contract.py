@@ -1548,6 +1548,19 @@ class ProgressContract:
             assert (await record_of(bench, first)).progress == Progress(fraction=0.5, message="page 2")
             assert (await record_of(bench, second)).progress == Progress(message='half a "snowman" \u2603')
 
+    async def test_a_message_that_no_database_stores_keeps_no_other_back(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as worker:
+            await worker.keep_alive()
+            first, second = await worker.enqueue([NewJob(name="a"), NewJob(name="b")])
+            delivery, beside = await worker.receive(2)
+            odd = Progress(fraction=0.5, message="page\x00 \ud800 2")
+            await worker.report_progress([(delivery, odd), (beside, Progress(fraction=0.25, message="page 1"))])
+            shown = (await record_of(bench, first)).progress
+            assert shown is not None
+            assert (shown.fraction, shown.message[:4], shown.message[-1]) == (0.5, "page", "2")
+            assert (await record_of(bench, second)).progress == Progress(fraction=0.25, message="page 1")
+
     async def test_it_goes_with_the_run(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as worker:

@@ -571,7 +571,7 @@ class PostgresQueue:
         """See `headrace.queues.base.Queue`."""
         by_claim: dict[int, dict[str, dict[str, float | str | None]]] = {}
         for delivery, progress in reports:
-            told = {"fraction": progress.fraction, "message": progress.message}
+            told = {"fraction": progress.fraction, "message": storable(progress.message)}
             by_claim.setdefault(int(delivery.lease), {})[delivery.job.id] = told
         held = [
             (self._held[claim][0], claim, json.dumps(told)) for claim, told in by_claim.items() if claim in self._held
