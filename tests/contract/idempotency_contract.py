@@ -214,7 +214,7 @@ class IdempotencyContract:
         )
         assert claimed == dict.fromkeys(keys, 1)
 
-    @pytest.mark.parametrize("key", ["", " ", "é\n\x00", "{tenant}:7", "x" * 100_000, "sha256:" + "0" * 64])
+    @pytest.mark.parametrize("key", ["", " ", "é\n\x00", "{tenant}:7", "x" * 100_000, "sha256:" + "0" * 64, "\udc80"])
     async def test_any_text_is_a_key_of_its_own(self, bench: Bench, key: str) -> None:
         async with bench.store() as store:
             others = [Hold(key + suffix, "ours") for suffix in (" ", "x", "\x00")]

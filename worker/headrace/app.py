@@ -226,7 +226,7 @@ class Declaration:
     retry: RetryPolicy | None = None
     timeout_seconds: float | None = None
     max_concurrent: int | None = None
-    idempotency_key: Callable[[Any], str] | None = None
+    idempotency_key: Callable[[Any], str | None] | None = None
 
 
 class App:
@@ -255,7 +255,7 @@ class App:
         timeout: Seconds | None = None,
         max_concurrent: int | None = None,
         process: bool | None = None,
-        idempotency_key: Callable[[Any], str] | None = None,
+        idempotency_key: Callable[[Any], str | None] | None = None,
     ) -> Callable[[Function], Function]:
         """Declare the function that runs jobs of this name.
 
@@ -283,8 +283,8 @@ class App:
             Whether to run in a process of its own: for work that keeps a CPU busy. Payload and function must be
             importable there; the context can't enqueue or complete. Defaults to what `timeout` needs.
         idempotency_key
-            From the payload, what stands for this job's effect: of jobs with one key, one runs to its end. Defaults to
-            the producer's key (header ``idempotency-key``), else the job's id.
+            From the payload, what stands for this job's effect: of jobs with one key, one runs to its end. Where it is
+            None or empty, and by default, the producer's key (header ``idempotency-key``), else the job's id.
 
         Raises
         ------

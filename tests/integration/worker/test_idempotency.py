@@ -115,6 +115,24 @@ class TestKeys:
             await producer.enqueue([new_job("note", {})])
             await eventually(lambda: world_done(shop, 1), what="completed")
 
+    @pytest.mark.parametrize("nothing", [None, ""])
+    async def test_jobs_of_which_a_declaration_makes_no_key_are_not_taken_for_one(
+        self, shop: Shop, nothing: str | None
+    ) -> None:
+        ran: list[int] = []
+
+        @shop.app.job("charge", idempotency_key=lambda _: nothing)
+        async def charge(payload: int) -> None:
+            ran.append(payload)
+
+        async with shop.queue() as producer, shop.once():
+            await producer.enqueue([new_job("charge", number) for number in range(3)])
+            await producer.enqueue([new_job("charge", number, idempotency_key="order 7") for number in (3, 3)])
+            await eventually(lambda: shop.counted("released_total") == 1, what="one of a producer's key put back")
+            shop.passed += timedelta(seconds=6)
+            await eventually(lambda: world_done(shop, 5), what="all completed")
+        assert sorted(ran) == [0, 1, 2, 3]
+
     async def test_a_failed_attempt_and_a_dead_letter_leave_the_key_free(self, shop: Shop) -> None:
         attempts: list[int] = []
 

@@ -14,6 +14,7 @@ Exceptions::
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
@@ -28,6 +29,8 @@ DEFAULT_PREFIX = "headrace:idempotency:"
 
 _MAX_KEY_BYTES = 200
 _HASHED = "sha256:"
+# No UTF-8 says it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class IdempotencyError(Exception):
@@ -131,7 +134,8 @@ def key_prefix(namespace: str, queue: str) -> str:
 
 
 def stored_key(prefix: str, key: str) -> str:
-    """The name under which a key is stored; a long one is hashed."""
-    if len(key.encode()) <= _MAX_KEY_BYTES and not key.startswith(_HASHED):
+    """The name under which a key is stored; a long one is hashed, and one with half a surrogate pair."""
+    encoded = key.encode(errors="surrogatepass")
+    if len(encoded) <= _MAX_KEY_BYTES and not key.startswith(_HASHED) and not _SURROGATE.search(key):
         return prefix + key
-    return f"{prefix}{_HASHED}{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"{prefix}{_HASHED}{hashlib.sha256(encoded).hexdigest()}"

@@ -172,7 +172,9 @@ def _terms(declaration: Declaration, decode: Callable[[Job], Any]) -> Terms:
         except InvalidPayloadError:
             return None  # It will be dead-lettered.
         assert key_of is not None
-        return f"{job.name}:{key_of(payload)}"
+        key = key_of(payload)
+        # No key for one job must not be one key for all of them.
+        return None if key is None or key == "" else f"{job.name}:{key}"
 
     return Terms(
         retry=declaration.retry,
