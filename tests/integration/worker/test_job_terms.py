@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -402,6 +403,18 @@ class TestProcesses:
         pid = int((tmp_path / "pid").read_text())
         await eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the process gone")
         assert world.counted("released_total") == 1
+
+    async def test_a_process_that_dies_while_it_waits_fails_no_job(self, world: World, tmp_path: Path) -> None:
+        world.app.job("job", process=True)(process_jobs.note_process)
+        async with world.queue() as producer, world.working(slots=1):
+            await producer.enqueue([new_job("job", {"path": str(tmp_path / "first")})])
+            await eventually(lambda: world.counted("completed_total") == 1, what="the first completed")
+            pid = int((tmp_path / "first").read_text().split()[0])
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the process gone")
+            await producer.enqueue([new_job("job", {"path": str(tmp_path / "second")})])
+            await eventually(lambda: world.counted("completed_total") == 2, what="the second completed")
+        assert world.counted("retried_total") == 0
 
     async def test_a_process_that_dies_fails_its_own_job_and_no_other(self, world: World, tmp_path: Path) -> None:
         world.app.job("dying", retry=RetryPolicy(initial_delay_seconds=3600), process=True)(process_jobs.die)

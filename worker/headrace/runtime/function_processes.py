@@ -25,6 +25,10 @@ class ProcessDiedError(Exception):
     """The process ended before its function did: killed, out of memory, or crashed in native code."""
 
 
+class _GoneError(Exception):
+    """The process ended while it waited for a call: nothing was called."""
+
+
 class _Lane:
     """One process, used by one call after another."""
 
@@ -37,7 +41,11 @@ class _Lane:
         try:
             if self._pid is None:
                 self._pid = await asyncio.wrap_future(self._executor.submit(os.getpid))
-            return await asyncio.wrap_future(self._executor.submit(call, *arguments))
+            try:
+                future = self._executor.submit(call, *arguments)
+            except BrokenProcessPool:
+                raise _GoneError from None
+            return await asyncio.wrap_future(future)
         except BrokenProcessPool:
             raise ProcessDiedError(
                 "the process that ran it died: it was killed, ran out of memory, or crashed in native code"
@@ -75,6 +83,9 @@ class Processes:
         lane = self._idle.pop() if self._idle else _Lane()
         try:
             result = await lane.run(call, *arguments)
+        except _GoneError:
+            lane.kill()
+            return await self.run(call, *arguments)
         except (asyncio.CancelledError, ProcessDiedError):
             lane.kill()
             raise
