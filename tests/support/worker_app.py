@@ -99,3 +99,8 @@ async def logging_(payload: str) -> None:
 @app.job("logging-in-thread")
 def logging_in_thread(payload: str) -> None:
     log.info("a line of the handler's own: %s", payload)
+
+
+@app.job("logging-in-process", process=True)
+def logging_in_process(payload: str) -> None:
+    log.info("a line of the handler's own: %s", payload)

@@ -17,6 +17,8 @@ from headrace import trace_context
 if TYPE_CHECKING:
     from headrace.job import Job
 
+LogFormat = Literal["text", "json"]
+
 _current_job: ContextVar[Job | None] = ContextVar("headrace_job", default=None)
 
 set_job = _current_job.set
@@ -111,9 +113,17 @@ def _fields(record: logging.LogRecord) -> dict[str, str | int]:
     return fields
 
 
-def configure(level: str, log_format: Literal["text", "json"] = "text") -> None:
+def configure(level: str | int, log_format: LogFormat = "text") -> None:
     """Log to standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(JobFields())
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def configuration() -> tuple[int, LogFormat] | None:
+    """What `configure` was told, for another process to be told the same; None where nobody called it."""
+    formats: dict[type, LogFormat] = {JsonFormatter: "json", TextFormatter: "text"}
+    root = logging.getLogger()
+    found = (formats.get(type(handler.formatter)) for handler in root.handlers)
+    return next(((root.level, log_format) for log_format in found if log_format is not None), None)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-@pytest.mark.parametrize("name", ["logging", "logging-in-thread"])
+@pytest.mark.parametrize("name", ["logging", "logging-in-thread", "logging-in-process"])
 async def test_in_json_every_line_of_a_job_has_it_in_fields_the_handlers_own_too(
     database_dsn: str, tmp_path: Path, name: str
 ) -> None:

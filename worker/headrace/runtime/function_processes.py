@@ -13,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from headrace import logs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,7 +36,8 @@ class _Lane:
 
     def __init__(self) -> None:
         # Spawned: a copy of a process with threads and an event loop is no safe place.
-        self._executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle_in, (os.getpid(),))
+        told = (os.getpid(), logs.configuration())
+        self._executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle_in, told)
         self._pid: int | None = None
 
     async def run(self, call: Callable[..., Result], *arguments: object) -> Result:
@@ -102,10 +105,12 @@ class Processes:
         self._idle.clear()
 
 
-def _settle_in(parent: int) -> None:
+def _settle_in(parent: int, logging: tuple[int, logs.LogFormat] | None) -> None:
     """In the new process: a group of its own, that ends with the worker's process and not by the terminal's Ctrl-C."""
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    if logging is not None:
+        logs.configure(*logging)

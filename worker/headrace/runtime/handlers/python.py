@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from headrace import logs
 from headrace.app import App, AppError, Context, DeadLetter, Retry, Snooze
 from headrace.runtime.function_processes import ProcessDiedError, Processes
 from headrace.runtime.handlers import HandlerError, Terms
@@ -106,9 +107,7 @@ class PythonHandler:
 
     async def _in_process(self, declaration: Declaration, job: Job, payload: Any) -> Outcome:
         try:
-            outcome = await self._processes.run(
-                _attempt, declaration.function, payload, job if declaration.takes_context else None
-            )
+            outcome = await self._processes.run(_attempt, declaration.function, payload, job, declaration.takes_context)
         except ProcessDiedError as error:
             return Failed(str(error))
         except Exception as error:  # noqa: BLE001 - what can't be pickled can fail in any way
@@ -184,9 +183,10 @@ def _terms(declaration: Declaration, decode: Callable[[Job], Any]) -> Terms:
     )
 
 
-def _attempt(function: Callable[..., Any], payload: Any, job: Job | None) -> Outcome:
+def _attempt(function: Callable[..., Any], payload: Any, job: Job, takes_context: bool) -> Outcome:  # noqa: FBT001
     """One attempt, within its process."""
-    arguments = (payload,) if job is None else (payload, Context(job))
+    logs.set_job(job)
+    arguments = (payload, Context(job)) if takes_context else (payload,)
     try:
         result = function(*arguments)
         if inspect.isawaitable(result):
