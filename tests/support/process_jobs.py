@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from headrace import Context, DeadLetter, Retry, Snooze, new_job
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
 
@@ -22,6 +24,16 @@ class Note:
 
     path: str
     text: str = "done"
+
+
+def decorated(function: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """As a library's decorator in a module of its own does."""
+
+    @functools.wraps(function)
+    async def decorated(payload: Any) -> None:
+        await function(payload)
+
+    return decorated
 
 
 def note_process(payload: Note, context: Context) -> None:

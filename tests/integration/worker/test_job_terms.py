@@ -48,6 +48,9 @@ class Order(pydantic.BaseModel):
     placed_at: datetime
 
 
+ORDER = Order(number=7, placed_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
 class Point(msgspec.Struct):
     x: float
 
@@ -71,6 +74,25 @@ async def take_numbers(payload: list[int]) -> None:
     SEEN.append(payload)
 
 
+async def take_orders(payload: list[Order]) -> None:
+    SEEN.append(payload)
+
+
+async def take_order_or_nothing(payload: Order | None) -> None:
+    SEEN.append(payload)
+
+
+@dataclass
+class Parcel:
+    order: Order
+    size: Size
+
+
+@process_jobs.decorated
+async def take_parcel(payload: Parcel) -> None:
+    SEEN.append(payload)
+
+
 async def take_bytes(payload: bytes) -> None:
     SEEN.append(payload)
 
@@ -87,10 +109,18 @@ class TestPayloads:
             (
                 take_order,
                 {"number": "7", "placed_at": "2026-01-02T03:04:05Z"},
-                Order(number=7, placed_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+                ORDER,
             ),
             (take_point, {"x": 1}, Point(1.0)),
             (take_numbers, [1, 2], [1, 2]),
+            (take_orders, [{"number": 7, "placed_at": "2026-01-02T03:04:05Z"}], [ORDER]),
+            (take_order_or_nothing, {"number": 7, "placed_at": "2026-01-02T03:04:05Z"}, ORDER),
+            (take_order_or_nothing, None, None),
+            (
+                take_parcel,
+                {"order": {"number": 7, "placed_at": "2026-01-02T03:04:05Z"}, "size": {"width": 3}},
+                Parcel(ORDER, Size(3)),
+            ),
             (take_bytes, {"a": 1}, b'{"a":1}'),
             (take_bytes, b"\x00\xff", b"\x00\xff"),
             (take_anything, {"a": [None]}, {"a": [None]}),
@@ -115,6 +145,8 @@ class TestPayloads:
             (take_size, {"width": "broad"}, "$.width"),
             (take_size, {}, "width"),
             (take_order, {"number": 1}, "placed_at"),
+            (take_orders, [{"number": 1}], "placed_at"),
+            (take_orders, [{"number": 1}], "$[0]"),
             (take_numbers, [1, "two"], "$[1]"),
             (take_size, b"\x00", BYTES_CONTENT_TYPE),
         ],
@@ -143,12 +175,13 @@ class TestPayloads:
         with pytest.raises(HandlerError, match=r"job 'job'.*'Local' can't be looked up"):
             PythonHandler(app, threads=1)
 
-    def test_a_type_that_nothing_can_be_validated_as_is_refused_at_the_start(self) -> None:
+    @pytest.mark.parametrize("wanted", [dict[Size, Point] | list[int] | set[int], Path, World, complex], ids=str)
+    def test_a_type_that_nothing_can_be_validated_as_is_refused_at_the_start(self, wanted: Any) -> None:
         app = App()
 
         async def job(payload: Any) -> None: ...
 
-        job.__annotations__["payload"] = dict[Size, Point] | list[int] | set[int]
+        job.__annotations__["payload"] = wanted
         app.job("job")(job)
         with pytest.raises(HandlerError, match="annotate it with a dataclass"):
             PythonHandler(app, threads=1)

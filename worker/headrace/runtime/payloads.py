@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def _resolved(declaration: Declaration) -> Any:
         return annotation
     if annotation in {"Any", "typing.Any"}:
         return Any  # Linters like to see its import where it does not run.
-    names = getattr(declaration.function, "__globals__", {})
+    # A decorated function's annotations are those of the module that it was written in.
+    names = getattr(inspect.unwrap(declaration.function), "__globals__", {})
     try:
         return eval(annotation, names)  # noqa: S307 - the application's own source
     except Exception as error:  # noqa: BLE001 - as above
@@ -86,9 +88,23 @@ def _validating(name: str, wanted: Any) -> Callable[[bytes], Any]:
         if hasattr(wanted, "__pydantic_validator__"):
             return pydantic.TypeAdapter(wanted).validate_json
     try:
-        return msgspec.json.Decoder(wanted).decode
+        return _decoder(wanted).decode
     except TypeError as error:
         raise AppError(
             f"job {name!r}: no payload can be validated as {wanted!r} ({error}): annotate it with a dataclass, a "
             "pydantic model, a msgspec Struct or a plain type, or not at all"
         ) from None
+
+
+def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
+    info = msgspec.inspect.type_info(wanted)
+    if isinstance(info, msgspec.inspect.CustomType) and not hasattr(info.cls, "__pydantic_validator__"):
+        raise TypeError("it is none of the types that JSON has a form for")
+    return msgspec.json.Decoder(wanted, dec_hook=_foreign)
+
+
+def _foreign(wanted: Any, value: Any) -> Any:
+    """A pydantic model within what msgspec validates."""
+    if not hasattr(wanted, "__pydantic_validator__"):
+        raise TypeError(f"Expected `{wanted.__name__}`")
+    return wanted.__pydantic_validator__.validate_json(msgspec.json.encode(value))

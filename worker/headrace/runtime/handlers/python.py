@@ -183,7 +183,7 @@ def _terms(declaration: Declaration, decode: Callable[[Job], Any]) -> Terms:
     )
 
 
-def _attempt(function: Callable[..., Any], payload: Any, job: Job, takes_context: bool) -> Outcome:  # noqa: FBT001
+def _attempt(function: Callable[..., Any], payload: Any, job: Job, takes_context: bool) -> Outcome:
     """One attempt, within its process."""
     logs.set_job(job)
     arguments = (payload, Context(job)) if takes_context else (payload,)
