@@ -145,6 +145,11 @@ class _Server(ThreadingHTTPServer):
         # Without http.server's own addition: it asks DNS for this host's name, which may take seconds.
         socketserver.TCPServer.server_bind(self)
 
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's names
+        """Log it in the log's own form; a probe that gave up in the middle is no news."""
+        level = logging.DEBUG if isinstance(sys.exception(), ConnectionError) else logging.ERROR
+        log.log(level, "a request was not answered client=%s", client_address, exc_info=True)
+
 
 class HealthServerError(OSError):
     """The address can't be served."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -10,6 +12,7 @@ import pytest
 from headrace.health import STALL_SECONDS, STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
 from headrace.metrics import DEPTH_MAX_AGE_SECONDS, Metrics
 from headrace.queues.base import Depth
+from support.worker_process import eventually
 
 
 class Clock:
@@ -115,6 +118,19 @@ def test_the_endpoints_say_stuck_ready_and_the_metrics() -> None:
             serving("127.0.0.1", port, is_stuck=bool, is_ready=bool, metrics=bytes),
         ):
             pass
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_news(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serving("127.0.0.1", 0, is_stuck=bool, is_ready=bool, metrics=lambda: bytes(50_000_000)) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            client.recv(1)
+        await eventually(lambda: "not answered" in caplog.text, what="noticed")
+    assert [record.levelname for record in caplog.records if "not answered" in record.message] == ["DEBUG"]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_loop_that_does_not_turn_for_long_is_stuck() -> None:
