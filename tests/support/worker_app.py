@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -66,6 +67,15 @@ def stuck_thread(payload: str, context: Context) -> None:
     note("started", context)
     while not (_records / payload).exists():
         time.sleep(0.02)
+
+
+@app.job("deaf")
+async def deaf(payload: str, context: Context) -> None:
+    """Takes being stopped for one more thing to get over."""
+    note("started", context)
+    while not (_records / payload).exists():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.02)
 
 
 @app.job("blocking")

@@ -171,6 +171,10 @@ class Process:
                     async with asyncio.TaskGroup() as group:
                         for worker in self._workers:
                             group.create_task(worker.run())
+                if deaf := sum(worker.running for worker in self._workers):
+                    # Others may run them by now, and the event loop would wait for them without end.
+                    log.warning("leaving %d jobs behind that are deaf to being stopped", deaf)
+                    leave(0)
             finally:
                 for task in beside:
                     task.cancel()
@@ -179,7 +183,7 @@ class Process:
     def _stop(self) -> None:
         for worker in self._workers:
             worker.stop()
-        if not self._watchdog.is_alive():
+        if self._watchdog.ident is None:
             self._watchdog.start()
 
     def _start_comparisons(self) -> list[asyncio.Task[None]]:

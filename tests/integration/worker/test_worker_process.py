@@ -161,10 +161,11 @@ async def test_what_outlasts_the_drain_goes_back_uncharged_at_once(
     assert (delivery.job.id, delivery.job.attempt) == (job_id, 1)
 
 
+@pytest.mark.parametrize("name", ["stuck-thread", "deaf"])
 async def test_a_function_that_nobody_can_stop_does_not_hold_the_process(
-    queue: PostgresQueue, database_dsn: str, tmp_path: Path
+    queue: PostgresQueue, database_dsn: str, tmp_path: Path, name: str
 ) -> None:
-    (job_id,) = await queue.enqueue([new_job("stuck-thread", "never")])
+    (job_id,) = await queue.enqueue([new_job(name, "never")])
     with running_worker(tmp_path, *APP, "--drain-timeout", "0", dsn=database_dsn) as worker:
         await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="the job under way")
         worker.terminate()

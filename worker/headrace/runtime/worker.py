@@ -151,6 +151,11 @@ class Worker:
         """Whether the backend answers."""
         return self._keeper.backend_answers
 
+    @property
+    def running(self) -> int:
+        """How many jobs run; once `run` has ended, those that were handed back and are deaf to being stopped."""
+        return self._slots.running
+
     def stop(self) -> None:
         """Drain; called again: don't wait for running jobs any longer."""
         if self._stopping.is_set():
