@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import socketserver
 import sys
 import threading
@@ -141,7 +142,14 @@ def _stack(thread_id: int) -> str:
 
 
 class _Server(ThreadingHTTPServer):
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
     def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # On :: IPv4 is served, too.
         # Without http.server's own addition: it asks DNS for this host's name, which may take seconds.
         socketserver.TCPServer.server_bind(self)
 

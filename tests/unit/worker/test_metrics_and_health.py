@@ -6,6 +6,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
@@ -92,9 +93,9 @@ def test_a_drain_shows_for_how_long_it_goes_on() -> None:
     assert f"background_jobs_drain_seconds{labels} 7.0" in metrics.render().decode()
 
 
-def fetch(port: int, path: str) -> tuple[int, str]:
+def fetch(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as response:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}") as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -118,6 +119,19 @@ def test_the_endpoints_say_stuck_ready_and_the_metrics() -> None:
             serving("127.0.0.1", port, is_stuck=bool, is_ready=bool, metrics=bytes),
         ):
             pass
+
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(("served", "asked"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")])
+def test_an_address_of_ipv6_is_served(served: str, asked: str) -> None:
+    with serving(served, 0, is_stuck=bool, is_ready=bool, metrics=bytes) as port:
+        assert fetch(port, "/healthz", host=asked) == (200, "ok\n")
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_news(
