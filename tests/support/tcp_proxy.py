@@ -56,6 +56,12 @@ class TcpProxy:
             way.requests.set()
             way.answers.set()
 
+    def cut(self) -> None:
+        """Break off the connections there are; what was held up is lost."""
+        self._ways.clear()
+        for task in self._tasks:
+            task.cancel()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         way = _Way()
         self._ways.append(way)

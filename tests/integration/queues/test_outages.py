@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ import asyncpg
 import pytest
 
 from headrace.job import NewJob
-from headrace.queues.base import LeaseLostError, Owner, QueueSettings, QueueUnavailableError
+from headrace.queues.base import Delivery, LeaseLostError, Owner, QueueSettings, QueueUnavailableError, Settled
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.connection import Database, addresses
 from headrace.queues.postgres.listener import Listener
@@ -25,7 +26,6 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from headrace.queues.base import Delivery
     from support.postgres import PostgresServer
 
 OWNER = Owner(namespace="shop", name="orders", uid="1")
@@ -159,6 +159,114 @@ class TestLateAnswers:
             await asyncio.wait([late])
             proxy.resume()
             await eventually(lambda: receives_one(queue), what="received after all")
+
+
+Settle = Callable[[PostgresQueue, Delivery], Awaitable[Settled]]
+
+
+async def complete(queue: PostgresQueue, delivery: Delivery) -> Settled:
+    return await queue.complete([delivery])
+
+
+async def release(queue: PostgresQueue, delivery: Delivery) -> Settled:
+    return await queue.release([delivery], delay_seconds=60)
+
+
+async def retry(queue: PostgresQueue, delivery: Delivery) -> Settled:
+    return await queue.retry(delivery, delay_seconds=60, error="no")
+
+
+async def dead_letter(queue: PostgresQueue, delivery: Delivery) -> Settled:
+    return await queue.dead_letter(delivery, reason="Hopeless")
+
+
+async def discard(queue: PostgresQueue, delivery: Delivery) -> Settled:
+    return await queue.discard(delivery)
+
+
+class TestLostAnswers:
+    """A job is settled, and the connection breaks before the answer: the worker tells once more."""
+
+    @pytest.mark.parametrize(
+        ("settle", "max_retries", "dead_lettered"),
+        [(complete, 3, 0), (release, 3, 0), (retry, 3, 0), (retry, 0, 1), (dead_letter, 3, 1), (discard, 3, 0)],
+    )
+    async def test_what_was_done_by_then_is_accepted(
+        self,
+        place: Place,
+        proxy: TcpProxy,
+        admin: asyncpg.Connection[asyncpg.Record],
+        settle: Settle,
+        max_retries: int,
+        dead_lettered: int,
+    ) -> None:
+        await admin.execute("UPDATE headrace.queues SET max_retries = $1", max_retries)
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            delivery = await one_of_two(place, queue, settle)
+            await self.answer_is_lost(proxy, admin, settle(queue, delivery))
+            assert await settle(queue, delivery) == Settled(accepted=1, dead_lettered=dead_lettered)
+            assert await settle(queue, delivery) == Settled(accepted=0, refused=(delivery,)), "but once"
+
+    async def test_what_a_transaction_of_the_handlers_completed_is_accepted(
+        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async def commit(queue: PostgresQueue, delivery: Delivery) -> Settled:
+            async with admin.transaction():
+                await queue.complete_in(admin, delivery)
+            return await queue.complete([delivery])
+
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            delivery = await one_of_two(place, queue, commit)
+            async with admin.transaction():
+                await queue.complete_in(admin, delivery)
+            await self.answer_is_lost(proxy, admin, queue.complete([delivery]))
+            assert await queue.complete([delivery]) == Settled(accepted=1)
+
+    async def test_what_was_not_done_is_done_by_the_next_call(self, place: Place, proxy: TcpProxy) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            delivery = await one_of_two(place, queue, complete)
+            await self.question_is_lost(proxy, queue.complete([delivery]))
+            assert await queue.complete([delivery]) == Settled(accepted=1)
+
+    async def test_what_was_not_done_before_the_lease_was_lost_is_refused(self, place: Place, proxy: TcpProxy) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue, PostgresQueue(place, "orders") as other:
+            delivery = await one_of_two(place, queue, complete)
+            await self.question_is_lost(proxy, queue.complete([delivery]))
+            await run_out(place.dsn)
+            await execute(place.dsn, "UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now()")
+            assert (await other.maintain()).rescued == 1
+            assert await queue.complete([delivery]) == Settled(accepted=0, refused=(delivery,))
+
+    async def answer_is_lost(
+        self, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record], call: Awaitable[Settled]
+    ) -> None:
+        async def is_settled() -> bool:
+            return not await admin.fetchval("SELECT EXISTS (SELECT FROM headrace.claims)")
+
+        proxy.hold_answers()
+        telling = asyncio.ensure_future(call)
+        await eventually(is_settled, what="settled")
+        proxy.cut()
+        with pytest.raises(QueueUnavailableError):
+            await telling
+
+    async def question_is_lost(self, proxy: TcpProxy, call: Awaitable[Settled]) -> None:
+        proxy.silence()
+        telling = asyncio.ensure_future(call)
+        await asyncio.sleep(0)
+        proxy.cut()
+        with pytest.raises(QueueUnavailableError):
+            await telling
+
+
+async def one_of_two(place: Place, queue: PostgresQueue, settle: Settle) -> Delivery:
+    """A job that is held. One before it is settled: so its statement is prepared, and the next is but one question."""
+    await enqueued_elsewhere(place)
+    await enqueued_elsewhere(place)
+    await queue.keep_alive()
+    first, second = await queue.receive(2)
+    assert (await settle(queue, first)).accepted == 1
+    return second
 
 
 async def enqueued_elsewhere(place: Place) -> list[str]:

@@ -142,6 +142,8 @@ class PostgresQueue:
         # What may have been completed in a transaction of its handler's own: claim and job.
         self._completed_in: set[_Key] = set()
         self._gone_unreported: set[_Key] = set()
+        # What was settled, and by which query, in a call that got no answer: it may be done.
+        self._unanswered: dict[_Key, str] = {}
         self._holds_suspect = False
         self._suspects_wait = False
         self._makes_room = False
@@ -431,8 +433,7 @@ class PostgresQueue:
             claims = list({int(delivery.lease) for delivery in group})
             ids = [int(delivery.job.id) for delivery in group]
             groups = list({delivery.job.group for delivery in group if delivery.job.group is not None})
-            rows = await self._database.fetch("forget", self._queue_id, lease, claims, ids, groups)
-            gone = {str(row[0]) for row in rows}
+            gone = await self._ask("forget", lease, group, self._queue_id, lease, claims, ids, groups)
             forgotten = [delivery for delivery in group if delivery.job.id in gone]
             self._gone_unreported.update(map(_key, forgotten))
             self._came_back = self._came_back or bool(groups)  # The next of its group has an old id.
@@ -465,13 +466,31 @@ class PostgresQueue:
         for lease, group in by_lease.items():
             claims = list({int(delivery.lease) for delivery in group})
             ids = [int(delivery.job.id) for delivery in group]
-            rows = await self._database.fetch(query, lease, claims, ids, *arguments)
-            accepted += len(rows)
-            if len(rows) < len(ids):
-                settled = {str(row[0]) for row in rows}
+            settled = await self._ask(query, lease, group, lease, claims, ids, *arguments)
+            accepted += len(settled)
+            if len(settled) < len(ids):
                 refused += [delivery for delivery in group if delivery.job.id not in settled]
             await self._let_go(group)
         return Settled(accepted=accepted, refused=tuple(refused))
+
+    async def _ask(self, query: str, lease: int, deliveries: Sequence[Delivery], *arguments: object) -> set[str]:
+        """The ids of those that this query settles, or has settled before in a call that got no answer."""
+        try:
+            settled = {str(row[0]) for row in await self._database.fetch(query, *arguments)}
+            if self._unanswered and len(settled) < len(deliveries):
+                settled |= await self._settled_before(query, lease, deliveries)
+        except QueueUnavailableError:
+            self._unanswered.update(dict.fromkeys(map(_key, deliveries), query))
+            raise
+        return settled
+
+    async def _settled_before(self, query: str, lease: int, deliveries: Sequence[Delivery]) -> set[str]:
+        asked = [_key(delivery) for delivery in deliveries if self._unanswered.get(_key(delivery)) == query]
+        if not asked:
+            return set()
+        claims, ids = zip(*asked, strict=True)
+        rows = await self._database.fetch("settled_before", lease, list(claims), list(map(int, ids)))
+        return {str(row[0]) for row in rows}
 
     async def retry(
         self, delivery: Delivery, *, delay_seconds: float, error: str, traceback: str | None = None
@@ -483,6 +502,8 @@ class PostgresQueue:
         ended = await self._settle_one("retry", delivery, delay_seconds, storable(error), trace)
         if not ended:
             return Settled(accepted=0, refused=(delivery,))
+        if ended is True:  # By a call before, which got no answer.
+            ended = "dead" if delivery.job.attempt > self._settings.max_retries else "again"
         return Settled(accepted=1, dead_lettered=int(ended == "dead"))
 
     async def dead_letter(
@@ -509,7 +530,13 @@ class PostgresQueue:
         held = self._held.get(claim)
         if held is None or delivery.job.id not in held[1]:
             return None
-        answer = await self._database.fetch_value(query, held[0], claim, int(delivery.job.id), *arguments)
+        try:
+            answer = await self._database.fetch_value(query, held[0], claim, int(delivery.job.id), *arguments)
+            if not answer:
+                answer = bool(await self._settled_before(query, held[0], [delivery]))
+        except QueueUnavailableError:
+            self._unanswered[_key(delivery)] = query
+            raise
         self._came_back = True
         await self._let_go([delivery])
         return answer
@@ -521,6 +548,7 @@ class PostgresQueue:
             claim = int(delivery.lease)
             held = self._held.get(claim)
             self._completed_in.discard(_key(delivery))
+            self._unanswered.pop(_key(delivery), None)
             if held is None:
                 continue
             lease, ids = held
@@ -557,6 +585,7 @@ class PostgresQueue:
             # A copy first: handlers in threads may add to it meanwhile.
             self._gone_unreported.clear()
             self._completed_in -= {key for key in list(self._completed_in) if key[0] not in self._held}
+            self._unanswered = {key: query for key, query in self._unanswered.items() if key[0] in self._held}
             self._holds_suspect = False
             raise LeaseLostError(f"the lease on jobs of queue {self._name!r} ran out: others have them now")
         self._settings = settings_from(rows[0])
