@@ -17,6 +17,7 @@ from benchmarks.scenario import Scenario
 from benchmarks.scenarios import SCENARIOS
 from support.postgres import PostgresNotFoundError, running_server
 from support.redis import RedisNotFoundError
+from support.signals import end_orderly_on_sigterm
 
 _DESCRIPTION = """\
 Measure Headrace's queue in PostgreSQL and its worker beside PgQueuer, Procrastinate and the same work by hand, all in
@@ -40,6 +41,7 @@ def main() -> int:
         for scenario in chosen:
             print(f"{scenario.id:26}{scenario.title} ({scenario.unit}, {scenario.better} is better)")
         return 0
+    end_orderly_on_sigterm()
     try:
         asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS)))
     except (BrokenError, PostgresNotFoundError, RedisNotFoundError) as error:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -296,6 +297,8 @@ class Arena:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                # What it starts ends with it.
+                start_new_session=True,
                 env=os.environ | {"PYTHONPATH": str(TESTS)},
             )
         try:
@@ -308,7 +311,7 @@ class Arena:
             raise BrokenError(f"{candidate}: not done after {_TIMEOUT_SECONDS:.0f} s") from None
         finally:
             if child.returncode is None:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
                 await child.wait()
             report.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from soak.drive import SAVES_ALL, Report, soak
 from support.postgres import running_server
 from support.redis import running_redis
+from support.signals import end_orderly_on_sigterm
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="headrace-soak-"))
     print(f"soak: {options.minutes:g} minutes, seed {options.seed}, records in {directory}", flush=True)
+    end_orderly_on_sigterm()
     with running_server() as server, running_redis(*SAVES_ALL) as redis:
         report = asyncio.run(
             soak(
@@ -59,4 +61,7 @@ def tell(report: Report) -> None:
         print(f"  {line}")
 
 
-sys.exit(main())
+try:
+    sys.exit(main())
+except KeyboardInterrupt:
+    sys.exit(130)
