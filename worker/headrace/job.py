@@ -34,6 +34,7 @@ MAX_DELAY_SECONDS = 10_000_000_000
 MAX_YEAR = 8999
 """Of a moment, so that a queue's retention can be added to it."""
 
+_PRIORITIES = range(MIN_PRIORITY, MAX_PRIORITY + 1)
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
 
@@ -81,13 +82,17 @@ class NewJob(Struct, frozen=True, kw_only=True):
                 f"name {self.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character "
                 "or half a surrogate pair"
             )
+        if not isinstance(self.payload, bytes):
+            raise InvalidJobError(f"payload: must be bytes, not {type(self.payload).__name__}; new_job() encodes it")
         if len(self.payload) > MAX_PAYLOAD_BYTES:
             raise InvalidJobError(
                 f"payload of {len(self.payload)} bytes: the limit is {MAX_PAYLOAD_BYTES}; "
                 "store the data elsewhere and enqueue its address"
             )
-        if not MIN_PRIORITY <= self.priority <= MAX_PRIORITY:
-            raise InvalidJobError(f"priority {self.priority}: must be from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        if self.priority not in _PRIORITIES:
+            raise InvalidJobError(
+                f"priority {self.priority!r}: must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}"
+            )
         if self.content_type != JSON_CONTENT_TYPE and not _NAME.fullmatch(self.content_type):
             raise InvalidJobError(f"content_type {self.content_type[:40]!r}: must have no control character")
         for name, value in self.headers.items() if self.headers else ():
@@ -166,6 +171,8 @@ def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = Non
         return NewJob(name=name, payload=payload, **{"content_type": BYTES_CONTENT_TYPE, **fields})
     try:
         encoded = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise InvalidJobError("payload: can't be JSON: nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise InvalidJobError(f"payload: can't be JSON: {error}") from None
     return NewJob(name=name, payload=encoded, **fields)

@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -80,6 +81,7 @@ class TestErrors:
             ("mysql://me:hidden@db/x", QueueAccessError, "postgresql://USER"),
             ("postgresql://me:hidden@db:port/x", QueueAccessError, "postgresql://USER"),
             ("postgresql://me:hidden@db/x?sslmode=perhaps", QueueAccessError, "postgresql://USER"),
+            ("postgresql://me:hidden@127.0.0.1:99999/x", QueueAccessError, "postgresql://USER"),
             ("postgresql://me:hidden@no-such-host.invalid/x", QueueUnavailableError, "resolved"),
             ("postgresql://me:hidden@127.0.0.1:1/x", QueueUnavailableError, "can't be reached"),
         ],
@@ -88,6 +90,14 @@ class TestErrors:
         error = await opening(Place(dsn=dsn))
         assert type(error) is kind
         assert fix in str(error)
+
+    async def test_a_dsn_that_wants_a_certificate_verified_and_gives_no_authority(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        error = await opening(Place(dsn="postgresql://me:hidden@db/x?sslmode=verify-full"))
+        assert isinstance(error, QueueAccessError)
+        assert "sslrootcert" in str(error)
 
     async def test_an_unknown_user_is_refused(self, place: Place) -> None:
         error = await opening(Place(dsn=with_user(place.dsn, "nobody_here")))
@@ -119,7 +129,7 @@ class TestErrors:
         finally:
             await admin.execute("DROP OWNED BY headrace_test_guest; DROP ROLE headrace_test_guest")
 
-    @pytest.mark.parametrize("schema", ["", "x" * 64, "a\x00b"])
+    @pytest.mark.parametrize("schema", ["", "x" * 64, "a\x00b", "half \ud800"])
     def test_a_schema_name_that_postgres_would_cut_off(self, schema: str) -> None:
         with pytest.raises(QueueError, match="schema"):
             PostgresQueue(Place(dsn="postgresql://db/x", schema=schema), "orders")

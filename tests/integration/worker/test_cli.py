@@ -46,6 +46,24 @@ async def test_migrate_alone_makes_the_schema(database_dsn: str) -> None:
     assert "nothing to do" in (await headrace("migrate", "--schema", "jobs", dsn=database_dsn)).stdout
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--queue", ""),
+        ("--queue", "two\nlines"),
+        ("--queue", "q" * 256),
+        ("--queue", "orders", "--visibility-timeout", "1e300"),
+        ("--queue", "orders", "--message-retention", "1e300"),
+        ("--queue", "orders", "--completed-retention", "1e14"),
+        ("--queue", "orders", "--dead-letter-retention", "1e12"),
+    ],
+)
+async def test_a_queue_that_could_not_work_is_not_made(database_dsn: str, options: tuple[str, ...]) -> None:
+    done = await headrace("migrate", *options, dsn=database_dsn)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert options[-2] in done.stderr
+
+
 async def test_enqueue_counts_batches_and_reports(database_dsn: str) -> None:
     await headrace("migrate", "--queue", "orders", dsn=database_dsn)
     done = await headrace(
@@ -130,9 +148,13 @@ async def test_all_that_a_job_may_ask_for_can_be_said(database_dsn: str) -> None
         (("--deduplication-window", "1h"), 2, "deduplication_key"),
         (("--deduplication-key", "k", "--deduplication-window", "soon"), 2, "write 90s"),
         (("--deduplication-key", "k", "--count", "2"), 2, "for one job"),
+        (("--deduplication-key", "k", "--deduplication-window", "999999999d"), 2, "longer than"),
+        (("--idempotency-key", ""), 2, "1 to 1024 characters"),
+        (("--idempotency-key", "k" * 1025), 2, "1 to 1024 characters"),
         (("--schema", "elsewhere"), 1, "headrace migrate"),
         (("--dsn", "postgresql://me:hidden@127.0.0.1:1/x"), 3, "can't be reached"),
         (("--dsn", "nonsense hidden"), 1, "postgresql://"),
+        (("--dsn", "postgresql://me:hidden@127.0.0.1:99999/x"), 1, "postgresql://"),
         (("--dsn", ""), 2, "no connection"),
     ],
 )

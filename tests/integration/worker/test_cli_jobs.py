@@ -133,6 +133,13 @@ class TestJobs:
         await PostgresProvisioner(Place(dsn=database_dsn)).ensure("orders", settings, OWNER)
         assert "finished more than 2h ago" in (await headrace("jobs", "show", "orders", "99", dsn=database_dsn)).stderr
 
+    @pytest.mark.usefixtures("queue")
+    @pytest.mark.parametrize("job_id", ["none", "-1", "\N{SUPERSCRIPT TWO}", str(2**63), "9" * 5000])
+    async def test_what_can_be_no_id_is_the_id_of_none(self, database_dsn: str, job_id: str) -> None:
+        done = await headrace("jobs", "show", "orders", "--", job_id, dsn=database_dsn)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"holds no job {job_id}:" in done.stderr
+
     async def test_they_are_cancelled_at_once_or_by_their_worker(self, queue: PostgresQueue, database_dsn: str) -> None:
         running, waiting = await queue.enqueue([NewJob(), NewJob()])
         await queue.receive(1)
@@ -283,6 +290,6 @@ class TestRecoverStuck:
         done = await headrace("recover-stuck", "--minutes", "0", "--queue", "orders", dsn=database_dsn)
         assert done.stdout == "0 jobs put back\n"
 
-    @pytest.mark.parametrize("minutes", ["-1", "nan", "soon"])
+    @pytest.mark.parametrize("minutes", ["-1", "nan", "soon", "1e300"])
     async def test_a_time_that_is_none_is_refused(self, minutes: str) -> None:
         assert (await headrace("recover-stuck", "--minutes", minutes)).returncode == 2

@@ -15,7 +15,10 @@ from headrace.job import MAX_PAYLOAD_BYTES, InvalidJobError, NewJob, new_job
         ({"name": "x" * 256}, "name"),
         ({"name": "two\nlines"}, "name"),
         ({"payload": b"x" * (MAX_PAYLOAD_BYTES + 1)}, "payload"),
+        ({"payload": "{}"}, "must be bytes, not str"),
         ({"priority": 11}, "priority 11"),
+        ({"priority": 1.5}, "whole number"),
+        ({"priority": "5"}, "whole number"),
         ({"priority": -1}, "priority -1"),
         ({"delay_seconds": -1.0}, "delay_seconds"),
         ({"delay_seconds": math.inf}, "delay_seconds"),
@@ -52,7 +55,15 @@ def test_a_payload_is_encoded_as_json_and_bytes_are_left_alone() -> None:
     assert new_job("a", b"<x/>", content_type="text/xml", priority=3).content_type == "text/xml"
 
 
-@pytest.mark.parametrize("payload", [math.nan, [math.inf], object(), {1: object()}, "\ud800"])
+DEEP: list[object] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [math.nan, [math.inf], object(), {1: object()}, "\ud800", pytest.param(DEEP, id="nested too deeply")],
+)
 def test_what_json_cannot_say_is_refused(payload: object) -> None:
     with pytest.raises(InvalidJobError, match="payload"):
         new_job("a", payload)

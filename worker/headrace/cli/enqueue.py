@@ -18,7 +18,7 @@ from headrace.cli.common import EXIT_USAGE
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import Duration, FiniteRange, Header, block, output_option
 from headrace.cli.output import counted, print_json
-from headrace.job import IDEMPOTENCY_KEY_HEADER, MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
+from headrace.job import MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
 from headrace.queues import from_url
 from headrace.queues.base import QueueError, QueueUnavailableError
 
@@ -95,7 +95,8 @@ def enqueue(
         "group": group,
         "deduplication_key": deduplication_key,
         "deduplication_window_seconds": deduplication_window,
-        "headers": dict(headers) | ({IDEMPOTENCY_KEY_HEADER: idempotency_key} if idempotency_key else {}),
+        "headers": dict(headers),
+        "idempotency_key": idempotency_key,
     }
     binding = connection.binding(queue)
     with contextlib.ExitStack() as stack:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli.connection import Connection, with_connection
-from headrace.cli.options import FiniteRange, block, output_option
+from headrace.cli.options import FiniteRange, QueueName, block, output_option
 from headrace.cli.output import print_json
+from headrace.job import MAX_DELAY_SECONDS
 from headrace.queues import require_postgres
 from headrace.queues.base import Owner, QueueSettings
 
@@ -26,25 +27,27 @@ if TYPE_CHECKING:
         "headrace migrate --public-wrappers",
     ),
 )
-@click.option("--queue", help="Also make this queue, or change its settings. It then belongs to no JobQueue.")
+@click.option(
+    "--queue", type=QueueName(), help="Also make this queue, or change its settings. It then belongs to no JobQueue."
+)
 @click.option(
     "--max-retries", type=click.IntRange(0, 999), default=3, show_default=True, help="Retries after the first attempt."
 )
 @click.option(
     "--visibility-timeout",
-    type=FiniteRange(min=1),
+    type=FiniteRange(min=1, max=604800),
     default=1800.0,
     show_default=True,
     help="Seconds that a receiver without heartbeats holds a job.",
 )
 @click.option(
     "--message-retention",
-    type=FiniteRange(min=1),
+    type=FiniteRange(min=1, max=MAX_DELAY_SECONDS),
     help="Seconds after which a job that never started expires. Defaults to never.",
 )
 @click.option(
     "--completed-retention",
-    type=FiniteRange(min=0),
+    type=FiniteRange(min=0, max=MAX_DELAY_SECONDS),
     default=0.0,
     show_default=True,
     help="Seconds to keep finished jobs, so that they can be looked up.",
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--dead-letter/--no-dead-letter", default=True, show_default=True, help="Keep jobs that are given up.")
 @click.option(
     "--dead-letter-retention",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True, max=3650),
     default=14.0,
     show_default=True,
     help="Days to keep them.",

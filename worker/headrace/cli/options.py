@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.job import MAX_DELAY_SECONDS, MAX_NAME_LENGTH
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,7 +28,22 @@ class Duration(click.ParamType[float]):
             return value
         if not _DURATION.fullmatch(value):
             self.fail(f"{value!r} is no span of time: write 90s, 15m, 12h, 3d or 1d12h", param, ctx)
-        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([wdhms])", value))
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([wdhms])", value))
+        if seconds > MAX_DELAY_SECONDS:
+            self.fail(f"{value!r} is longer than {MAX_DELAY_SECONDS} seconds", param, ctx)
+        return seconds
+
+
+class QueueName(click.ParamType[str]):
+    """The name of a queue that is to be made."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType`."""
+        if not 1 <= len(value) <= MAX_NAME_LENGTH or not value.isprintable():
+            self.fail(f"{value[:40]!r} must have 1 to {MAX_NAME_LENGTH} characters, all of them printable", param, ctx)
+        return str(value)
 
 
 class Header(click.ParamType[tuple[str, str]]):

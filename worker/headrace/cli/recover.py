@@ -9,6 +9,7 @@ import click
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import FiniteRange, block, output_option
 from headrace.cli.output import counted, print_json, print_table
+from headrace.job import MAX_DELAY_SECONDS
 
 if TYPE_CHECKING:
     from headrace.queues.base import Inspector
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     epilog=block("Example", "headrace recover-stuck --minutes 60"),
 )
 @click.option(
-    "--minutes", type=FiniteRange(min=0), required=True, help="Only what has been held for so long, or longer."
+    "--minutes",
+    type=FiniteRange(min=0, max=MAX_DELAY_SECONDS // 60),
+    required=True,
+    help="Only what has been held for so long, or longer.",
 )
 @click.option("--queue", "queues", multiple=True, help="Only this queue; can be given several times. Defaults to all.")
 @output_option

@@ -58,7 +58,7 @@ _BROKEN = (
     OSError,
     TimeoutError,
 )
-CLIENT_ERRORS = (*_BROKEN, asyncpg.PostgresError, ValueError)
+CLIENT_ERRORS = (*_BROKEN, asyncpg.PostgresError, ValueError, OverflowError)
 """All that a call of the client library's may fail with, however healthy we are."""
 
 
@@ -437,8 +437,10 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return QueueUnavailableError(f"the database can't serve now: {error}")
         case asyncpg.PostgresError():
             return QueueError(f"the database refused ({error.sqlstate}): {error}")
-        case asyncpg.ClientConfigurationError() | asyncpg.DataError():
-            return _configuration_error(error)
+        case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
+            return QueueAccessError(f"TLS with the database: {error}; name the file by sslrootcert in the DSN")
+        case asyncpg.ClientConfigurationError():
+            return _malformed()
         case socket.gaierror():
             return QueueUnavailableError("the DSN's host name can't be resolved: mend it, or wait for DNS")
         case ssl.SSLError():
@@ -448,12 +450,11 @@ def translate(error: BaseException, schema: str) -> QueueError:
         case OSError() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return QueueUnavailableError(f"the database can't be reached: {str(error) or type(error).__name__}")
         case _:
-            return _configuration_error(error)
+            return _malformed()
 
 
-def _configuration_error(error: BaseException) -> QueueError:
-    if isinstance(error, asyncpg.DataError):
-        return QueueError(f"the database refused a value: {error}")
+def _malformed() -> QueueError:
+    # None of the client's own words: they may repeat parts of the DSN.
     return QueueAccessError(
         "the DSN is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +46,7 @@ _FINISHED: tuple[JobState, ...] = ("completed", "cancelled")
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LARGEST_ID = 2**63 - 1
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class PostgresInspector:
@@ -275,7 +277,7 @@ def _batches(ids: Sequence[int]) -> list[Sequence[int]]:
 
 def _numbers(job_ids: Sequence[str]) -> list[int]:
     """Ids as the database has them; what is no number is the id of no job."""
-    numbers = (int(job_id) for job_id in dict.fromkeys(job_ids) if job_id.isascii() and job_id.isdecimal())
+    numbers = (int(job_id) for job_id in dict.fromkeys(job_ids) if _NUMBER.fullmatch(job_id))
     return [number for number in numbers if number <= _LARGEST_ID]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.base import PlaceTakenError, QueueAccessError, QueueError, QueueNotFoundError
 from headrace.queues.postgres.connection import Place, connect
-from headrace.queues.postgres.statements import MAX_IDENTIFIER_BYTES, quoted, render
+from headrace.queues.postgres.statements import MAX_IDENTIFIER_BYTES, fits, quoted, render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -253,6 +253,6 @@ def _taken(schema: str, name: str, kind: str, comment: str | None) -> str:
 
 
 def _quoted_role(role: str) -> str:
-    if not role or "\x00" in role or len(role.encode()) > MAX_IDENTIFIER_BYTES:
+    if not fits(role):
         raise QueueError(f"role {role!r}: must have 1 to {MAX_IDENTIFIER_BYTES} bytes, none of them zero")
     return '"' + role.replace('"', '""') + '"'

@@ -32,9 +32,17 @@ class Migration:
     sql: str
 
 
+def fits(identifier: str) -> bool:
+    """Whether it can be the name of something, and is not cut off."""
+    try:
+        return 1 <= len(identifier.encode()) <= MAX_IDENTIFIER_BYTES and "\x00" not in identifier
+    except UnicodeEncodeError:
+        return False
+
+
 def quoted(identifier: str) -> str:
     """The identifier as SQL."""
-    if not identifier or "\x00" in identifier or len(identifier.encode()) > MAX_IDENTIFIER_BYTES:
+    if not fits(identifier):
         raise QueueError(f"schema {identifier!r}: must have 1 to {MAX_IDENTIFIER_BYTES} bytes, none of them zero")
     return '"' + identifier.replace('"', '""') + '"'
 
