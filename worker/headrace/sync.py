@@ -9,7 +9,8 @@ import os
 import re
 import select
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from headrace.queues import DEFAULT_SCHEMA
@@ -18,7 +19,7 @@ from headrace.queues.postgres import transactions
 from headrace.queues.postgres.statements import quoted, render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -28,6 +29,9 @@ __all__ = ["Producer", "enqueue_in"]
 
 CONNECT_TIMEOUT_SECONDS = 4
 COMMAND_TIMEOUT_SECONDS = 30
+
+# The server ends a statement in time. One that has not said so by then, suspended or behind a dead disk, never may.
+_SILENCE_SECONDS = 5
 
 # A server that vanished without a word is noticed in about this time.
 _PEER_GONE_SECONDS = 20
@@ -141,20 +145,28 @@ class Producer:
         if not jobs:
             return []
         psycopg = self._psycopg
-        parts = [render(part, self._schema).replace("%", "%%") for part in _ENQUEUE.split("{}")]
-        arguments = (str(COMMAND_TIMEOUT_SECONDS * 1000), queue, transactions.described(jobs))
+        batches = list(transactions.batches(jobs))
         with self._connection() as connection:
             try:
-                with psycopg.ClientCursor(connection) as cursor:
-                    cursor.execute("%s".join(parts), arguments)
-                    cursor.nextset()
-                    return [str(row[0]) for row in cursor.fetchall()]
+                with connection.transaction() if len(batches) > 1 else nullcontext():
+                    return [job_id for batch in batches for job_id in self._send(connection, queue, batch)]
+            except TimeoutError:
+                connection.close()
+                raise QueueUnavailableError("the database did not answer in time") from None
             except psycopg.Error as error:
                 if meant := transactions.translate(error, self._schema):
                     raise meant from None
                 if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
                     raise QueueUnavailableError(f"the database can't serve now: {_first_line(error)}") from None
                 raise QueueError(f"the database refused ({error.sqlstate}): {_first_line(error)}") from None
+
+    def _send(self, connection: Any, queue: str, jobs: Sequence[NewJob]) -> list[str]:
+        parts = [render(part, self._schema).replace("%", "%%") for part in _ENQUEUE.split("{}")]
+        arguments = (str(COMMAND_TIMEOUT_SECONDS * 1000), queue, transactions.described(jobs))
+        with self._psycopg.ClientCursor(connection) as cursor:
+            cursor.execute("%s".join(parts), arguments)
+            cursor.nextset()
+            return [str(row[0]) for row in cursor.fetchall()]
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -186,7 +198,7 @@ class Producer:
     def _connect(self) -> Any:
         psycopg = self._psycopg
         try:
-            return psycopg.connect(
+            connection = psycopg.connect(
                 self._dsn,
                 autocommit=True,
                 row_factory=psycopg.rows.tuple_row,
@@ -209,6 +221,22 @@ class Producer:
             raise QueueAccessError(
                 "the DSN is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded"
             ) from None
+        wait = connection.wait
+        connection.wait = lambda steps, *rest, **options: wait(_in_time(steps), *rest, **options)
+        return connection
+
+
+def _in_time(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """The steps of a call of psycopg's, which are taken up now and then though nothing has come."""
+    deadline = time.monotonic() + COMMAND_TIMEOUT_SECONDS + _SILENCE_SECONDS
+    ready = None
+    try:
+        while True:
+            ready = yield steps.send(ready)
+            if not ready and time.monotonic() > deadline:
+                raise TimeoutError
+    except StopIteration as end:
+        return end.value
 
 
 def _is_quiet(connection: Any) -> bool:

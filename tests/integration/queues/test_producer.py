@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from msgspec import structs
 
 from headrace import new_job
+from headrace.job import MAX_PAYLOAD_BYTES
 from headrace.queues.base import (
     Owner,
     QueueAccessError,
@@ -29,14 +31,17 @@ from headrace.sync import Producer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.postgres import PostgresServer
+
 SCHEMA = 'he%s "ra:ce{}'
+OWNER = Owner(namespace="", name="o", uid="")
 QUOTED = '"he%s ""ra:ce{}"'
 
 
 @pytest.fixture
 def admin(database_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     place = Place(dsn=database_dsn, schema=SCHEMA)
-    asyncio.run(PostgresProvisioner(place).ensure("orders", QueueSettings(), Owner(namespace="", name="o", uid="")))
+    asyncio.run(PostgresProvisioner(place).ensure("orders", QueueSettings(), OWNER))
     with psycopg.connect(database_dsn, autocommit=True) as connection:
         yield connection
 
@@ -125,6 +130,38 @@ def test_a_lock_that_somebody_forgot_ends_in_an_error(
     producer.enqueue("orders", [new_job("b")])
     assert names(admin) == ["b"]
     assert admin.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_server_that_says_nothing_any_more_is_not_waited_for(
+    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("headrace.sync._SILENCE_SECONDS", 0.2)
+    asyncio.run(PostgresProvisioner(Place(dsn=own_postgres.dsn)).ensure("orders", QueueSettings(), OWNER))
+    with Producer(own_postgres.dsn) as producer, psycopg.connect(own_postgres.dsn, autocommit=True) as admin:
+        producer.enqueue("orders", [new_job("a")])
+        (pid,) = sessions(admin)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(QueueUnavailableError, match="did not answer in time"):
+                producer.enqueue("orders", [new_job("b")])
+            producer.enqueue("orders", [new_job("c")])
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        rows = admin.execute("SELECT name FROM headrace.jobs WHERE name IN ('a', 'c') ORDER BY id").fetchall()
+    assert [name for (name,) in rows] == ["a", "c"]
+
+
+def test_more_than_one_statement_takes_is_all_there_or_none(producer: Producer, admin: psycopg.Connection[Any]) -> None:
+    admin.execute(f"ALTER TABLE {QUOTED}.jobs ADD CHECK (name <> 'refused')")
+    large = [new_job(f"{number}", b" " * MAX_PAYLOAD_BYTES) for number in range(9)]
+    with pytest.raises(QueueError, match="refused"):
+        producer.enqueue("orders", [*large, new_job("refused")])
+    assert names(admin) == []
+    ids = producer.enqueue("orders", [*large, new_job("9")])
+    assert admin.execute(f"SELECT id::text, name FROM {QUOTED}.jobs ORDER BY id").fetchall() == [
+        (job_id, f"{number}") for number, job_id in enumerate(ids)
+    ]
 
 
 @pytest.mark.parametrize(

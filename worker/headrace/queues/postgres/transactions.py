@@ -90,7 +90,7 @@ async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJo
     """
     fetch = _async(connection)
     ids: list[str] = []
-    for batch in _batches(jobs):
+    for batch in batches(jobs):
         ids += await _await(fetch(_enqueue_statement(schema, queue, batch)), schema)
     return ids
 
@@ -115,7 +115,7 @@ def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob
     """As `enqueue`, on a synchronous connection."""
     fetch = _sync(connection)
     ids: list[str] = []
-    for batch in _batches(jobs):
+    for batch in batches(jobs):
         ids += _call(fetch, _enqueue_statement(schema, queue, batch), schema)
     return ids
 
@@ -147,7 +147,8 @@ def _described(job: NewJob) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _batches(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+def batches(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """The jobs, in as many statements as they need."""
     start = size = 0
     for place, job in enumerate(jobs):
         if place > start and (place - start >= _BATCH_JOBS or size + len(job.payload) > _BATCH_BYTES):
