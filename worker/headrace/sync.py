@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.queues import DEFAULT_SCHEMA
 from headrace.queues.base import QueueAccessError, QueueError, QueueUnavailableError
+from headrace.queues.batches import batches
 from headrace.queues.postgres import transactions
 from headrace.queues.postgres.statements import quoted, render
 
@@ -145,11 +146,11 @@ class Producer:
         if not jobs:
             return []
         psycopg = self._psycopg
-        batches = list(transactions.batches(jobs))
+        statements = list(batches(jobs, max_bytes=transactions.BATCH_BYTES))
         with self._connection() as connection:
             try:
-                with connection.transaction() if len(batches) > 1 else nullcontext():
-                    return [job_id for batch in batches for job_id in self._send(connection, queue, batch)]
+                with connection.transaction() if len(statements) > 1 else nullcontext():
+                    return [job_id for batch in statements for job_id in self._send(connection, queue, batch)]
             except TimeoutError:
                 connection.close()
                 raise QueueUnavailableError("the database did not answer in time") from None

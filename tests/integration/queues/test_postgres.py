@@ -15,8 +15,9 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from headrace.job import NewJob
+from headrace.job import MAX_PAYLOAD_BYTES, NewJob
 from headrace.queues.base import (
+    Depth,
     Owner,
     PlaceTakenError,
     QueueAccessError,
@@ -133,6 +134,22 @@ class TestErrors:
     def test_a_schema_name_that_postgres_would_cut_off(self, schema: str) -> None:
         with pytest.raises(QueueError, match="schema"):
             PostgresQueue(Place(dsn="postgresql://db/x", schema=schema), "orders")
+
+    async def test_more_than_one_statement_takes_is_all_there_or_none(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await admin.execute("ALTER TABLE headrace.jobs ADD CHECK (name <> 'refused')")
+        large = [NewJob(payload=b" " * MAX_PAYLOAD_BYTES, priority=number % 2) for number in range(18)]
+        delayed = NewJob(name="delayed", delay_seconds=60)
+        async with PostgresQueue(place, "orders") as queue:
+            with pytest.raises(QueueError, match="refused"):
+                await queue.enqueue([*large, delayed, NewJob(name="refused")])
+            assert await queue.depth() == Depth()
+            ids = await queue.enqueue([*large, delayed, NewJob(name="last")])
+            assert ids == sorted(set(ids), key=int)
+            rows = await admin.fetch("SELECT id::text, name FROM headrace.background_jobs ORDER BY id")
+        assert [row["id"] for row in rows] == ids
+        assert [row["name"] for row in rows[18:]] == ["delayed", "last"]
 
     async def test_errors_of_any_text_can_be_kept(
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]

@@ -7,7 +7,8 @@ import pytest
 
 from headrace.job import NewJob
 from headrace.queues.base import QueueError, QueueUnavailableError
-from headrace.queues.postgres.coalescer import MAX_BATCH_JOBS, Coalescer
+from headrace.queues.batches import MAX_BATCH_JOBS
+from headrace.queues.postgres.coalescer import Coalescer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,6 +21,7 @@ from headrace.cli.output import counted, print_json
 from headrace.job import MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
 from headrace.queues import from_url
 from headrace.queues.base import QueueError, QueueUnavailableError
+from headrace.queues.batches import MAX_BATCH_JOBS, batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from headrace.job import NewJob
     from headrace.queues.base import Queue
 
-BATCH = 1000
+BATCH_BYTES = 16 * 1024 * 1024
 _PROGRESS_SECONDS = 1.0
 
 
@@ -82,8 +83,8 @@ def enqueue(
 ) -> None:
     """Enqueue jobs called NAME into QUEUE.
 
-    A file is checked whole before anything is enqueued. Jobs go in batches of a thousand; a batch is enqueued whole or
-    not at all, and where one fails, what was enqueued before is said.
+    A file is checked whole before anything is enqueued. Jobs go in batches of a thousand, fewer where
+    they are large; a batch is enqueued whole or not at all, and where one fails, what was enqueued before is said.
     """
     if payload is not None and file is not None:
         raise click.UsageError("--payload and --from-file: give one of them")
@@ -126,7 +127,7 @@ async def _enqueue_all(queue: Queue, jobs: Iterable[NewJob], total: int) -> list
     ids: list[str] = []
     told_at = float("-inf")
     async with queue:
-        for batch in _batches(jobs):
+        for batch in batches(jobs, max_bytes=BATCH_BYTES):
             try:
                 ids += await queue.enqueue(batch)
             except QueueError as error:
@@ -139,16 +140,10 @@ async def _enqueue_all(queue: Queue, jobs: Iterable[NewJob], total: int) -> list
                         err=True,
                     )
                 raise
-            if len(ids) > BATCH and (time.monotonic() - told_at >= _PROGRESS_SECONDS or len(ids) == total):
+            if len(ids) > MAX_BATCH_JOBS and (time.monotonic() - told_at >= _PROGRESS_SECONDS or len(ids) == total):
                 told_at = time.monotonic()
                 click.echo(f"{len(ids)} of {total} jobs enqueued", err=True)
     return ids
-
-
-def _batches(jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:
-    remaining = iter(jobs)
-    while batch := list(itertools.islice(remaining, BATCH)):
-        yield batch
 
 
 def _opened(file: str) -> IO[bytes]:

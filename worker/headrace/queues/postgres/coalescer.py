@@ -7,13 +7,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import QueueError, QueueUnavailableError
+from headrace.queues.batches import MAX_BATCH_JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from headrace.job import NewJob
 
-MAX_BATCH_JOBS = 1000
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 _Call = tuple["Sequence[NewJob]", "asyncio.Future[list[str]]"]

@@ -26,6 +26,7 @@ from headrace.queues.base import (
     Settled,
     refuse_unsupported,
 )
+from headrace.queues.batches import batches
 from headrace.queues.postgres import transactions
 from headrace.queues.postgres.coalescer import Coalescer
 from headrace.queues.postgres.connection import CLOSE_TIMEOUT_SECONDS, Database, Place
@@ -78,6 +79,10 @@ _LAST_LOOK_SECONDS = 1.0
 
 # How soon to try again what must be done sooner or later.
 _AGAIN_SECONDS = 1.0
+
+# More goes in several statements, within one transaction: the server takes messages of up to 1 GB, and both sides hold
+# what a statement says several times over.
+_STATEMENT_BYTES = 16 * 1024 * 1024
 
 # Producers tell idle workers at most so often.
 _WAKE_SECONDS = 0.01
@@ -233,21 +238,28 @@ class PostgresQueue:
         return await transactions.enqueue(connection, self._database.place.schema, self._name, jobs)
 
     async def _send(self, jobs: Sequence[NewJob]) -> list[str]:
-        if all(map(is_plain, jobs)):
-            query, columns = "enqueue", plain_columns(jobs)
-        else:
-            query, columns = "put", all_columns(jobs)
-        rows = await self._database.fetch(query, self._queue_id, *columns)
+        rows = await self._insert(jobs)
         if not rows:
             # The queue may have been removed and made again, under another id.
             await self._look_up()
-            rows = await self._database.fetch(query, self._queue_id, *columns)
+            rows = await self._insert(jobs)
         if not rows:
             raise self._not_found()
         self._has_news = True
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake())
         return [str(row[0]) for row in rows]
+
+    async def _insert(self, jobs: Sequence[NewJob]) -> list[Record]:
+        if sum([len(job.payload) for job in jobs]) <= _STATEMENT_BYTES:
+            query, columns = _insertion(jobs)
+            return await self._database.fetch(query, self._queue_id, *columns)
+        async with self._database.transaction() as transaction:
+            rows: list[Record] = []
+            for batch in batches(jobs, max_bytes=_STATEMENT_BYTES):
+                query, columns = _insertion(batch)
+                rows += await transaction.fetch(query, self._queue_id, *columns)
+            return rows
 
     async def _wake(self) -> None:
         """Tell idle workers, as long as there is news. After the commit: who sets its flag later looks later, too."""
@@ -686,6 +698,11 @@ class PostgresQueue:
             f"queue {self._name!r} does not exist in schema {self._database.place.schema!r}: "
             f"apply its JobQueue, or run `headrace migrate --queue {self._name}`"
         )
+
+
+def _insertion(jobs: Sequence[NewJob]) -> tuple[str, tuple[list[object], ...]]:
+    """The query that enqueues them, and its columns."""
+    return ("enqueue", plain_columns(jobs)) if all(map(is_plain, jobs)) else ("put", all_columns(jobs))
 
 
 def _key(delivery: Delivery) -> _Key:

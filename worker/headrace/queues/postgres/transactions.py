@@ -23,10 +23,11 @@ from headrace.queues.base import (
     SchemaVersionError,
     UnsupportedCapabilityError,
 )
+from headrace.queues.batches import batches
 from headrace.queues.postgres.statements import render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from headrace.job import NewJob
 
@@ -36,8 +37,8 @@ ASYNC_KINDS = (
 SYNC_KINDS = "psycopg's Connection, SQLAlchemy's Connection or Session on PostgreSQL, Django's django.db.connection"
 
 # A statement with many jobs goes in several: the server takes JSON texts of up to 256 MB, and holds each in memory.
-_BATCH_JOBS = 1000
-_BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
+"""Of payloads."""
 
 # Parameters go as text, which every driver sends in the same way, whatever codecs a connection has been given. Each {}
 # is the place of one.
@@ -90,7 +91,7 @@ async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJo
     """
     fetch = _async(connection)
     ids: list[str] = []
-    for batch in batches(jobs):
+    for batch in batches(jobs, max_bytes=BATCH_BYTES):
         ids += await _await(fetch(_enqueue_statement(schema, queue, batch)), schema)
     return ids
 
@@ -115,7 +116,7 @@ def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob
     """As `enqueue`, on a synchronous connection."""
     fetch = _sync(connection)
     ids: list[str] = []
-    for batch in batches(jobs):
+    for batch in batches(jobs, max_bytes=BATCH_BYTES):
         ids += _call(fetch, _enqueue_statement(schema, queue, batch), schema)
     return ids
 
@@ -145,18 +146,6 @@ def _described(job: NewJob) -> dict[str, object]:
         "headers": dict(job.headers) or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def batches(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """The jobs, in as many statements as they need."""
-    start = size = 0
-    for place, job in enumerate(jobs):
-        if place > start and (place - start >= _BATCH_JOBS or size + len(job.payload) > _BATCH_BYTES):
-            yield jobs[start:place]
-            start, size = place, 0
-        size += len(job.payload)
-    if jobs:
-        yield jobs[start:]
 
 
 def _enqueue_statement(schema: str, queue: str, jobs: Sequence[NewJob]) -> _Statement:
