@@ -65,6 +65,11 @@ def with_user(dsn: str, user: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:hidden@{parts.netloc.rpartition('@')[2]}"))
 
 
+async def default_isolation(connection: asyncpg.Connection[asyncpg.Record], isolation: str) -> None:
+    database = await connection.fetchval("SELECT quote_ident(current_database())")
+    await connection.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+
+
 async def opening(place: Place) -> QueueError:
     with pytest.raises(QueueError) as caught:
         async with PostgresQueue(place, "orders"):
@@ -113,6 +118,18 @@ class TestErrors:
         error = await opening(Place(dsn=place.dsn, schema="elsewhere"))
         assert isinstance(error, QueueNotFoundError)
         assert "headrace migrate" in str(error)
+
+    @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+    async def test_transactions_that_do_not_see_the_newest(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record], isolation: str
+    ) -> None:
+        await default_isolation(admin, isolation)
+        error = await opening(place)
+        assert f"are {isolation} by default" in str(error)
+        assert "ALTER ROLE" in str(error)
+        await default_isolation(admin, "read uncommitted")
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.enqueue([NewJob()])
 
     async def test_a_user_without_rights(self, place: Place, admin: asyncpg.Connection[asyncpg.Record]) -> None:
         await admin.execute("CREATE ROLE headrace_test_guest LOGIN PASSWORD 'hidden'")
@@ -174,7 +191,11 @@ class TestMigrations:
         assert [name for name in queries("headrace") if f'"{name}"' not in code] == []
         assert not any("{" in sql for sql in queries("headrace").values())
 
-    async def test_migrators_at_once_make_one_schema(self, database_dsn: str) -> None:
+    @pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+    async def test_migrators_at_once_make_one_schema(
+        self, database_dsn: str, bystander: asyncpg.Connection[asyncpg.Record], isolation: str
+    ) -> None:
+        await default_isolation(bystander, isolation)
         place = Place(dsn=database_dsn)
         made = await asyncio.gather(
             *(PostgresProvisioner(place).ensure("orders", QueueSettings(), OWNER) for _ in range(5))

@@ -126,6 +126,7 @@ class Database:
                 )
         rows = await self.fetch("schema_version")
         check_version(self.place.schema, rows[0]["version"], rows[0]["compatible_with"])
+        _check_isolation(rows[0]["isolation"])
 
     async def close(self) -> None:
         """Close the connections, in any case and within seconds."""
@@ -348,6 +349,15 @@ def check_version(schema: str, version: int, compatible_with: int) -> None:
         raise SchemaVersionError(
             f"schema {schema!r} has version {version}, which needs code that knows {compatible_with} or later, "
             f"and this code knows {known}: upgrade this program"
+        )
+
+
+def _check_isolation(isolation: str) -> None:
+    """Raise where a look under a lock would not be the newest. We can't set it: a pooler's sessions are not ours."""
+    if isolation in {"repeatable read", "serializable"}:
+        raise QueueError(
+            f"transactions of this user are {isolation} by default, under which two workers would get one job: "
+            "ALTER ROLE … IN DATABASE … SET default_transaction_isolation = 'read committed'"
         )
 
 

@@ -54,7 +54,7 @@ class PostgresProvisioner:
             deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
             while True:
                 try:
-                    async with connection.transaction():
+                    async with connection.transaction(isolation="read_committed"):
                         return await work(connection)
                 except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                     if time.monotonic() > deadline:
@@ -97,7 +97,7 @@ class PostgresProvisioner:
         """How many connections the server allows ordinary users, ours among them; needs no right but to log in."""
         async with (
             connect(self._place, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS) as connection,
-            connection.transaction(),
+            connection.transaction(isolation="read_committed"),
         ):
             allowed: int = await connection.fetchval(self._queries["allowed_connections"])
             return allowed
@@ -124,21 +124,21 @@ class PostgresProvisioner:
                     return True
 
     async def _remove_rest(self, connection: asyncpg.Connection[asyncpg.Record], queue_id: int) -> None:
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             for lock in ("wait_briefly", "lock_jobs"):
                 await connection.execute(self._queries[lock])
             for removal in ("remove_remaining_jobs", "remove_queue"):
                 await connection.execute(self._queries[removal], queue_id)
 
     async def _remove_some(self, connection: asyncpg.Connection[asyncpg.Record], batch: str, queue_id: int) -> int:
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             removed: int = await connection.fetchval(self._queries[batch], queue_id, _REMOVE_BATCH)
             return removed
 
     async def _pause_own(self, connection: asyncpg.Connection[asyncpg.Record], queue: str, owner: Owner) -> int | None:
         """Stop the queue and give its id; None where there is none of this very owner's."""
         queues = f"{quoted(self._place.schema)}.queues"
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", queues):
                 return None
             row = await connection.fetchrow(self._queries["lock_queue"], queue)

@@ -9,8 +9,9 @@ FROM {schema}.queues
 WHERE name = $1
 
 -- name: schema_version
--- The newest migration applied, and the oldest code that can still work with it.
-SELECT version, compatible_with FROM {schema}.migrations ORDER BY version DESC LIMIT 1
+-- The newest migration applied, and the oldest code that can still work with it. And what transactions see by default.
+SELECT version, compatible_with, current_setting('transaction_isolation') AS isolation
+FROM {schema}.migrations ORDER BY version DESC LIMIT 1
 
 -- name: enqueue
 -- Insert plain jobs, which can start at once, in the order given. Arrays may be empty: then the column has its default.

@@ -236,7 +236,7 @@ class PostgresRoles:
     async def _transaction(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         async with (
             connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection,
-            connection.transaction(),
+            connection.transaction(isolation="read_committed"),
         ):
             yield connection
 
