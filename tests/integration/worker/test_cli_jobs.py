@@ -121,6 +121,14 @@ class TestJobs:
         assert "2 bytes" in (await headrace("jobs", "show", "orders", first, dsn=database_dsn)).stdout
         assert "\x1b" not in (await headrace("jobs", "show", "orders", second, dsn=database_dsn)).stdout
 
+    async def test_whatever_payloads_hold_what_is_printed_is_json(
+        self, queue: PostgresQueue, database_dsn: str
+    ) -> None:
+        await queue.enqueue([NewJob(payload=payload) for payload in (b'["\\ud800", "\xc3\xa9"]', b"1e999", b"NaN")])
+        half, infinite, none = await headrace_json("jobs", "list", "orders", dsn=database_dsn)
+        assert half["payload"] == ["\ud800", "é"]
+        assert (infinite["payload_base64"], none["payload_base64"]) == ("MWU5OTk=", "TmFO")
+
     async def test_a_finished_job_is_said_to_be_unknown_without_a_history(
         self, queue: PostgresQueue, database_dsn: str
     ) -> None:

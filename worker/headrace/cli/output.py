@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _WIDEST_CELL = 60
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # Halves of surrogate pairs, which a payload may hold, can't be written in UTF-8.
+    click.echo(_HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):x}", text))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -46,7 +49,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     shown = [(name, value) for name, value in fields if value not in (None, "", {})]
     width = max(len(name) for name, _ in shown) + 2
     for name, value in shown:
-        click.echo(f"{name + ':':<{width}}{printable(str(value))}")
+        click.echo(f"{printable(name) + ':':<{width}}{printable(str(value))}")
 
 
 def counted(number: int, noun: str) -> str:
@@ -147,12 +150,15 @@ def payload_text(job: Job) -> str:
 
 
 def _payload_json(job: Job) -> dict[str, Any]:
-    """The payload as what it is, where it is JSON; else its bytes."""
+    """The payload as what it is, where it is JSON that can be said again; else its bytes."""
     if job.content_type.endswith("json"):
         try:
-            return {"payload": json.loads(job.payload)}
+            value = json.loads(job.payload)
+            json.dumps(value, allow_nan=False)
         except (ValueError, RecursionError):
             pass
+        else:
+            return {"payload": value}
     return {"payload_base64": base64.b64encode(job.payload).decode()}
 
 
