@@ -202,6 +202,17 @@ class TestMigrations:
         )
         assert sorted(provisioned.changed for provisioned in made) == [False] * 4 + [True]
 
+    @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+    async def test_a_database_that_can_not_hold_every_text_is_refused(
+        self, own_postgres: PostgresServer, encoding: str
+    ) -> None:
+        connection = await asyncpg.connect(own_postgres.dsn)
+        await connection.execute(f"CREATE DATABASE old ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        await connection.close()
+        provisioner = PostgresProvisioner(Place(dsn=f"{own_postgres.dsn.rpartition('/')[0]}/old"))
+        with pytest.raises(QueueError, match=f"{encoding}.*CREATE DATABASE … ENCODING 'UTF8'"):
+            await provisioner.ensure("orders", QueueSettings(), OWNER)
+
     async def test_a_newer_schema_that_says_it_is_compatible_still_works(
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:

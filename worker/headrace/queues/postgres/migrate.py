@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.queues.base import QueueError
 from headrace.queues.postgres.connection import check_version
 from headrace.queues.postgres.statements import Migration, migrations, quoted, render
 
@@ -42,11 +43,18 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
 
     Raises
     ------
+    QueueError
+        When the database's encoding is not UTF8.
     SchemaVersionError
         When the schema is too new for this code.
     asyncpg.LockNotAvailableError
         When a table could not be had within moments: roll back, and try again later.
     """
+    if (encoding := await connection.fetchval("SHOW server_encoding")) != "UTF8":
+        raise QueueError(
+            f"the database's encoding is {encoding}, which can't hold every text: give another, made by "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
     await connection.execute(_LOCK, schema)
     # Looked up first: CREATE … IF NOT EXISTS asks for rights that a user of an existing schema need not have.
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
