@@ -20,6 +20,7 @@ from headrace.queues.base import (
     Depth,
     Owner,
     PlaceTakenError,
+    Progress,
     QueueAccessError,
     QueueError,
     QueueNotFoundError,
@@ -174,6 +175,8 @@ class TestErrors:
         async with PostgresQueue(place, "orders") as queue:
             await queue.enqueue([NewJob()])
             (delivery,) = await queue.receive(1)
+            await queue.report_progress([(delivery, Progress(message="\x00zero \ud800lone"))])
+            assert await admin.fetchval("SELECT progress FROM headrace.background_jobs") is not None
             assert (await queue.retry(delivery, delay_seconds=0, error="\x00zero \ud800lone")).accepted == 1
         stored = await admin.fetchval("SELECT failures -> 0 ->> 'error' FROM headrace.parked_jobs")
         assert stored == "zero ?lone"
