@@ -77,6 +77,22 @@ class TestSilence:
             with pytest.raises(asyncio.CancelledError):
                 await call
 
+    async def test_whoever_loses_a_session_under_way_is_told_of_that(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.enqueue([NewJob()])
+            async with admin.transaction():
+                await admin.execute("LOCK TABLE headrace.jobs")
+                calls = [asyncio.create_task(queue.depth()) for _ in range(3)]
+                await eventually(lambda: blocked(admin, 3), what="waiting")
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'"
+                )
+                errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {QueueUnavailableError}
+        assert not [error for error in errors if "pool" in str(error)]
+
     async def test_a_heartbeat_gets_through_though_every_other_call_hangs(
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
@@ -274,11 +290,12 @@ async def enqueued_elsewhere(place: Place) -> list[str]:
         return await producer.enqueue([NewJob()])
 
 
-async def blocked(admin: asyncpg.Connection[asyncpg.Record]) -> bool:
+async def blocked(admin: asyncpg.Connection[asyncpg.Record], count: int = 1) -> bool:
     return bool(
         await admin.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON oid = database"
-            " WHERE datname = current_database() AND NOT granted)"
+            "SELECT count(*) >= $1 FROM pg_locks JOIN pg_database ON oid = database"
+            " WHERE datname = current_database() AND NOT granted",
+            count,
         )
     )
 

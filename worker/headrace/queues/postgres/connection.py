@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import ssl
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -202,10 +202,10 @@ class Database:
                         yield connection
                     except asyncio.CancelledError:
                         # Else it would be waited for until the server has taken note, which a dead one never does.
-                        connection.terminate()
+                        _terminate(connection)
                         raise
                     except _BROKEN:
-                        connection.terminate()
+                        _terminate(connection)
                         self._drop_idle()
                         raise
         except _NotPreparedError:
@@ -258,6 +258,11 @@ class Database:
         )
         self._pool.set_connect_args(self.place.dsn, **self._connect_arguments(), statement_cache_size=0)
         await self._pool.expire_connections()
+
+
+def _terminate(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+    with suppress(asyncpg.InterfaceError):  # Its end was noticed by the pool before.
+        connection.terminate()
 
 
 class Transaction:
