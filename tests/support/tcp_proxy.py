@@ -35,11 +35,13 @@ class TcpProxy:
         self._target_port = target_port
         self._ways: list[_Way] = []
         self._is_silent_to_new_ones = False
+        self._holds_something = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def silence(self, *, new_ones_too: bool = False) -> None:
         """Let nothing through any more on the connections there are; new ones work, unless they are silent too."""
         self._is_silent_to_new_ones = new_ones_too
+        self._holds_something.clear()
         for way in self._ways:
             way.requests.clear()
             way.answers.clear()
@@ -48,6 +50,10 @@ class TcpProxy:
         """Let only requests through, on the connections there are."""
         for way in self._ways:
             way.answers.clear()
+
+    async def something_held(self) -> None:
+        """Wait until something came that is not let through."""
+        await self._holds_something.wait()
 
     def resume(self) -> None:
         """Let everything through, also what was held up."""
@@ -76,8 +82,8 @@ class TcpProxy:
             await way.requests.wait()
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
             copying = [
-                asyncio.create_task(_copy(reader, to_server, way.requests)),
-                asyncio.create_task(_copy(from_server, writer, way.answers)),
+                asyncio.create_task(self._copy(reader, to_server, way.requests)),
+                asyncio.create_task(self._copy(from_server, writer, way.answers)),
             ]
             try:
                 await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
@@ -86,6 +92,15 @@ class TcpProxy:
                     copy.cancel()
                 to_server.transport.abort()
         writer.transport.abort()
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                if not passing.is_set():
+                    self._holds_something.set()
+                await passing.wait()
+                sink.write(data)
+                await sink.drain()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[TcpProxy]:
@@ -99,11 +114,3 @@ class TcpProxy:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
-
-
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, passing: asyncio.Event) -> None:
-    with suppress(OSError):
-        while data := await source.read(65536):
-            await passing.wait()
-            sink.write(data)
-            await sink.drain()

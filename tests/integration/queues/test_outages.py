@@ -269,7 +269,7 @@ class TestLostAnswers:
     async def question_is_lost(self, proxy: TcpProxy, call: Awaitable[Settled]) -> None:
         proxy.silence()
         telling = asyncio.ensure_future(call)
-        await asyncio.sleep(0)
+        await proxy.something_held()
         proxy.cut()
         with pytest.raises(QueueUnavailableError):
             await telling
