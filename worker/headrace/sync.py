@@ -157,6 +157,9 @@ class Producer:
             except psycopg.Error as error:
                 if meant := transactions.translate(error, self._schema):
                     raise meant from None
+                if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                    connection.close()
+                    raise QueueUnavailableError("the database is read-only, a standby perhaps") from None
                 if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
                     raise QueueUnavailableError(f"the database can't serve now: {_first_line(error)}") from None
                 raise QueueError(f"the database refused ({error.sqlstate}): {_first_line(error)}") from None

@@ -132,6 +132,18 @@ def test_a_lock_that_somebody_forgot_ends_in_an_error(
     assert admin.execute("SHOW statement_timeout").fetchone() == ("0",)
 
 
+def test_a_session_with_a_server_that_is_read_only_is_not_used_again(
+    producer: Producer, admin: psycopg.Connection[Any]
+) -> None:
+    admin.execute(f"ALTER DATABASE {admin.info.dbname} SET default_transaction_read_only = on")
+    with pytest.raises(QueueUnavailableError, match="read-only"):
+        producer.enqueue("orders", [new_job("a")])
+    admin.execute("SET default_transaction_read_only = off")
+    admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET default_transaction_read_only")
+    producer.enqueue("orders", [new_job("b")])
+    assert names(admin) == ["b"]
+
+
 def test_a_server_that_says_nothing_any_more_is_not_waited_for(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

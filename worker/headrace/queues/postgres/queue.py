@@ -266,7 +266,7 @@ class PostgresQueue:
         try:
             while self._has_news:
                 self._has_news = False
-                with contextlib.suppress(QueueUnavailableError):  # Whoever waits looks by itself, too.
+                with contextlib.suppress(QueueError):  # Whoever waits looks by itself, too.
                     await self._database.fetch("wake", self._queue_id)
                 await asyncio.sleep(_WAKE_SECONDS)
         finally:
