@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     ),
 )
 @click.option(
-    "--queue", type=QueueName(), help="Also make this queue, or change its settings. It then belongs to no JobQueue."
+    "--queue",
+    type=QueueName(),
+    help="Also make this queue, or change its settings (to defaults, unless given). It then belongs to no JobQueue.",
 )
 @click.option(
     "--max-retries", type=click.IntRange(0, 999), default=3, show_default=True, help="Retries after the first attempt."
