@@ -445,8 +445,8 @@ class PostgresQueue:
             claims = list({int(delivery.lease) for delivery in group})
             ids = [int(delivery.job.id) for delivery in group]
             groups = list({delivery.job.group for delivery in group if delivery.job.group is not None})
-            gone = await self._ask("forget", lease, group, self._queue_id, lease, claims, ids, groups)
-            forgotten = [delivery for delivery in group if delivery.job.id in gone]
+            still = await self._ask("forget", lease, group, self._queue_id, lease, claims, ids, groups)
+            forgotten = [delivery for delivery in group if delivery.job.id not in still]
             self._gone_unreported.update(map(_key, forgotten))
             self._came_back = self._came_back or bool(groups)  # The next of its group has an old id.
             await self._let_go(forgotten)
@@ -478,23 +478,24 @@ class PostgresQueue:
         for lease, group in by_lease.items():
             claims = list({int(delivery.lease) for delivery in group})
             ids = [int(delivery.job.id) for delivery in group]
-            settled = await self._ask(query, lease, group, lease, claims, ids, *arguments)
-            accepted += len(settled)
-            if len(settled) < len(ids):
-                refused += [delivery for delivery in group if delivery.job.id not in settled]
+            missing = await self._ask(query, lease, group, lease, claims, ids, *arguments)
+            accepted += len(ids) - len(missing)
+            if missing:
+                refused += [delivery for delivery in group if delivery.job.id in missing]
             await self._let_go(group)
         return Settled(accepted=accepted, refused=tuple(refused))
 
     async def _ask(self, query: str, lease: int, deliveries: Sequence[Delivery], *arguments: object) -> set[str]:
-        """The ids of those that this query settles, or has settled before in a call that got no answer."""
+        """The ids of those that this query does not settle, nor has settled before in a call that got no answer."""
         try:
-            settled = {str(row[0]) for row in await self._database.fetch(query, *arguments)}
-            if self._unanswered and len(settled) < len(deliveries):
-                settled |= await self._settled_before(query, lease, deliveries)
+            rows = await self._database.fetch(query, *arguments)
+            if len(rows) == len(deliveries):
+                return set()
+            missing = {delivery.job.id for delivery in deliveries} - {str(row[0]) for row in rows}
+            return missing - await self._settled_before(query, lease, deliveries)
         except QueueUnavailableError:
             self._unanswered.update(dict.fromkeys(map(_key, deliveries), query))
             raise
-        return settled
 
     async def _settled_before(self, query: str, lease: int, deliveries: Sequence[Delivery]) -> set[str]:
         asked = [_key(delivery) for delivery in deliveries if self._unanswered.get(_key(delivery)) == query]
@@ -559,8 +560,9 @@ class PostgresQueue:
         for delivery in deliveries:
             claim = int(delivery.lease)
             held = self._held.get(claim)
-            self._completed_in.discard(_key(delivery))
-            self._unanswered.pop(_key(delivery), None)
+            key = _key(delivery)
+            self._completed_in.discard(key)
+            self._unanswered.pop(key, None)
             if held is None:
                 continue
             lease, ids = held
