@@ -277,11 +277,6 @@ class Transaction:
         rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[query], *arguments)
         return rows
 
-    async def fetch_value(self, query: str, *arguments: Any) -> Any:
-        """The first column of a named query's first row; None without one."""
-        rows = await self.fetch(query, *arguments)
-        return rows[0][0] if rows else None
-
 
 @asynccontextmanager
 async def connect(
