@@ -16,6 +16,7 @@ import pytest
 from contract.queue_contract import QueueContract
 from contract.test_queues import PostgresBench
 from headrace import from_url, new_job
+from headrace.job import MAX_PAYLOAD_BYTES
 from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
 from support.pooler import running_pooler
@@ -69,6 +70,17 @@ async def test_every_job_runs_once_however_sessions_change(place: Place) -> None
             await queue.complete(deliveries)
     assert done == Counter(enqueued)
     assert len(enqueued) == CLIENTS * 20
+
+
+async def test_what_takes_several_statements_is_enqueued_through_it(place: Place) -> None:
+    large = [new_job("large", b" " * MAX_PAYLOAD_BYTES)] * 17
+
+    async def client() -> list[str]:
+        async with PostgresQueue(place, "orders") as queue:
+            return [job_id for _ in range(2) for job_id in await queue.enqueue(large)]
+
+    ids = [job_id for ids in await asyncio.gather(*(client() for _ in range(CLIENTS))) for job_id in ids]
+    assert len(set(ids)) == CLIENTS * 2 * len(large)
 
 
 async def test_it_is_said_once_what_the_pooler_lacks(place: Place, caplog: pytest.LogCaptureFixture) -> None:

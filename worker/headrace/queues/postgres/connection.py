@@ -177,11 +177,18 @@ class Database:
         rows = await self.fetch(query, *arguments, urgent=urgent)
         return rows[0][0] if rows else None
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """Run several named queries as one."""
+    async def fetch_together(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+        """Run several named queries, each with its arguments, as one; gives all their rows."""
+        try:
+            return await self._fetch_together(calls)
+        except (_NotPreparedError, _SchemaChangedError):
+            return await self._fetch_together(calls)
+
+    async def _fetch_together(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
         async with self._connection() as connection, connection.transaction():
-            yield Transaction(connection, self._queries)
+            return [
+                row for query, arguments in calls for row in await connection.fetch(self._queries[query], *arguments)
+            ]
 
     @asynccontextmanager
     async def _connection(
@@ -263,19 +270,6 @@ class Database:
 def _terminate(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
     with suppress(asyncpg.InterfaceError):  # Its end was noticed by the pool before.
         connection.terminate()
-
-
-class Transaction:
-    """Named queries within one transaction."""
-
-    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], statements: Any) -> None:
-        self._connection = connection
-        self._statements = statements
-
-    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run a named query."""
-        rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[query], *arguments)
-        return rows
 
 
 @asynccontextmanager

@@ -254,12 +254,10 @@ class PostgresQueue:
         if sum([len(job.payload) for job in jobs]) <= _STATEMENT_BYTES:
             query, columns = _insertion(jobs)
             return await self._database.fetch(query, self._queue_id, *columns)
-        async with self._database.transaction() as transaction:
-            rows: list[Record] = []
-            for batch in batches(jobs, max_bytes=_STATEMENT_BYTES):
-                query, columns = _insertion(batch)
-                rows += await transaction.fetch(query, self._queue_id, *columns)
-            return rows
+        insertions = map(_insertion, batches(jobs, max_bytes=_STATEMENT_BYTES))
+        return await self._database.fetch_together(
+            [(query, (self._queue_id, *columns)) for query, columns in insertions]
+        )
 
     async def _wake(self) -> None:
         """Tell idle workers, as long as there is news. After the commit: who sets its flag later looks later, too."""
