@@ -364,6 +364,8 @@ BackgroundJobs:
         ("BackgroundJobs: {Queues: {}}", "worker.yaml line 1: Queues: must be a list, an item a queue"),
         ("BackgroundJobs: {Queus: []}", "worker.yaml line 1: Queus: there is no such setting; did you mean Queues?"),
         ("\x00", "worker.yaml: must be YAML or JSON, without control characters"),
+        ("[" * 5_000, "worker.yaml: is nested too deeply"),
+        ('{"a":' * 5_000, "worker.yaml: is nested too deeply"),
         ("--- 1\n--- 2", "worker.yaml line 2: must be YAML or JSON: but found another document"),
     ],
 )

@@ -159,6 +159,8 @@ def from_file(path: str, problems: list[str]) -> Tree:
         problems.append(f"{name}{line}: must be YAML or JSON: {complaint}")
     except yaml.YAMLError:
         problems.append(f"{name}: must be YAML or JSON, without control characters")
+    except RecursionError:
+        problems.append(f"{name}: is nested too deeply")
     return tree
 
 
