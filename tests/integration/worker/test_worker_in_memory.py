@@ -266,7 +266,10 @@ async def test_jobs_taken_ahead_go_back_when_the_slots_stay_taken(
         await eventually(lambda: world.backend.places["orders"].entries == {}, what="all done")
 
 
-async def test_a_cancelled_job_is_stopped_and_gone_and_its_neighbours_go_on(world: World) -> None:
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, ConnectionError])
+async def test_a_cancelled_job_is_stopped_and_gone_and_its_neighbours_go_on(
+    world: World, raised: type[BaseException]
+) -> None:
     stopped: list[int] = []
     gate = asyncio.Event()
 
@@ -276,7 +279,7 @@ async def test_a_cancelled_job_is_stopped_and_gone_and_its_neighbours_go_on(worl
             await gate.wait()
         except asyncio.CancelledError:
             stopped.append(payload)
-            raise
+            raise raised from None
 
     async with world.queue() as producer, world.working():
         ids = await producer.enqueue([new_job("gated", number) for number in range(3)])

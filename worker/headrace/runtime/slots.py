@@ -403,7 +403,8 @@ class Slots:
             outcome = Failed(f"{type(error).__name__}: {error}")
         if attempt.is_cancelled and isinstance(outcome, Failed) and asyncio.current_task() not in self._timed_out:
             # What a handler makes of being stopped is no failure of its own.
-            outcome = Interrupted(outcome.error)
+            log.info("job stopped %s: %s", described(job), outcome.error)
+            raise asyncio.CancelledError
         self._settle(attempt, outcome, perf_counter() - started)
 
     def _settle(self, attempt: _Attempt, outcome: Outcome, duration_seconds: float) -> None:
