@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @contextmanager
 def sleeper(*, at: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
+        # Long enough to be found and killed; it ends by itself should that fail.
         [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE,
         start_new_session=True,

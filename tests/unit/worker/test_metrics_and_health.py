@@ -127,11 +127,17 @@ def has_ipv6() -> bool:
     return False
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize(("served", "asked"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")])
-def test_an_address_of_ipv6_is_served(served: str, asked: str) -> None:
-    with serving(served, 0, is_stuck=bool, is_ready=bool, metrics=bytes) as port:
-        assert fetch(port, "/healthz", host=asked) == (200, "ok\n")
+def test_an_address_of_ipv6_is_served_and_where_the_machine_has_none_the_setting_is_named() -> None:
+    if not has_ipv6():
+        with (
+            pytest.raises(HealthServerError, match="HEADRACE_METRICS_ADDRESS"),
+            serving("::1", 0, is_stuck=bool, is_ready=bool, metrics=bytes),
+        ):
+            pass
+        return
+    for served, asked in (("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")):
+        with serving(served, 0, is_stuck=bool, is_ready=bool, metrics=bytes) as port:
+            assert fetch(port, "/healthz", host=asked) == (200, "ok\n")
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_news(
