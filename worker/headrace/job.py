@@ -75,6 +75,8 @@ class NewJob(Struct, frozen=True, kw_only=True):
     deduplication_window_seconds: float | None = None
     """How long the key is taken at least, counted from now, also when the job is finished before. Defaults to no longer
     than the job is unfinished."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Of the envelope, what this release does not know: JSON, as a newer one put it in. It travels along."""
 
     def __post_init__(self) -> None:
         if len(self.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
@@ -140,6 +142,8 @@ class Job(Struct, frozen=True, kw_only=True):
     run_at: datetime
     """When the job could first start (equal to `enqueued_at` without a delay; a retry moves it)."""
     expires_at: datetime | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What a newer release put into the envelope and this one does not know: carried on, never dropped."""
 
 
 def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = None, **fields: Any) -> NewJob:

@@ -1,31 +1,68 @@
-"""Queues: the ports in `base`, one module or package per backend. Imports of the worker only ``headrace.job``."""
+"""Queues: the ports in `base` and `inspection`, one folder per backend, and the table of backends.
+
+The same room has the same name in every backend: ``queue``, ``inspector``, ``provisioner``, ``backlog``. A room that is
+absent is a role that the backend lacks.
+"""
 
 from __future__ import annotations
 
 import importlib
-from functools import cache
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from headrace.queues.base import Owner, QueueError, QueueSettings
+from headrace.queues.errors import QueueError
 
 if TYPE_CHECKING:
-    from headrace.queues.base import Inspector, Queue
-    from headrace.queues.memory import MemoryBackend
+    from collections.abc import Mapping
+
+    from headrace.queues.base import Queue
+    from headrace.queues.capabilities import Capabilities
+    from headrace.queues.inspection import Inspector
 
 DEFAULT_SCHEMA = "headrace"
 
 
-def from_url(
-    url: str,
-    queue: str,
-    *,
-    schema: str = DEFAULT_SCHEMA,
-    ca_certificates: str | None = None,
-    holder: str | None = None,
-    listens: bool = False,
-    direct_url: str | None = None,
-) -> Queue:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Where a kind of queue is found. Its module has `CAPABILITIES`, `open_queue` and `open_inspector`."""
+
+    module: str
+    example: str
+    """How its URLs look, for messages."""
+    needs: str | None = None
+    """The package that must be installed, by the name that is imported."""
+    extra: str | None = None
+    """Which extra of ours installs it."""
+    options: frozenset[str] = frozenset()
+    """What `from_url` takes beside the URL, the queue and the holder."""
+    inspector_options: frozenset[str] = frozenset()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do. Needs none of its packages."""
+        found: Capabilities = importlib.import_module(f"{self.module}.capabilities").CAPABILITIES
+        return found
+
+
+_POSTGRES = Backend(
+    module="headrace.queues.postgres",
+    example="postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    needs="asyncpg",
+    extra="postgres",
+    options=frozenset({"schema", "ca_certificates", "listens", "direct_url"}),
+    inspector_options=frozenset({"schema", "ca_certificates"}),
+)
+
+BACKENDS: Mapping[str, Backend] = {
+    "postgresql": _POSTGRES,
+    "postgres": _POSTGRES,
+    "memory": Backend(module="headrace.queues.memory", example="memory://"),
+}
+"""By the scheme of their URLs: the one table of them."""
+
+
+def from_url(url: str, queue: str, *, holder: str | None = None, **options: Any) -> Queue:
     """A queue, not yet opened: ``async with from_url(…) as queue``.
 
     Parameters
@@ -34,96 +71,91 @@ def from_url(
         ``postgresql://…``, or ``memory://`` for a queue within this process.
     queue
         The queue's name: that of its JobQueue.
-    schema
-        The schema that holds the queue (Postgres). Defaults to ``headrace``.
-    ca_certificates
-        PEM; given, the server is verified against it.
     holder
         What stands beside the leases of a worker, for people to read. Defaults to host name and process id.
-    listens
-        Whether waiting for jobs is cut short by new ones, on a connection of its own (Postgres: LISTEN; a queue within
-        this process is always told). Defaults to looking now and then alone.
-    direct_url
-        Past a connection pooler, where `url` leads to one: what is listened on. Defaults to `url`.
+    **options
+        Those of the URL's backend. Of Postgres: ``schema`` (defaults to ``headrace``), ``ca_certificates`` (PEM; given,
+        the server is verified against it), ``listens`` (whether waiting for jobs is cut short by new ones, by LISTEN;
+        defaults to looking now and then alone), ``direct_url`` (past a connection pooler, where the URL leads to one:
+        for LISTEN; defaults to the URL).
 
     Raises
     ------
     QueueError
-        When the URL names no backend, or one whose packages are not installed; when the direct one is of another kind.
+        When the URL names no backend, or one whose packages are not installed; when an option is not the backend's.
     """
-    scheme = _scheme(url, "the queue's URL")
-    if direct_url is not None and _scheme(direct_url, "the direct URL") not in ("postgresql", "postgres"):
-        raise QueueError("the direct URL leads to no PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-    match scheme:
-        case "postgresql" | "postgres":
-            require_postgres()
-            from headrace.queues.postgres import Place, PostgresQueue  # noqa: PLC0415 - only who uses it pays for it
-
-            place = Place(dsn=url, schema=schema, ca_certificates=ca_certificates, direct_dsn=direct_url)
-            return PostgresQueue(place, queue, holder=holder, listens=listens)
-        case "memory":
-            from headrace.queues.memory import MemoryQueue  # noqa: PLC0415 - as above
-
-            backend = process_backend()
-            if queue not in backend.places:
-                backend.register(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
-            return MemoryQueue(backend, queue, holder=holder)
-        case _:
-            raise _unknown(scheme)
+    backend = backend_of(url)
+    _refuse_unknown(options, backend.options, backend)
+    opened: Queue = _module(backend).open_queue(url, queue, holder=holder, **options)
+    return opened
 
 
-def inspector_from_url(url: str, *, schema: str = DEFAULT_SCHEMA, ca_certificates: str | None = None) -> Inspector:
-    """What people ask of the queues in one place, not yet opened; the parameters are those of `from_url`.
+def inspector_from_url(url: str, **options: Any) -> Inspector:
+    """What people ask of the queues in one place, not yet opened.
+
+    Parameters
+    ----------
+    url
+        As that of `from_url`.
+    **options
+        Those of the URL's backend. Of Postgres: ``schema`` and ``ca_certificates``, as in `from_url`.
 
     Raises
     ------
     QueueError
-        When the URL names no backend, or one whose packages are not installed.
+        When the URL names no backend, or one whose packages are not installed; when an option is not the backend's.
     """
-    scheme = _scheme(url, "the queues' URL")
-    match scheme:
-        case "postgresql" | "postgres":
-            require_postgres()
-            from headrace.queues.postgres import Place, PostgresInspector  # noqa: PLC0415 - only who uses it pays for it
-
-            return PostgresInspector(Place(dsn=url, schema=schema, ca_certificates=ca_certificates))
-        case "memory":
-            from headrace.queues.memory import MemoryInspector  # noqa: PLC0415 - as above
-
-            return MemoryInspector(process_backend())
-        case _:
-            raise _unknown(scheme)
+    backend = backend_of(url)
+    _refuse_unknown(options, backend.inspector_options, backend)
+    opened: Inspector = _module(backend).open_inspector(url, **options)
+    return opened
 
 
-def _unknown(scheme: str) -> QueueError:
-    # The URL itself may hold a password.
-    return QueueError(f"no queue backend for {scheme or 'a URL without a scheme'}: use postgresql:// or memory://")
+def backend_of(url: str, what: str = "the queue's URL") -> Backend:
+    """The backend that a URL names.
 
-
-def _scheme(url: str, what: str) -> str:
+    Raises
+    ------
+    QueueError
+        When it names none. The URL is not repeated: it may hold a password.
+    """
+    examples = " or ".join(dict.fromkeys(backend.example for backend in BACKENDS.values()))
     try:
-        return urlsplit(url).scheme
+        scheme = urlsplit(url).scheme
     except ValueError:
-        raise QueueError(f"{what} is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+        raise QueueError(f"{what} is malformed: write {examples}") from None
+    if scheme not in BACKENDS:
+        raise QueueError(f"no queue backend for {scheme or 'a URL without a scheme'}: write {examples}")
+    return BACKENDS[scheme]
 
 
-def require_postgres() -> None:
-    """See that queues in Postgres can be imported.
+def require_packages(backend: Backend) -> None:
+    """See that a backend can be imported.
 
     Raises
     ------
     QueueError
-        When their packages are not installed.
+        When its packages are not installed.
     """
+    if backend.needs is None:
+        return
     try:
-        importlib.import_module("asyncpg")
+        importlib.import_module(backend.needs)
     except ModuleNotFoundError as error:
-        raise QueueError("queues in Postgres need asyncpg: pip install 'headrace[postgres]'") from error
+        raise QueueError(
+            f"queues at {backend.example.partition(':')[0]}:// need {backend.needs}: "
+            f"pip install 'headrace[{backend.extra}]'"
+        ) from error
 
 
-@cache
-def process_backend() -> MemoryBackend:
-    """Where ``memory://`` leads to in this process."""
-    from headrace.queues.memory import MemoryBackend  # noqa: PLC0415 - as above
+def _module(backend: Backend) -> Any:
+    require_packages(backend)
+    return importlib.import_module(backend.module)
 
-    return MemoryBackend()
+
+def _refuse_unknown(options: Mapping[str, object], known: frozenset[str], backend: Backend) -> None:
+    if unknown := sorted(options.keys() - known):
+        takes = ", ".join(sorted(known)) or "no options"
+        raise QueueError(
+            f"{unknown[0]}: no option of {backend.example.partition(':')[0]}:// queues, which take {takes}"
+        )

@@ -1,0 +1,109 @@
+"""What a backend can do, as values; and the one place that refuses what it can't."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from headrace.job import MAX_DELAY_SECONDS, MAX_PAYLOAD_BYTES
+from headrace.queues.errors import UnsupportedCapabilityError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from headrace.job import NewJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do; what it can't is refused with `UnsupportedCapabilityError`, never ignored."""
+
+    priorities: bool
+    groups: bool
+    expiry: bool
+    """Whether a job can have a time by which it must have started."""
+    max_delay_seconds: float = MAX_DELAY_SECONDS
+    """The longest delay of a job or a retry; 0: none at all."""
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
+    deduplicates_unfinished: bool
+    """Whether a key can be taken for as long as its job is unfinished."""
+    max_deduplication_window_seconds: float
+    """The longest time for which a key can be taken, counted from the enqueue; 0: there are no windows."""
+    max_hold_seconds: float | None = None
+    """The longest time for which a job can be held, however often its lease is extended. None: there is no limit."""
+    attempts: Literal["failures", "deliveries"]
+    """What `Job.attempt` counts: failed attempts, or every delivery, interrupted ones too."""
+    atomic_batches: bool
+    """Whether many jobs are enqueued all or none; else `PartlyEnqueuedError` names those that were not."""
+    fenced: bool
+    """Whether the outcome of somebody who has lost its lease is refused."""
+    cancellation: bool
+    """Whether a job that runs can be told to stop."""
+    keeps_errors: bool
+    """Whether failures are kept with a job, for people to read."""
+    pausing: bool
+    """Whether a queue can be told to give nothing."""
+    skips_names: bool
+    """Whether `Queue.receive` leaves out the names it is told to; else they are given all the same."""
+    transactions: bool
+    """Whether jobs can be enqueued and completed within a transaction of the caller's own (`Transactional`)."""
+
+
+def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities, *, now: datetime | None = None) -> None:
+    """Raise where a job asks for what a backend lacks.
+
+    Parameters
+    ----------
+    jobs
+        All that is to be enqueued together: nothing of it has been sent.
+    capabilities
+        The backend's.
+    now
+        From when `NewJob.run_at` counts. None: a moment is not compared with the longest delay.
+
+    Raises
+    ------
+    UnsupportedCapabilityError
+        It names the first field that can't be had, and the fix.
+    """
+    for job in jobs:
+        for refusal in _refusals(job, capabilities, now):
+            raise UnsupportedCapabilityError(refusal)
+
+
+def _refusals(job: NewJob, can: Capabilities, now: datetime | None) -> Iterator[str]:
+    if job.priority and not can.priorities:
+        yield "priority: this queue's backend has none; leave it out"
+    if job.group is not None and not can.groups:
+        yield "group: this queue's backend has no groups; leave it out"
+    if job.expires_at is not None and not can.expiry:
+        yield "expires_at: this queue's backend knows no expiry of single jobs; leave it out"
+    delay_seconds = job.delay_seconds
+    if job.run_at is not None and now is not None:
+        delay_seconds = (job.run_at - now).total_seconds()
+    if can.max_delay_seconds == 0 and (job.delay_seconds or job.run_at is not None):
+        yield "delay_seconds or run_at: this queue's backend has no delays; leave it out"
+    elif delay_seconds > can.max_delay_seconds:
+        yield f"a delay of {delay_seconds:g} s: this queue's backend delays by {can.max_delay_seconds:g} s at most"
+    if len(job.payload) > can.max_payload_bytes:
+        yield (
+            f"payload of {len(job.payload)} bytes: this queue's backend takes {can.max_payload_bytes} at most; "
+            "store the data elsewhere and enqueue its address"
+        )
+    if job.deduplication_key is not None:
+        yield from _key_refusals(job, can)
+
+
+def _key_refusals(job: NewJob, can: Capabilities) -> Iterator[str]:
+    window = job.deduplication_window_seconds
+    longest = can.max_deduplication_window_seconds
+    if not can.deduplicates_unfinished and not longest:
+        yield "deduplication_key: this queue's backend has no deduplication; leave it out"
+    elif window is None and not can.deduplicates_unfinished:
+        yield (
+            "deduplication_key: this queue's backend can't tell when a job is finished; "
+            f"give deduplication_window_seconds, at most {longest:g}"
+        )
+    elif window is not None and window > longest:
+        yield f"deduplication_window_seconds {window:g}: this queue's backend keeps a key for {longest:g} s at most"
