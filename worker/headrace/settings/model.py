@@ -28,6 +28,18 @@ class Binding:
     direct_dsn: str | None = field(default=None, repr=False)
     """Past a connection pooler, to be told of new jobs."""
 
+    @property
+    def inspector_options(self) -> dict[str, str]:
+        """What `headrace.queues.inspector_from_url` takes beside the URL: what was given, so that it can be refused."""
+        given = {} if self.schema == DEFAULT_SCHEMA else {"schema": self.schema}
+        return given if self.ca_certificates is None else given | {"ca_certificates": self.ca_certificates}
+
+    @property
+    def queue_options(self) -> dict[str, str]:
+        """What `headrace.queues.from_url` takes beside the URL and the queue, likewise."""
+        direct = {} if self.direct_dsn is None else {"direct_url": self.direct_dsn}
+        return self.inspector_options | direct
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonHandlerSettings:
