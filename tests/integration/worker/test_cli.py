@@ -74,6 +74,7 @@ async def test_enqueue_counts_batches_and_reports(database_dsn: str) -> None:
     assert done.returncode == 0
     report = json.loads(done.stdout)
     assert (report["queue"], report["enqueued"], len(set(report["ids"]))) == ("orders", 2500, 2500)
+    assert report["duplicates"] == []
     assert "2000 of 2500 jobs enqueued" in done.stderr, "progress goes to standard error"
     assert await received(database_dsn) == [("resize", '{"picture":17}', 3)] * 2500
 
@@ -121,7 +122,11 @@ async def test_all_that_a_job_may_ask_for_can_be_said(database_dsn: str) -> None
     key = ("--deduplication-key", "k", "--deduplication-window", "1h")
     first = await headrace("enqueue", "orders", "b", *key, dsn=database_dsn)
     again = await headrace("enqueue", "orders", "b", *key, dsn=database_dsn)
-    assert first.stdout == again.stdout, "the same job has the key"
+    job_id = first.stdout.split()[1]
+    assert first.stdout == f"job {job_id} enqueued into orders\n"
+    assert again.stdout == f"nothing enqueued into orders: job {job_id} has the key k\n"
+    told = await headrace_json("enqueue", "orders", "b", *key, dsn=database_dsn)
+    assert told == {"queue": "orders", "enqueued": 0, "ids": [job_id], "duplicates": [job_id]}
     ready, delayed = await headrace_json("jobs", "list", "orders", dsn=database_dsn)
     assert (ready["name"], ready["deduplication_key"]) == ("b", "k")
     assert (delayed["name"], delayed["state"], delayed["group"], delayed["priority"]) == ("a", "delayed", "g", 10)

@@ -18,6 +18,7 @@ from headrace.job import NewJob, new_job
 from headrace.queues.base import Owner, Progress, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.shell import headrace, headrace_json
+from support.verbs import complete, dead_letter, enqueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,10 +35,12 @@ async def queue(database_dsn: str) -> AsyncIterator[PostgresQueue]:
 
 
 async def kill(queue: PostgresQueue, *jobs: NewJob, reason: str = "Broken") -> list[str]:
-    ids = await queue.enqueue(jobs)
+    ids = await enqueue(queue, jobs)
     while deliveries := await queue.receive(100):
         for delivery in deliveries:
-            await queue.dead_letter(delivery, reason=reason, error="disk on fire", traceback="Traceback: in resize()")
+            await dead_letter(
+                queue, delivery, reason=reason, error="disk on fire", traceback="Traceback: in resize()"
+            )
     return ids
 
 
@@ -49,14 +52,17 @@ async def execute(dsn: str, statement: str) -> None:
 
 class TestQueues:
     async def test_they_are_listed_with_what_they_hold(self, queue: PostgresQueue, database_dsn: str) -> None:
-        await queue.enqueue([NewJob(), NewJob(), NewJob(delay_seconds=60)])
+        grouped = [NewJob(group="g"), NewJob(group="g"), NewJob(group="g")]
+        await queue.enqueue([NewJob(), *grouped, NewJob(delay_seconds=60)])
         await queue.receive(1)
         done = await headrace("queues", "list", dsn=database_dsn)
         head, row = done.stdout.splitlines()
         assert head.split("  ")[0] == "NAME"
-        assert row.split() == ["orders", "1", "1", "1", "0", row.split()[5], "shop/orders"]
+        assert row.split() == ["orders", "1", "2", "1", "1", "0", row.split()[6], "shop/orders"]
         (record,) = await headrace_json("queues", "list", dsn=database_dsn)
-        assert (record["name"], record["ready"], record["delayed"], record["in_flight"]) == ("orders", 1, 1, 1)
+        counted = ("ready", "blocked", "delayed", "in_flight", "dead_lettered")
+        assert (record["name"], *(record[what] for what in counted)) == ("orders", 1, 2, 1, 1, 0)
+        assert record["totals"]["arrived"] == 5
         assert record["owner"] == {"namespace": "shop", "name": "orders"}
 
     async def test_a_paused_queue_gives_nothing_until_it_is_resumed(
@@ -105,7 +111,7 @@ class TestJobs:
         assert [failure["error"] for failure in shown["failures"]] == ["disk on fire"]
 
     async def test_how_far_a_running_one_is_is_shown(self, queue: PostgresQueue, database_dsn: str) -> None:
-        (job_id,) = await queue.enqueue([NewJob()])
+        (job_id,) = await enqueue(queue, [NewJob()])
         await queue.keep_alive()
         (delivery,) = await queue.receive(1)
         await queue.report_progress([(delivery, Progress(fraction=0.4, message="page 2 of 5"))])
@@ -116,7 +122,7 @@ class TestJobs:
     async def test_bytes_and_what_would_steer_a_terminal_are_shown_harmless(
         self, queue: PostgresQueue, database_dsn: str
     ) -> None:
-        first, second = await queue.enqueue([new_job("raw", b"\xff\x00"), new_job("text", b"\x1b[31mred")])
+        first, second = await enqueue(queue, [new_job("raw", b"\xff\x00"), new_job("text", b"\x1b[31mred")])
         assert (await headrace_json("jobs", "show", "orders", first, dsn=database_dsn))["payload_base64"] == "/wA="
         assert "2 bytes" in (await headrace("jobs", "show", "orders", first, dsn=database_dsn)).stdout
         assert "\x1b" not in (await headrace("jobs", "show", "orders", second, dsn=database_dsn)).stdout
@@ -132,8 +138,8 @@ class TestJobs:
     async def test_a_finished_job_is_said_to_be_unknown_without_a_history(
         self, queue: PostgresQueue, database_dsn: str
     ) -> None:
-        (job_id,) = await queue.enqueue([NewJob()])
-        await queue.complete(await queue.receive(1))
+        (job_id,) = await enqueue(queue, [NewJob()])
+        await complete(queue, await queue.receive(1))
         done = await headrace("jobs", "show", "orders", job_id, dsn=database_dsn)
         assert (done.returncode, done.stdout) == (1, "")
         assert "keeps no history of finished jobs (completedRetentionSeconds)" in done.stderr
@@ -149,7 +155,7 @@ class TestJobs:
         assert f"holds no job {job_id}:" in done.stderr
 
     async def test_they_are_cancelled_at_once_or_by_their_worker(self, queue: PostgresQueue, database_dsn: str) -> None:
-        running, waiting = await queue.enqueue([NewJob(), NewJob()])
+        running, waiting = await enqueue(queue, [NewJob(), NewJob()])
         await queue.receive(1)
         done = await headrace("jobs", "cancel", "orders", waiting, running, "999", dsn=database_dsn)
         assert done.returncode == 1
@@ -160,7 +166,7 @@ class TestJobs:
 
     async def test_delayed_and_dead_ones_are_tried_now(self, queue: PostgresQueue, database_dsn: str) -> None:
         (dead,) = await kill(queue, new_job("dead"))
-        delayed, ready = await queue.enqueue([new_job("delayed", delay_seconds=60), new_job("ready")])
+        delayed, ready = await enqueue(queue, [new_job("delayed", delay_seconds=60), new_job("ready")])
         assert (await headrace("jobs", "retry", "orders", dead, delayed, dsn=database_dsn)).returncode == 0
         refused = await headrace("jobs", "retry", "orders", ready, dsn=database_dsn)
         assert (refused.returncode, "is ready: only delayed and dead jobs" in refused.stderr) == (1, True)
@@ -206,7 +212,7 @@ class TestDeadLetterQueue:
 
     async def test_one_is_shown_if_it_is_dead(self, queue: PostgresQueue, database_dsn: str) -> None:
         (dead,) = await kill(queue, NewJob())
-        (ready,) = await queue.enqueue([NewJob()])
+        (ready,) = await enqueue(queue, [NewJob()])
         assert (await headrace_json("dlq", "show", "orders", dead, dsn=database_dsn))["state"] == "dead"
         done = await headrace("dlq", "show", "orders", ready, dsn=database_dsn)
         assert (done.returncode, "is not dead: it is ready" in done.stderr) == (1, True)
@@ -238,7 +244,7 @@ class TestDeadLetterQueue:
     ) -> None:
         (fine,) = await kill(queue, NewJob())
         (keyed,) = await kill(queue, new_job("keyed", deduplication_key="k"))
-        (ready,) = await queue.enqueue([new_job("has the key", deduplication_key="k")])
+        (ready,) = await enqueue(queue, [new_job("has the key", deduplication_key="k")])
         ids = [word for job_id in (fine, keyed, ready, "999") for word in ("--id", job_id)]
         done = await headrace("dlq", "redrive", "orders", *ids, dsn=database_dsn)
         assert (done.returncode, done.stdout) == (1, "1 job put back into orders\n")
@@ -286,7 +292,7 @@ class TestRecoverStuck:
         await execute(
             database_dsn, "UPDATE headrace.watches SET since = now() - interval '20 seconds', seen_at = now()"
         )
-        (job_id,) = await queue.enqueue([new_job("lost")])
+        (job_id,) = await enqueue(queue, [new_job("lost")])
         await queue.receive(1)
         await execute(database_dsn, "UPDATE headrace.claims SET claimed_at = now() - interval '2 hours'")
         assert await headrace_json("recover-stuck", "--minutes", "60", dsn=database_dsn) == [], "its lease runs"

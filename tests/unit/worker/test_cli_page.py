@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.cli import main
-from headrace.queues.base import JobState
+from headrace.queues.inspection import JobState
 from headrace.settings.table import GROUPS
 
 if TYPE_CHECKING:
@@ -50,6 +50,13 @@ def test_the_page_has_every_option_of_enqueue_and_of_the_dead_letter_queue() -> 
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.opts[0] in PAGE
+
+
+def test_whoever_changes_something_can_say_why() -> None:
+    changes = {"pause", "resume", "cancel", "retry", "redrive", "purge", "recover-stuck"}
+    takes_why = {path[-1] for path, command in ALL if any("--why" in parameter.opts for parameter in command.params)}
+    assert takes_why == changes
+    assert "--why" in PAGE
 
 
 def test_the_page_has_every_state() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.queues.base import QueueError, QueueUnavailableError
+from headrace.queues.errors import QueueError, QueueUnavailableError
 from headrace.settings import SettingsError
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ import click
 
 from headrace.cli.common import connection_options, with_exit_statuses
 from headrace.queues import inspector_from_url
+from headrace.queues.inspection import require
 from headrace.settings import Binding, queue_binding
 from headrace.settings.table import CONNECTION, POSTGRES_CA, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from headrace.queues.base import Inspector
-
 Answer = TypeVar("Answer")
+Role = TypeVar("Role")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +51,23 @@ class Connection:
         environ = {"SERVICE_BINDING_ROOT": str(self.directory)} if self.directory else os.environ
         return queue_binding(environ, options, queue=queue, needs_queue=queue is not None)
 
-    def ask(self, question: Callable[[Inspector], Awaitable[Answer]], *, queue: str | None = None) -> Answer:
-        """What an inspector answers."""
+    def ask(
+        self, role: type[Role], question: Callable[[Role], Awaitable[Answer]], *, queue: str | None = None
+    ) -> Answer:
+        """What an inspector of this role answers.
+
+        Raises
+        ------
+        UnsupportedCapabilityError
+            Where the backend has none; nothing was connected to.
+        """
         binding = self.binding(queue)
 
         async def answer() -> Answer:
-            inspector = inspector_from_url(binding.dsn, schema=binding.schema, ca_certificates=binding.ca_certificates)
+            inspector = inspector_from_url(binding.dsn, **binding.inspector_options)
+            asked = require(inspector, role)
             async with inspector:
-                return await question(inspector)
+                return await question(asked)
 
         return asyncio.run(answer())
 

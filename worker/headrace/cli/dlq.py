@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,14 +12,23 @@ import click
 from headrace.cli.common import EXIT_FAILED
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.jobs import print_job, why_missing, why_not_retried
-from headrace.cli.options import Duration, block, output_option
+from headrace.cli.options import Asked, Duration, block, change_options, output_option
 from headrace.cli.output import ago, counted, job_json, print_json, print_table
-from headrace.queues.base import JobFilter
+from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.queues.inspection import DeadLetters, FilterField, JobFilter, Jobs, Purge, Redrive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from headrace.queues.base import Inspector, JobRecord
+    from headrace.queues.inspection import JobRecord
+
+_EVERY_JOB = JobFilter()
+_OPTIONS: dict[FilterField, str] = {
+    "ids": "--id",
+    "name": "--name",
+    "reason": "--reason",
+    "older_than_seconds": "--older-than",
+}
 
 
 @click.group(short_help="Look at dead jobs; put them back; remove them.")
@@ -40,7 +50,7 @@ def _with_filters(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         *args: Any, ids: tuple[str, ...], name: str | None, reason: str | None, older_than: float | None, **kwargs: Any
     ) -> Any:
-        which = JobFilter(ids=ids or None, state="dead", name=name, reason=reason, older_than_seconds=older_than)
+        which = JobFilter(ids=ids or None, name=name, reason=reason, older_than_seconds=older_than)
         return command(*args, which=which, **kwargs)
 
     return wrapped
@@ -52,7 +62,7 @@ def _with_all(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--all", "everything", is_flag=True, help="All dead jobs of the queue.")
     @functools.wraps(command)
     def wrapped(*args: Any, which: JobFilter, everything: bool, **kwargs: Any) -> Any:
-        if everything != (which == JobFilter(state="dead")):
+        if everything != (which == _EVERY_JOB):
             raise click.UsageError(
                 "say which jobs: by --id, --name, --reason, --older-than, or all of them by --all alone"
             )
@@ -76,7 +86,8 @@ def _with_all(command: Callable[..., Any]) -> Callable[..., Any]:
 @with_connection
 def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, *, as_json: bool) -> None:
     """List the dead jobs of QUEUE, the newest first. All conditions must hold."""
-    records = connection.ask(lambda inspector: inspector.jobs(queue, which, limit=limit), queue=queue)
+    dead = replace(which, state="dead")
+    records = connection.ask(Jobs, lambda jobs: jobs.jobs(queue, dead, limit=limit), queue=queue)
     if as_json:
         print_json([job_json(record) for record in records])
     else:
@@ -89,7 +100,7 @@ def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, 
                     record.reason,
                     record.job.attempt,
                     ago(record.ended_at),
-                    record.failures[-1].error if record.failures else "",
+                    record.failures[-1].failure.error if record.failures else "",
                 )
                 for record in records
             ],
@@ -106,13 +117,13 @@ def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, 
 def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> None:
     """Show a dead job of QUEUE with its payload, its errors and the last traceback."""
 
-    async def find(inspector: Inspector) -> JobRecord | str:
-        record = await inspector.job(queue, job_id)
+    async def find(jobs: Jobs) -> JobRecord | str:
+        record = await jobs.job(queue, job_id)
         if record is None:
-            return await why_missing(inspector, queue, job_id)
+            return await why_missing(jobs, queue, job_id)
         return record if record.state == "dead" else f"job {job_id} of queue {queue} is not dead: it is {record.state}"
 
-    print_job(connection.ask(find, queue=queue), as_json=as_json)
+    print_job(connection.ask(Jobs, find, queue=queue), as_json=as_json)
 
 
 @dlq.command(
@@ -126,15 +137,16 @@ def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> N
 @click.argument("queue")
 @_with_filters
 @_with_all
+@change_options
 @output_option
 @with_connection
-def redrive(queue: str, which: JobFilter, connection: Connection, *, as_json: bool) -> None:
+def redrive(queue: str, which: JobFilter, connection: Connection, asked: Asked, *, as_json: bool) -> None:
     """Put dead jobs back into QUEUE, under their ids and with all attempts before them. All conditions must hold.
 
     A job whose deduplication key another job has by now stays dead. In batches: what is put back starts while the rest
     follows.
     """
-    done, left_out = _change(queue, which, connection, lambda inspector: inspector.redrive(queue, which))
+    done, left_out = _change(queue, which, connection, lambda dead: dead.redrive(queue, Redrive(which=which, **asked)))
     _report("redriven", f"{counted(done, 'job')} put back into {queue}", done, left_out, as_json=as_json)
 
 
@@ -147,44 +159,60 @@ def redrive(queue: str, which: JobFilter, connection: Connection, *, as_json: bo
 @_with_filters
 @_with_all
 @click.option("--yes", is_flag=True, help="Don't ask, on a terminal.")
+@change_options
 @output_option
 @with_connection
-def purge(queue: str, which: JobFilter, connection: Connection, *, yes: bool, as_json: bool) -> None:
+def purge(queue: str, which: JobFilter, connection: Connection, asked: Asked, *, yes: bool, as_json: bool) -> None:
     """Remove dead jobs of QUEUE for good. All conditions must hold."""
     if not yes and sys.stdin.isatty():
-        meant = "all dead jobs" if which == JobFilter(state="dead") else "these dead jobs"
+        meant = "all dead jobs" if which == _EVERY_JOB else "these dead jobs"
         click.confirm(f"Remove {meant} of {queue} for good?", abort=True, err=True)
 
-    done, left_out = _change(queue, which, connection, lambda inspector: inspector.purge(queue, which))
+    done, left_out = _change(queue, which, connection, lambda dead: dead.purge(queue, Purge(which=which, **asked)))
     _report("purged", f"{counted(done, 'dead job')} of {queue} removed", done, left_out, as_json=as_json)
 
 
 def _change(
-    queue: str, which: JobFilter, connection: Connection, change: Callable[[Inspector], Awaitable[int]]
+    queue: str, which: JobFilter, connection: Connection, change: Callable[[DeadLetters], Awaitable[int]]
 ) -> tuple[int, list[tuple[str, str]]]:
     """Do it; returns how many jobs were changed, and of those asked for by id which were not, and why."""
 
-    async def apply(inspector: Inspector) -> tuple[int, list[tuple[str, str]]]:
+    async def apply(dead_letters: DeadLetters) -> tuple[int, list[tuple[str, str]]]:
+        _refuse_filters(which, dead_letters.filters)
         ids = tuple(dict.fromkeys(which.ids or ()))
-        meant = {record.job.id for record in await inspector.jobs(queue, which, limit=len(ids))} if ids else set()
-        done = await change(inspector)
+        if not (ids and isinstance(dead_letters, Jobs)):
+            return await change(dead_letters), []
+        jobs: Jobs = dead_letters
+        dead = replace(which, state="dead")
+        meant = {record.job.id for record in await jobs.jobs(queue, dead, limit=len(ids))}
+        done = await change(dead_letters)
         left_out = []
         for job_id in ids:
             if job_id not in meant:
-                left_out.append((job_id, await _why_not_meant(inspector, queue, job_id)))
+                left_out.append((job_id, await _why_not_meant(jobs, queue, job_id)))
             elif done < len(meant):
-                record = await inspector.job(queue, job_id)
+                record = await jobs.job(queue, job_id)
                 if record is not None and record.state == "dead":
-                    left_out.append((job_id, await why_not_retried(inspector, queue, job_id)))
+                    left_out.append((job_id, await why_not_retried(jobs, queue, job_id)))
         return done, left_out
 
-    return connection.ask(apply, queue=queue)
+    return connection.ask(DeadLetters, apply, queue=queue)
 
 
-async def _why_not_meant(inspector: Inspector, queue: str, job_id: str) -> str:
-    record = await inspector.job(queue, job_id)
+def _refuse_filters(which: JobFilter, known: frozenset[FilterField]) -> None:
+    """Raise where dead jobs are to be chosen by what their backend can't look for."""
+    for field, option in _OPTIONS.items():
+        if getattr(which, field) is not None and field not in known:
+            ways = ["--all", *(other for other_field, other in _OPTIONS.items() if other_field in known)]
+            raise UnsupportedCapabilityError(
+                f"{option}: this queue's backend can't choose dead jobs by it; it knows {', '.join(ways)}"
+            )
+
+
+async def _why_not_meant(jobs: Jobs, queue: str, job_id: str) -> str:
+    record = await jobs.job(queue, job_id)
     if record is None:
-        return await why_missing(inspector, queue, job_id)
+        return await why_missing(jobs, queue, job_id)
     if record.state == "dead":
         return f"job {job_id} of queue {queue} is dead, but the other conditions don't hold"
     return f"job {job_id} of queue {queue} is not dead: it is {record.state}"

@@ -20,14 +20,21 @@ from headrace.cli.options import Duration, FiniteRange, Header, block, output_op
 from headrace.cli.output import counted, print_json
 from headrace.job import MAX_PRIORITY, MIN_PRIORITY, InvalidJobError, new_job
 from headrace.queues import from_url
-from headrace.queues.base import QueueError, QueueUnavailableError
 from headrace.queues.batches import MAX_BATCH_JOBS, batches
+from headrace.queues.capabilities import refuse_unsupported
+from headrace.queues.errors import (
+    PartlyEnqueuedError,
+    QueueError,
+    QueueUnavailableError,
+    UnsupportedCapabilityError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from headrace.job import NewJob
-    from headrace.queues.base import Queue
+    from headrace.queues.base import Enqueued, Queue
+    from headrace.queues.capabilities import Capabilities
 
 BATCH_BYTES = 16 * 1024 * 1024
 _PROGRESS_SECONDS = 1.0
@@ -83,8 +90,8 @@ def enqueue(
 ) -> None:
     """Enqueue jobs called NAME into QUEUE.
 
-    A file is checked whole before anything is enqueued. Jobs go in batches of a thousand, fewer where
-    they are large; a batch is enqueued whole or not at all, and where one fails, what was enqueued before is said.
+    A file is checked whole before anything is enqueued. Jobs go in batches of a thousand, fewer where they are large;
+    in PostgreSQL a batch is enqueued whole or not at all. Where one fails, what was enqueued before is said.
     """
     if payload is not None and file is not None:
         raise click.UsageError("--payload and --from-file: give one of them")
@@ -100,50 +107,65 @@ def enqueue(
         "idempotency_key": idempotency_key,
     }
     binding = connection.binding(queue)
+    opened = from_url(binding.dsn, binding.queue, **binding.queue_options)
+    can = opened.capabilities
     with contextlib.ExitStack() as stack:
         if file is None:
             lines = None
-            first = _job(name, payload if payload is not None else "null", fields, "--payload")
+            first = _job(name, payload if payload is not None else "null", fields, can, "--payload")
             total = count
         else:
             lines = stack.enter_context(_opened(file))
-            total = count * _check(lines, file, name, fields)
+            total = count * _check(lines, file, name, fields, can)
 
         def jobs() -> Iterator[NewJob]:
-            each = [first] if lines is None else (job for _, job in _jobs(lines, str(file), name, fields))
+            each = [first] if lines is None else (job for _, job in _jobs(lines, str(file), name, fields, can))
             return (repeated for job in each for repeated in itertools.repeat(job, count))
 
-        opened = from_url(binding.dsn, binding.queue, schema=binding.schema, ca_certificates=binding.ca_certificates)
-        ids = asyncio.run(_enqueue_all(opened, jobs(), total))
+        _report(asyncio.run(_enqueue_all(opened, jobs(), total)), queue, deduplication_key, as_json=as_json)
+
+
+def _report(all_enqueued: list[Enqueued], queue: str, key: str | None, *, as_json: bool) -> None:
+    ids = [enqueued.id for enqueued in all_enqueued]
+    duplicates = [enqueued.id for enqueued in all_enqueued if not enqueued.is_new]
     if as_json:
-        print_json({"queue": queue, "enqueued": len(ids), "ids": ids})
-    elif deduplication_key is not None:
-        click.echo(f"job {ids[0]} of {queue} has the key {deduplication_key}")
+        print_json({"queue": queue, "enqueued": len(ids) - len(duplicates), "ids": ids, "duplicates": duplicates})
+    elif duplicates:
+        # Keys are for one job at a time.
+        holder = f"job {ids[0]}" if ids[0] else "another job"
+        click.echo(f"nothing enqueued into {queue}: {holder} has the key {key}")
+    elif len(ids) == 1 and ids[0]:
+        click.echo(f"job {ids[0]} enqueued into {queue}")
     else:
         click.echo(f"{counted(len(ids), 'job')} enqueued into {queue}")
 
 
-async def _enqueue_all(queue: Queue, jobs: Iterable[NewJob], total: int) -> list[str]:
-    ids: list[str] = []
+async def _enqueue_all(queue: Queue, jobs: Iterable[NewJob], total: int) -> list[Enqueued]:
+    done: list[Enqueued] = []
     told_at = float("-inf")
     async with queue:
         for batch in batches(jobs, max_bytes=BATCH_BYTES):
             try:
-                ids += await queue.enqueue(batch)
+                done += await queue.enqueue(batch)
             except QueueError as error:
-                if total > len(batch):
-                    uncertain = isinstance(error, QueueUnavailableError)
-                    click.echo(
-                        f"headrace: the first {len(ids)} of {total} jobs were enqueued; "
-                        + (f"of the next {len(batch)} all were, or none, " if uncertain else "")
-                        + "then:",
-                        err=True,
-                    )
+                if so_far := _how_far(error, len(done), len(batch), total):
+                    click.echo(f"headrace: {so_far}then:", err=True)
                 raise
-            if len(ids) > MAX_BATCH_JOBS and (time.monotonic() - told_at >= _PROGRESS_SECONDS or len(ids) == total):
+            if len(done) > MAX_BATCH_JOBS and (time.monotonic() - told_at >= _PROGRESS_SECONDS or len(done) == total):
                 told_at = time.monotonic()
-                click.echo(f"{len(ids)} of {total} jobs enqueued", err=True)
-    return ids
+                click.echo(f"{len(done)} of {total} jobs enqueued", err=True)
+    return done
+
+
+def _how_far(error: QueueError, before: int, batch: int, total: int) -> str:
+    """What was enqueued, where a batch failed; empty where nothing was."""
+    if isinstance(error, PartlyEnqueuedError):
+        missing = ", ".join(str(before + place + 1) for place in sorted(error.failed))
+        return f"the first {before + batch} of {total} jobs were enqueued but for these, counted from 1: {missing}; "
+    if total == batch:
+        return ""
+    uncertain = f"of the next {batch} all were, or none, " if isinstance(error, QueueUnavailableError) else ""
+    return f"the first {before} of {total} jobs were enqueued; {uncertain}"
 
 
 def _opened(file: str) -> IO[bytes]:
@@ -160,11 +182,11 @@ def _opened(file: str) -> IO[bytes]:
     return copy
 
 
-def _check(lines: IO[bytes], file: str, name: str, fields: dict[str, Any]) -> int:
+def _check(lines: IO[bytes], file: str, name: str, fields: dict[str, Any], can: Capabilities) -> int:
     """See that every line makes a job; returns how many do."""
     found = 0
     told_at = time.monotonic()
-    for number, _ in _jobs(lines, file, name, fields):
+    for number, _ in _jobs(lines, file, name, fields, can):
         found += 1
         if time.monotonic() - told_at >= _PROGRESS_SECONDS:
             told_at = time.monotonic()
@@ -172,7 +194,9 @@ def _check(lines: IO[bytes], file: str, name: str, fields: dict[str, Any]) -> in
     return found
 
 
-def _jobs(lines: IO[bytes], file: str, name: str, fields: dict[str, Any]) -> Iterator[tuple[int, NewJob]]:
+def _jobs(
+    lines: IO[bytes], file: str, name: str, fields: dict[str, Any], can: Capabilities
+) -> Iterator[tuple[int, NewJob]]:
     """The jobs of a file, with the numbers of their lines."""
     lines.seek(0)
     shown = "standard input" if file == "-" else file
@@ -183,10 +207,10 @@ def _jobs(lines: IO[bytes], file: str, name: str, fields: dict[str, Any]) -> Ite
         except UnicodeDecodeError as error:
             _refuse(f"{where}: no UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}")
         if text.strip():
-            yield number, _job(name, text, fields, where)
+            yield number, _job(name, text, fields, can, where)
 
 
-def _job(name: str, payload: str, fields: dict[str, Any], where: str) -> NewJob:
+def _job(name: str, payload: str, fields: dict[str, Any], can: Capabilities, where: str) -> NewJob:
     try:
         value = json.loads(payload, parse_constant=_refuse_constant)
     except RecursionError:
@@ -194,9 +218,11 @@ def _job(name: str, payload: str, fields: dict[str, Any], where: str) -> NewJob:
     except ValueError as error:
         _refuse(f"{where}: no JSON: {error}")
     try:
-        return new_job(name, value, **fields)
-    except InvalidJobError as error:
+        job = new_job(name, value, **fields)
+        refuse_unsupported([job], can)
+    except (InvalidJobError, UnsupportedCapabilityError) as error:
         _refuse(f"{where}: {error}" if str(error).startswith("payload") else str(error))
+    return job
 
 
 def _refuse_constant(name: str) -> None:

@@ -9,14 +9,15 @@ import click
 
 from headrace.cli.common import EXIT_FAILED
 from headrace.cli.connection import Connection, with_connection
-from headrace.cli.options import Duration, block, output_option
+from headrace.cli.options import Asked, Duration, block, change_options, output_option
 from headrace.cli.output import age, ago, job_json, payload_text, print_fields, print_json, print_table, printable
-from headrace.queues.base import JobFilter, JobState
+from headrace.queues.inspection import Cancel, JobFilter, Jobs, JobState, Queues, RetryNow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.queues.base import Inspector, JobRecord, Progress
+    from headrace.queues.base import Progress
+    from headrace.queues.inspection import JobRecord
 
 
 @click.group()
@@ -64,7 +65,7 @@ def list_jobs(
 ) -> None:
     """List jobs of QUEUE: in the order in which they would start, then those that wait, then those that ended."""
     which = JobFilter(ids=ids or None, state=state, name=name, older_than_seconds=older_than)
-    records = connection.ask(lambda inspector: inspector.jobs(queue, which, limit=limit), queue=queue)
+    records = connection.ask(Jobs, lambda jobs: jobs.jobs(queue, which, limit=limit), queue=queue)
     print_jobs(records, limit, as_json=as_json)
 
 
@@ -76,52 +77,54 @@ def list_jobs(
 def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> None:
     """Show one job of QUEUE, wherever it stands, with its payload and its failed attempts."""
 
-    async def find(inspector: Inspector) -> JobRecord | str:
-        return await inspector.job(queue, job_id) or await why_missing(inspector, queue, job_id)
+    async def find(jobs: Jobs) -> JobRecord | str:
+        return await jobs.job(queue, job_id) or await why_missing(jobs, queue, job_id)
 
-    print_job(connection.ask(find, queue=queue), as_json=as_json)
+    print_job(connection.ask(Jobs, find, queue=queue), as_json=as_json)
 
 
 @jobs.command(epilog=block("Example", "headrace jobs cancel thumbnails 4711 4712"))
 @click.argument("queue")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@change_options
 @output_option
 @with_connection
-def cancel(queue: str, ids: tuple[str, ...], connection: Connection, *, as_json: bool) -> None:
+def cancel(queue: str, ids: tuple[str, ...], connection: Connection, asked: Asked, *, as_json: bool) -> None:
     """Cancel jobs of QUEUE: at once, or, where a worker runs them, within seconds.
 
     A running job is told to stop; one that finishes first is finished.
     """
 
-    async def apply(inspector: Inspector) -> list[tuple[str, str, str]]:
+    async def apply(jobs: Jobs) -> list[tuple[str, str, str]]:
         outcomes: list[tuple[str, str, str]] = []
         for job_id in ids:
-            outcome = await inspector.cancel(queue, job_id)
+            outcome = await jobs.cancel(queue, Cancel(job_id=job_id, **asked))
             words = {"cancelled": "cancelled", "requested": "its worker is told to stop it"}.get(outcome or "")
-            outcomes.append((job_id, outcome or "not found", words or await why_missing(inspector, queue, job_id)))
+            outcomes.append((job_id, outcome or "not found", words or await why_missing(jobs, queue, job_id)))
         return outcomes
 
-    _print_outcomes(connection.ask(apply, queue=queue), failure="not found", as_json=as_json)
+    _print_outcomes(connection.ask(Jobs, apply, queue=queue), failure="not found", as_json=as_json)
 
 
 @jobs.command(epilog=block("Example", "headrace jobs retry thumbnails 4711"))
 @click.argument("queue")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@change_options
 @output_option
 @with_connection
-def retry(queue: str, ids: tuple[str, ...], connection: Connection, *, as_json: bool) -> None:
+def retry(queue: str, ids: tuple[str, ...], connection: Connection, asked: Asked, *, as_json: bool) -> None:
     """Let jobs of QUEUE start now: delayed ones (a waiting retry among them), and dead ones, with all attempts anew."""
 
-    async def apply(inspector: Inspector) -> list[tuple[str, str, str]]:
+    async def apply(jobs: Jobs) -> list[tuple[str, str, str]]:
         outcomes: list[tuple[str, str, str]] = []
         for job_id in ids:
-            if await inspector.retry_now(queue, job_id):
+            if await jobs.retry_now(queue, RetryNow(job_id=job_id, **asked)):
                 outcomes.append((job_id, "retried", "due now"))
             else:
-                outcomes.append((job_id, "not retried", await why_not_retried(inspector, queue, job_id)))
+                outcomes.append((job_id, "not retried", await why_not_retried(jobs, queue, job_id)))
         return outcomes
 
-    _print_outcomes(connection.ask(apply, queue=queue), failure="not retried", as_json=as_json)
+    _print_outcomes(connection.ask(Jobs, apply, queue=queue), failure="not retried", as_json=as_json)
 
 
 def print_jobs(records: Sequence[JobRecord], limit: int, *, as_json: bool) -> None:
@@ -181,10 +184,10 @@ def print_job(found: JobRecord | str, *, as_json: bool) -> None:
             ("payload", payload_text(job)),
         ]
     )
-    for failure in found.failures:
-        click.echo(f"attempt {failure.attempt} failed at {failure.at.isoformat()}: {printable(failure.error)}")
-        if failure.traceback:
-            click.echo(printable(failure.traceback))
+    for failed in found.failures:
+        click.echo(f"attempt {failed.attempt} failed at {failed.at.isoformat()}: {printable(failed.failure.error)}")
+        if failed.failure.traceback:
+            click.echo(printable(failed.failure.traceback))
 
 
 def _progress_text(progress: Progress) -> str:
@@ -206,15 +209,15 @@ def _print_outcomes(outcomes: Sequence[tuple[str, str, str]], *, failure: str, a
         sys.exit(EXIT_FAILED)
 
 
-async def why_missing(inspector: Inspector, queue: str, job_id: str) -> str:
+async def why_missing(jobs: Jobs, queue: str, job_id: str) -> str:
     """Why a job can't be cancelled or shown."""
-    record = await inspector.job(queue, job_id)
+    record = await jobs.job(queue, job_id)
     if record is not None:
         return f"job {job_id} of queue {queue} is {record.state} already"
-    history = next(
-        record.settings.completed_retention_seconds for record in await inspector.queues() if record.name == queue
-    )
     missing = f"queue {queue} holds no job {job_id}"
+    if not isinstance(jobs, Queues):
+        return f"{missing}: if there was one, it is finished, or purged"
+    history = (await jobs.queue(queue)).settings.completed_retention_seconds
     if history > 0:
         return f"{missing}: if there was one, it was purged, or finished more than {age(history)} ago"
     return (
@@ -223,11 +226,11 @@ async def why_missing(inspector: Inspector, queue: str, job_id: str) -> str:
     )
 
 
-async def why_not_retried(inspector: Inspector, queue: str, job_id: str) -> str:
+async def why_not_retried(jobs: Jobs, queue: str, job_id: str) -> str:
     """Why a job can't be put back or made due."""
-    record = await inspector.job(queue, job_id)
+    record = await jobs.job(queue, job_id)
     if record is None:
-        return await why_missing(inspector, queue, job_id)
+        return await why_missing(jobs, queue, job_id)
     if record.state == "dead":
         return (
             f"job {job_id} of queue {queue} stays dead: another job has its deduplication key "

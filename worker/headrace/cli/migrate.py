@@ -11,8 +11,9 @@ from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import FiniteRange, QueueName, block, output_option
 from headrace.cli.output import print_json
 from headrace.job import MAX_DELAY_SECONDS
-from headrace.queues import require_postgres
+from headrace.queues import BACKENDS, backend_of, require_packages
 from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from headrace.queues.base import Provisioned
@@ -102,7 +103,10 @@ def migrate(
     if create_roles and not (producers or workers or readers):
         raise click.UsageError("--create-roles: name the roles, by --grant-producer, --grant-worker or --grant-reader")
     binding = connection.binding()
-    require_postgres()
+    backend = backend_of(binding.dsn)
+    require_packages(backend)
+    if backend is not BACKENDS["postgresql"]:
+        raise UnsupportedCapabilityError(f"nothing to migrate: {backend.example} queues have no tables")
     from headrace.queues.postgres import (  # noqa: PLC0415 - after the check
         Grants,
         Place,
@@ -123,7 +127,7 @@ def migrate(
 
     def tell(done: Provisioned) -> None:
         if not as_json:
-            click.echo(f"schema {binding.schema} is at version {done.schema_version}: {done.details}")
+            click.echo(f"schema {binding.schema} is at version {done.facts['schema_version']}: {done.details}")
 
     async def apply() -> dict[str, Any]:
         provisioner = PostgresProvisioner(place)
@@ -134,7 +138,7 @@ def migrate(
         tell(done)
         report: dict[str, Any] = {
             "schema": binding.schema,
-            "schema_version": done.schema_version,
+            "schema_version": done.facts["schema_version"],
             "queue": queue,
             "changed": done.changed,
             "details": done.details,

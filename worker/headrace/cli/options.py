@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
 import math
+import os
 import re
-from typing import TYPE_CHECKING, Any
+import socket
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
@@ -12,6 +16,14 @@ from headrace.job import MAX_DELAY_SECONDS, MAX_NAME_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+class Asked(TypedDict):
+    """Who asks for a change and why: what every `headrace.queues.inspection.Change` takes."""
+
+    by: str
+    why: str
+
 
 _UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[wdhms])+")
@@ -73,6 +85,26 @@ class FiniteRange(click.FloatRange):
 def block(title: str, *lines: str) -> str:
     """A paragraph of a command's help, of lines that stay as they are."""
     return "\n".join(["\b", f"{title}:", *(f"  {line}" for line in lines), "", ""])
+
+
+def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--why``, passed on with who asks: ``asked``."""
+
+    @click.option("--why", default="", metavar="TEXT", help="Why, for whoever asks later who changed this.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, why: str, **kwargs: Any) -> Any:
+        return command(*args, asked=Asked(by=_who(), why=why), **kwargs)
+
+    return wrapped
+
+
+def _who() -> str:
+    """``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())  # A container's user needs no name.
+    return f"{user}@{socket.gethostname()}"
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from headrace.job import Job
-    from headrace.queues.base import JobRecord, QueueRecord
+    from headrace.queues.base import Depth, Totals
+    from headrace.queues.inspection import JobRecord, QueueRecord
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _WIDEST_CELL = 60
@@ -33,7 +34,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     """Aligned columns; numbers to the right."""
     lines = [[_cell(value) for value in row] for row in rows]
     is_number = [
-        bool(lines) and all(re.fullmatch(r"[\d,]+", line[place]) for line in lines) for place in range(len(columns))
+        bool(lines) and all(re.fullmatch(r"\d+\+?", line[place]) for line in lines) for place in range(len(columns))
     ]
     widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
     for line in [list(columns), *lines]:
@@ -55,6 +56,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 def counted(number: int, noun: str) -> str:
     """``1 job``, ``2 jobs``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def at_least(number: int, depth: Depth) -> str:
+    """A count, with a + where counting stopped and there are more."""
+    return f"{number}+" if depth.is_lower_bound and number else str(number)
 
 
 def printable(text: str) -> str:
@@ -89,10 +95,13 @@ def queue_json(record: QueueRecord) -> dict[str, Any]:
     return {
         "name": record.name,
         "ready": record.depth.ready,
+        "blocked": record.depth.blocked,
         "delayed": record.depth.delayed,
         "in_flight": record.depth.in_flight,
         "dead_lettered": record.depth.dead_lettered,
+        "is_lower_bound": record.depth.is_lower_bound,
         "oldest_ready_age_seconds": record.depth.oldest_ready_age_seconds,
+        "totals": _totals_json(record.depth.totals),
         "paused": record.settings.paused or record.paused_by_hand,
         "paused_by_hand": record.paused_by_hand,
         "owner": {"namespace": record.owner.namespace, "name": record.owner.name} if record.owner else None,
@@ -131,12 +140,14 @@ def job_json(record: JobRecord) -> dict[str, Any]:
         "reason": record.reason,
         "failures": [
             {
-                "attempt": failure.attempt,
-                "at": _moment(failure.at),
-                "error": failure.error,
-                "traceback": failure.traceback,
+                "attempt": attempt.attempt,
+                "at": _moment(attempt.at),
+                "error": attempt.failure.error,
+                "error_type": attempt.failure.error_type,
+                "fingerprint": attempt.failure.fingerprint,
+                "traceback": attempt.failure.traceback,
             }
-            for failure in record.failures
+            for attempt in record.failures
         ],
     }
 
@@ -160,6 +171,19 @@ def _payload_json(job: Job) -> dict[str, Any]:
         else:
             return {"payload": value}
     return {"payload_base64": base64.b64encode(job.payload).decode()}
+
+
+def _totals_json(totals: Totals | None) -> dict[str, Any] | None:
+    """What has happened in a queue since it was made."""
+    if totals is None:
+        return None
+    return {
+        "arrived": totals.arrived,
+        "completed": totals.completed,
+        "failed": totals.failed,
+        "dead_lettered": totals.dead_lettered,
+        "service_seconds": totals.service_seconds,
+    }
 
 
 def _moment(moment: datetime | None) -> str | None:

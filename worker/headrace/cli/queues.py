@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli.connection import Connection, with_connection
-from headrace.cli.options import block, output_option
-from headrace.cli.output import age, print_json, print_table, queue_json
+from headrace.cli.options import Asked, block, change_options, output_option
+from headrace.cli.output import age, at_least, print_json, print_table, queue_json
+from headrace.queues.inspection import Pause, Queues
 
 if TYPE_CHECKING:
-    from headrace.queues.base import Inspector, QueueRecord
+    from headrace.queues.base import Depth
+    from headrace.queues.inspection import QueueRecord
 
 
 @click.group()
@@ -32,22 +34,20 @@ def queues() -> None:
 def list_queues(connection: Connection, *, as_json: bool) -> None:
     """List the queues of a schema: how much each holds, and whether it is paused.
 
-    READY could start now; DELAYED waits for its time, or behind the head of its group; IN FLIGHT is held by a worker;
-    DEAD is in the dead-letter queue; OLDEST is how long the oldest ready job has been due.
+    READY could start now; BLOCKED waits behind the head of its group, DELAYED for its time; IN FLIGHT is held by a
+    worker; DEAD is in the dead-letter queue; OLDEST is how long the oldest ready job has been due. With a + there are
+    more: who counts stopped there.
     """
-    records = connection.ask(lambda inspector: inspector.queues())
+    records = connection.ask(Queues, lambda queues: queues.queues())
     if as_json:
         print_json([queue_json(record) for record in records])
         return
     print_table(
-        ["NAME", "READY", "DELAYED", "IN FLIGHT", "DEAD", "OLDEST", "PAUSED", "OWNER"],
+        ["NAME", "READY", "BLOCKED", "DELAYED", "IN FLIGHT", "DEAD", "OLDEST", "PAUSED", "OWNER"],
         [
             (
                 record.name,
-                record.depth.ready,
-                record.depth.delayed,
-                record.depth.in_flight,
-                record.depth.dead_lettered,
+                *(at_least(number, record.depth) for number in _numbers(record.depth)),
                 age(record.depth.oldest_ready_age_seconds) if record.depth.ready else "",
                 _pauses(record),
                 f"{record.owner.namespace}/{record.owner.name}" if record.owner and record.owner.namespace else "",
@@ -59,37 +59,43 @@ def list_queues(connection: Connection, *, as_json: bool) -> None:
 
 @queues.command(epilog=block("Example", "headrace queues pause thumbnails"))
 @click.argument("queue")
+@change_options
 @output_option
 @with_connection
-def pause(queue: str, connection: Connection, *, as_json: bool) -> None:
+def pause(queue: str, connection: Connection, asked: Asked, *, as_json: bool) -> None:
     """Let no job of QUEUE start any more. Running ones finish, producers go on.
 
     Beside the pause of its JobQueue (the annotation headrace.dev/paused): each is undone only where it was made.
     """
-    _set_paused(queue, connection, as_json=as_json, paused=True)
+    _change(queue, Pause(paused=True, **asked), connection, as_json=as_json)
 
 
 @queues.command(epilog=block("Example", "headrace queues resume thumbnails"))
 @click.argument("queue")
+@change_options
 @output_option
 @with_connection
-def resume(queue: str, connection: Connection, *, as_json: bool) -> None:
+def resume(queue: str, connection: Connection, asked: Asked, *, as_json: bool) -> None:
     """Let jobs of QUEUE start again."""
-    _set_paused(queue, connection, as_json=as_json, paused=False)
+    _change(queue, Pause(paused=False, **asked), connection, as_json=as_json)
 
 
-def _set_paused(queue: str, connection: Connection, *, as_json: bool, paused: bool) -> None:
-    async def apply(inspector: Inspector) -> QueueRecord:
-        await inspector.pause(queue, paused=paused)
-        return next(record for record in await inspector.queues() if record.name == queue)
+def _change(queue: str, change: Pause, connection: Connection, *, as_json: bool) -> None:
+    async def apply(queues: Queues) -> QueueRecord:
+        await queues.pause(queue, change)
+        return await queues.queue(queue)
 
-    record = connection.ask(apply, queue=queue)
+    record = connection.ask(Queues, apply, queue=queue)
     if as_json:
         print_json(queue_json(record))
-    elif record.settings.paused and not paused:
+    elif record.settings.paused and not change.paused:
         click.echo(f"{queue} is still paused by its JobQueue: remove the annotation headrace.dev/paused there")
     else:
-        click.echo(f"{queue} is {'paused' if paused else 'running'}")
+        click.echo(f"{queue} is {'paused' if change.paused else 'running'}")
+
+
+def _numbers(depth: Depth) -> tuple[int, ...]:
+    return depth.ready, depth.blocked, depth.delayed, depth.in_flight, depth.dead_lettered
 
 
 def _pauses(record: QueueRecord) -> str:

@@ -14,7 +14,7 @@ import click
 from headrace import logs
 from headrace.cli.common import EXIT_FAILED, EXIT_USAGE, with_exit_statuses
 from headrace.cli.options import block
-from headrace.queues.base import QueueError
+from headrace.queues.errors import QueueError
 from headrace.settings import CONFIG_VARIABLE, as_yaml, resolve
 from headrace.settings.table import COMMAND, GROUPS, TABLE, default_words
 

@@ -1,0 +1,177 @@
+"""The command ``headrace`` beside a backend that can't do all: what it lacks is refused before anything is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from headrace import queues
+from headrace.cli import main
+from headrace.queues.errors import PartlyEnqueuedError
+from headrace.queues.base import Enqueued
+from headrace.queues.postgres.capabilities import CAPABILITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from click.testing import Result
+
+    from headrace.job import NewJob
+    from headrace.queues.inspection import FilterField, Purge, Redrive
+
+
+class Opened:
+    """What was connected to."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.changes: list[Redrive | Purge] = []
+        self.refused_places: frozenset[int] = frozenset()
+
+    async def __aenter__(self) -> Any:
+        self.connections += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class Broker(Opened):
+    """A queue without groups, with small payloads, and batches that are enqueued in parts."""
+
+    capabilities = dataclasses.replace(CAPABILITIES, groups=False, max_payload_bytes=20, atomic_batches=False)
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        failed = {place: "throttled" for place in range(len(jobs)) if place in self.refused_places}
+        if failed:
+            raise PartlyEnqueuedError({}, failed)
+        return [Enqueued(id=str(place), is_new=job.deduplication_key is None) for place, job in enumerate(jobs)]
+
+
+class BrokersDeadLetters(Opened):
+    """All that can be asked of the broker."""
+
+    filters: frozenset[FilterField] = frozenset({"ids"})
+
+    async def redrive(self, _queue: str, change: Redrive) -> int:
+        self.changes.append(change)
+        return 2
+
+    async def purge(self, _queue: str, change: Purge) -> int:
+        self.changes.append(change)
+        return 2
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    opened, module = Broker(), ModuleType("narrow_backend")
+    module.open_queue = lambda _url, _queue, **_options: opened  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "narrow_backend", module)
+    monkeypatch.setattr(queues, "BACKENDS", {"broker": queues.Backend(module="narrow_backend", example="broker://")})
+    return opened
+
+
+@pytest.fixture
+def dead_letters(broker: Broker) -> BrokersDeadLetters:
+    assert broker
+    opened = BrokersDeadLetters()
+    sys.modules["narrow_backend"].open_inspector = lambda _url, **_options: opened  # type: ignore[attr-defined]
+    return opened
+
+
+def headrace(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--dsn", "broker://here"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--group", "g"), "group: this queue's backend has no groups"),
+        (("--payload", '"twenty characters and more"'), "--payload: payload of 28 bytes: this queue's backend takes 20"),
+    ],
+)
+def test_a_job_that_asks_for_too_much_is_refused_before_anything_is_sent(
+    broker: Broker, arguments: tuple[str, ...], complaint: str
+) -> None:
+    done = headrace("enqueue", "orders", "resize", *arguments)
+    assert (done.exit_code, complaint in done.stderr) == (2, True)
+    assert broker.connections == 0
+
+
+def test_a_line_that_is_too_large_is_named_before_anything_is_sent(broker: Broker, tmp_path: Path) -> None:
+    file = tmp_path / "payloads.jsonl"
+    file.write_text('1\n"twenty characters and more"\n')
+    done = headrace("enqueue", "orders", "resize", "--from-file", str(file))
+    assert (done.exit_code, "line 2: payload of 28 bytes" in done.stderr) == (2, True)
+    assert broker.connections == 0
+
+
+def test_what_of_a_batch_was_not_enqueued_is_named(broker: Broker) -> None:
+    broker.refused_places = frozenset({1, 4})
+    done = headrace("enqueue", "orders", "resize", "--count", "5")
+    assert done.exit_code == 1
+    assert "of 5 jobs were enqueued but for these, counted from 1: 2, 5; then:" in done.stderr
+    assert "the first at place 1: throttled" in done.stderr
+
+
+def test_what_a_backend_has_no_role_for_is_refused_without_a_connection(dead_letters: BrokersDeadLetters) -> None:
+    for arguments, complaint in (
+        (("queues", "list"), "no list of queues, and no pause by hand"),
+        (("queues", "pause", "orders"), "no list of queues, and no pause by hand"),
+        (("jobs", "list", "orders"), "no way to look at single jobs"),
+        (("jobs", "cancel", "orders", "1"), "no way to look at single jobs"),
+        (("dlq", "list", "orders"), "no way to look at single jobs"),
+        (("recover-stuck", "--minutes", "1"), "it takes them back by itself"),
+    ):
+        done = headrace(*arguments)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert complaint in done.stderr
+    assert dead_letters.connections == 0
+
+
+@pytest.mark.parametrize("verb", ["redrive", "purge"])
+def test_dead_jobs_are_chosen_by_what_their_backend_knows(dead_letters: BrokersDeadLetters, verb: str) -> None:
+    for arguments in (("--name", "resize"), ("--reason", "Expired"), ("--older-than", "1d"), ("--id", "1", "--name", "x")):
+        done = headrace("dlq", verb, "orders", *arguments)
+        assert done.exit_code == 1
+        assert "can't choose dead jobs by it; it knows --all, --id" in done.stderr
+    assert dead_letters.changes == []
+    assert headrace("dlq", verb, "orders", "--all").stdout.startswith("2 ")
+    assert headrace("dlq", verb, "orders", "--id", "7").stdout.startswith("2 ")
+    assert [change.which.ids for change in dead_letters.changes] == [None, ("7",)]
+
+
+def test_who_changes_something_is_told_to_the_backend_with_the_reason(
+    dead_letters: BrokersDeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    monkeypatch.setattr("socket.gethostname", lambda: "laptop")
+    headrace("dlq", "purge", "orders", "--all", "--why", "the import was wrong")
+    (change,) = dead_letters.changes
+    assert (change.by, change.why) == ("ada@laptop", "the import was wrong")
+
+
+def test_a_user_without_a_name_is_told_by_number(
+    dead_letters: BrokersDeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    headrace("dlq", "redrive", "orders", "--all")
+    (change,) = dead_letters.changes
+    assert change.by.startswith("12345@")
+
+
+def test_a_job_whose_key_is_taken_is_said_to_be_no_new_one(broker: Broker) -> None:
+    done = headrace("enqueue", "orders", "resize", "--deduplication-key", "k")
+    assert done.stdout == "nothing enqueued into orders: job 0 has the key k\n"
+    assert headrace("enqueue", "orders", "resize").stdout == "job 0 enqueued into orders\n"
+    assert headrace("enqueue", "orders", "resize", "--count", "2").stdout == "2 jobs enqueued into orders\n"
+    assert broker.connections == 3
