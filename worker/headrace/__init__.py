@@ -10,13 +10,15 @@ from __future__ import annotations
 from headrace.app import App, Context, DeadLetter, Retry, Snooze
 from headrace.job import InvalidJobError, Job, NewJob, new_job
 from headrace.queues import from_url
-from headrace.queues.base import QueueError
+from headrace.queues.base import Enqueued
+from headrace.queues.errors import QueueError
 from headrace.retry import RetryPolicy
 
 __all__ = [
     "App",
     "Context",
     "DeadLetter",
+    "Enqueued",
     "InvalidJobError",
     "Job",
     "NewJob",

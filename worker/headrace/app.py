@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headrace.job import MAX_DELAY_SECONDS
-from headrace.queues.base import Progress, UnsupportedCapabilityError
+from headrace.queues.base import Progress
+from headrace.queues.errors import UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from headrace.job import Job, NewJob
+    from headrace.queues.base import Enqueued
     from headrace.retry import RetryPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,7 +91,7 @@ class Run(Protocol):
 
     is_cancelled: bool
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> Awaitable[list[str]]:
+    def enqueue(self, jobs: Sequence[NewJob]) -> Awaitable[list[Enqueued]]:
         """See `Context.enqueue`."""
         ...
 
@@ -115,7 +117,7 @@ class _Detached:
 
     is_cancelled = False
 
-    async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:  # noqa: ARG002
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:  # noqa: ARG002
         raise _detached("enqueue")
 
     async def complete_in(self, connection: Any) -> None:  # noqa: ARG002
@@ -177,14 +179,19 @@ class Context:
         """
         return self._run.is_cancelled
 
-    async def enqueue(self, jobs: Sequence[NewJob]) -> list[str]:
-        """Enqueue more jobs into the same queue (from async handlers)."""
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Enqueue more jobs into the same queue (from async handlers); see `Queue.enqueue`."""
         return await self._run.enqueue(jobs)
 
     async def complete(self, connection: Any) -> None:
         """Complete the job within the transaction that is open on a connection of asyncpg, psycopg or SQLAlchemy.
 
-        Raises `LeaseLostError` where somebody else has the job by now: let it pass, and the transaction is rolled back.
+        Raises
+        ------
+        LeaseLostError
+            When somebody else has the job by now: let it pass, and the transaction is rolled back.
+        UnsupportedCapabilityError
+            When the queue's backend is no database, and has no transactions.
         """
         await self._run.complete_in(connection)
 
