@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,16 +32,17 @@ BYTES_CONTENT_TYPE = "application/octet-stream"
 
 MAX_DELAY_SECONDS = 10_000_000_000
 """Three hundred years: of a delay, or a deduplication window."""
+MIN_YEAR = 2
+"""Of a moment, so that it is one in every time zone."""
 MAX_YEAR = 8999
 """Of a moment, so that a queue's retention can be added to it."""
 
-_PRIORITIES = range(MIN_PRIORITY, MAX_PRIORITY + 1)
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
 
 
 class InvalidJobError(ValueError):
-    """A job that no backend would take; the message names the field, its value and the fix."""
+    """A job that no backend would take; the message names the field, what is wrong with it and the fix."""
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -79,49 +81,116 @@ class NewJob(Struct, frozen=True, kw_only=True):
     """Of the envelope, what this release does not know: JSON, as a newer one put it in. It travels along."""
 
     def __post_init__(self) -> None:
-        if len(self.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
+        try:
+            _check(self)
+        except (TypeError, AttributeError) as error:
+            raise InvalidJobError(_wrong_type(self) or str(error)) from None
+        except RecursionError:
+            raise InvalidJobError("extra: nested too deeply") from None
+
+
+def _check(job: NewJob) -> None:
+    # Millions of jobs pass here: what is right is found right by few steps.
+    if len(job.name) > MAX_NAME_LENGTH or not _NAME.fullmatch(job.name):
+        raise InvalidJobError(
+            f"name {job.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character "
+            "or half a surrogate pair"
+        )
+    if not isinstance(job.payload, bytes):
+        raise InvalidJobError(f"payload: must be bytes, not {type(job.payload).__name__}; new_job() encodes it")
+    if len(job.payload) > MAX_PAYLOAD_BYTES:
+        raise InvalidJobError(
+            f"payload of {len(job.payload)} bytes: the limit is {MAX_PAYLOAD_BYTES}; "
+            "store the data elsewhere and enqueue its address"
+        )
+    if type(job.priority) is not int or not MIN_PRIORITY <= job.priority <= MAX_PRIORITY:
+        raise InvalidJobError(
+            f"priority {job.priority!r}: must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}"
+        )
+    if job.content_type != JSON_CONTENT_TYPE and not _NAME.fullmatch(job.content_type):
+        raise InvalidJobError(f"content_type {job.content_type[:40]!r}: must have no control character")
+    for name, value in job.headers.items():
+        if not (_TEXT.fullmatch(name) and _TEXT.fullmatch(value)):
+            raise InvalidJobError(f"header {name[:40]!r}: must have no zero character and no half a surrogate pair")
+    if not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:
+        raise InvalidJobError(f"delay_seconds {job.delay_seconds}: must be from 0 to {MAX_DELAY_SECONDS}")
+    if job.deduplication_window_seconds is not None and not (
+        job.deduplication_key is not None and 0 < job.deduplication_window_seconds <= MAX_DELAY_SECONDS
+    ):
+        raise InvalidJobError(
+            f"deduplication_window_seconds {job.deduplication_window_seconds}: must be more than 0 and at most "
+            f"{MAX_DELAY_SECONDS}, beside a deduplication_key"
+        )
+    for name, key in (("group", job.group), ("deduplication_key", job.deduplication_key)):
+        if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _NAME.fullmatch(key)):
             raise InvalidJobError(
-                f"name {self.name[:40]!r}: at most {MAX_NAME_LENGTH} characters, none of them a control character "
+                f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character "
                 "or half a surrogate pair"
             )
-        if not isinstance(self.payload, bytes):
-            raise InvalidJobError(f"payload: must be bytes, not {type(self.payload).__name__}; new_job() encodes it")
-        if len(self.payload) > MAX_PAYLOAD_BYTES:
+    if job.delay_seconds and job.run_at is not None:
+        raise InvalidJobError("delay_seconds and run_at: give one of them")
+    for name, moment in (("run_at", job.run_at), ("expires_at", job.expires_at)):
+        if moment is None:
+            continue
+        if moment.tzinfo is None:
+            raise InvalidJobError(f"{name} {moment}: needs a time zone, such as datetime.now(UTC)")
+        if not MIN_YEAR <= moment.year <= MAX_YEAR:
             raise InvalidJobError(
-                f"payload of {len(self.payload)} bytes: the limit is {MAX_PAYLOAD_BYTES}; "
-                "store the data elsewhere and enqueue its address"
+                f"{name} {moment}: must be of the year {MIN_YEAR} or later, before the year {MAX_YEAR + 1}"
             )
-        if self.priority not in _PRIORITIES:
-            raise InvalidJobError(
-                f"priority {self.priority!r}: must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}"
-            )
-        if self.content_type != JSON_CONTENT_TYPE and not _NAME.fullmatch(self.content_type):
-            raise InvalidJobError(f"content_type {self.content_type[:40]!r}: must have no control character")
-        for name, value in self.headers.items() if self.headers else ():
-            if not (_TEXT.fullmatch(name) and _TEXT.fullmatch(value)):
-                raise InvalidJobError(f"header {name[:40]!r}: must have no zero character and no half a surrogate pair")
-        if not 0 <= self.delay_seconds <= MAX_DELAY_SECONDS:
-            raise InvalidJobError(f"delay_seconds {self.delay_seconds}: must be from 0 to {MAX_DELAY_SECONDS}")
-        if self.deduplication_window_seconds is not None and not (
-            self.deduplication_key is not None and 0 < self.deduplication_window_seconds <= MAX_DELAY_SECONDS
-        ):
-            raise InvalidJobError(
-                f"deduplication_window_seconds {self.deduplication_window_seconds}: must be more than 0 and at most "
-                f"{MAX_DELAY_SECONDS}, beside a deduplication_key"
-            )
-        for name, key in (("group", self.group), ("deduplication_key", self.deduplication_key)):
-            if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _NAME.fullmatch(key)):
-                raise InvalidJobError(
-                    f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character "
-                    "or half a surrogate pair"
-                )
-        if self.delay_seconds and self.run_at is not None:
-            raise InvalidJobError("delay_seconds and run_at: give one of them")
-        for name, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
-            if moment is not None and moment.tzinfo is None:
-                raise InvalidJobError(f"{name} {moment}: needs a time zone, such as datetime.now(UTC)")
-            if moment is not None and moment.year > MAX_YEAR:
-                raise InvalidJobError(f"{name} {moment}: must be before the year {MAX_YEAR + 1}")
+    if type(job.extra) is not dict or job.extra:
+        _check_extra(job.extra)
+
+
+def _check_extra(extra: Mapping[Any, Any]) -> None:
+    for name, value in extra.items():
+        if name in _FIELDS:
+            raise InvalidJobError(f"extra {name!r}: is a field of the envelope itself")
+        if name == "version" and not (type(value) is int and value > ENVELOPE_VERSION):
+            raise InvalidJobError(f"extra 'version': must be a whole number above {ENVELOPE_VERSION}")
+        if not (isinstance(name, str) and _is_json(name) and _is_json(value)):
+            raise InvalidJobError(f"extra {name!r}: must be JSON, without a zero character or half a surrogate pair")
+
+
+def _is_json(value: Any) -> bool:
+    match value:
+        case str():
+            return _TEXT.fullmatch(value) is not None
+        case float():
+            return math.isfinite(value)
+        case None | bool() | int():
+            return True
+        case list():
+            return all(map(_is_json, value))
+        case dict():
+            return all(isinstance(name, str) and _is_json(name) and _is_json(value[name]) for name in value)
+        case _:
+            return False
+
+
+def _wrong_type(job: NewJob) -> str | None:
+    """Which field is of no type that it can have."""
+    for name, (wanted, words) in _TYPES.items():
+        if not isinstance(value := getattr(job, name), wanted):
+            return f"{name}: must be {words}, not {type(value).__name__}"
+    odd = {header: value for header, value in job.headers.items() if {type(header), type(value)} != {str}}
+    for header, value in odd.items():
+        return f"header {header!r}: must be a string to a string, not to {type(value).__name__}"
+    return None
+
+
+_TYPES: dict[str, tuple[Any, str]] = {
+    "name": (str, "a string"),
+    "content_type": (str, "a string"),
+    "headers": (Mapping, "a mapping of strings to strings"),
+    "delay_seconds": ((int, float), "a number of seconds"),
+    "run_at": (datetime | None, "a datetime"),
+    "expires_at": (datetime | None, "a datetime"),
+    "group": (str | None, "a string"),
+    "deduplication_key": (str | None, "a string"),
+    "deduplication_window_seconds": (int | float | None, "a number of seconds"),
+    "extra": (Mapping, "a mapping of strings to JSON"),
+}
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -146,6 +215,9 @@ class Job(Struct, frozen=True, kw_only=True):
     """What a newer release put into the envelope and this one does not know: carried on, never dropped."""
 
 
+_FIELDS = frozenset(NewJob.__struct_fields__ + Job.__struct_fields__)
+
+
 def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = None, **fields: Any) -> NewJob:
     """A job with its payload encoded: bytes go as they are, all else as JSON.
 
@@ -166,11 +238,14 @@ def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = Non
         When the payload can't be JSON (NaN and infinity can't), or a field is out of its range.
     """
     if idempotency_key is not None:
-        if not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        key: object = idempotency_key
+        if not (isinstance(key, str) and 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH):
             raise InvalidJobError(
-                f"idempotency_key {idempotency_key[:40]!r}: 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
+                f"idempotency_key {str(key)[:40]!r}: a string of 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
             )
-        fields["headers"] = {**fields.get("headers", {}), IDEMPOTENCY_KEY_HEADER: idempotency_key}
+        headers = fields.get("headers", {})
+        if isinstance(headers, Mapping):  # Else it is refused below, as it would be without a key.
+            fields["headers"] = {**headers, IDEMPOTENCY_KEY_HEADER: idempotency_key}
     if isinstance(payload, bytes):
         return NewJob(name=name, payload=payload, **{"content_type": BYTES_CONTENT_TYPE, **fields})
     try:
