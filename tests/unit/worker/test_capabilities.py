@@ -1,35 +1,105 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from headrace.job import NewJob
-from headrace.queues.base import Capabilities, UnsupportedCapabilityError, refuse_unsupported
+from headrace.queues import BACKENDS
+from headrace.queues.capabilities import refuse_unsupported
+from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.queues.memory.capabilities import CAPABILITIES as ALL
 
-ALL = Capabilities(
-    priorities=True, delays=True, groups=True, deduplication=True, uncharged_abandon=True, transactions=True
-)
-ASKING = {
-    "priorities": [NewJob(priority=1)],
-    "delays": [NewJob(delay_seconds=1), NewJob(run_at=datetime(2100, 1, 1, tzinfo=UTC))],
-    "groups": [NewJob(group="g")],
-    "deduplication": [NewJob(deduplication_key="k")],
-}
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+KEYED = NewJob(deduplication_key="k")
+KEYED_FOR_AN_HOUR = NewJob(deduplication_key="k", deduplication_window_seconds=3600)
+
+LACKS: list[tuple[str, dict[str, Any], NewJob, str]] = [
+    ("no priorities", {"priorities": False}, NewJob(priority=1), "priority: .* leave it out"),
+    ("no groups", {"groups": False}, NewJob(group="g"), "group: .* leave it out"),
+    ("no expiry", {"expiry": False}, NewJob(expires_at=NOW), "expires_at: .* leave it out"),
+    ("no delays", {"max_delay_seconds": 0}, NewJob(delay_seconds=1), "delay_seconds or run_at: .* leave it out"),
+    ("no delays", {"max_delay_seconds": 0}, NewJob(run_at=NOW), "delay_seconds or run_at: .* leave it out"),
+    ("short delays", {"max_delay_seconds": 900}, NewJob(delay_seconds=901), "delay of 901 s: .* by 900 s at most"),
+    (
+        "short delays",
+        {"max_delay_seconds": 900},
+        NewJob(run_at=NOW + timedelta(hours=1)),
+        "delay of 3600 s: .* by 900 s at most",
+    ),
+    ("small payloads", {"max_payload_bytes": 9}, NewJob(payload=b"0123456789"), "payload of 10 bytes: .* takes 9 at"),
+    (
+        "no deduplication",
+        {"deduplicates_unfinished": False, "max_deduplication_window_seconds": 0},
+        KEYED,
+        "deduplication_key: .* leave it out",
+    ),
+    (
+        "windows alone",
+        {"deduplicates_unfinished": False, "max_deduplication_window_seconds": 300},
+        KEYED,
+        "give deduplication_window_seconds, at most 300",
+    ),
+    (
+        "short windows",
+        {"max_deduplication_window_seconds": 300},
+        KEYED_FOR_AN_HOUR,
+        "deduplication_window_seconds 3600: .* for 300 s at most",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("capability", "job"), [(capability, job) for capability, jobs in ASKING.items() for job in jobs]
-)
-def test_what_a_backend_lacks_is_refused_and_what_it_has_is_not(capability: str, job: NewJob) -> None:
-    refuse_unsupported([NewJob(), job], ALL)
-    with pytest.raises(UnsupportedCapabilityError, match=r"leave it out$"):
-        refuse_unsupported([NewJob(), job], replace(ALL, **{capability: False}))
-    for other in ASKING.keys() - {capability}:
-        refuse_unsupported([NewJob(), job], replace(ALL, **{other: False}))
+@pytest.mark.parametrize(("lacks", "job", "refusal"), [row[1:] for row in LACKS], ids=[row[0] for row in LACKS])
+def test_what_a_backend_lacks_is_refused_with_the_field_and_the_fix(
+    lacks: dict[str, Any], job: NewJob, refusal: str
+) -> None:
+    refuse_unsupported([NewJob(), job], ALL, now=NOW)
+    with pytest.raises(UnsupportedCapabilityError, match=refusal):
+        refuse_unsupported([NewJob(), job], replace(ALL, **lacks), now=NOW)
+
+
+@pytest.mark.parametrize(("lacks", "job"), [(row[1], row[2]) for row in LACKS], ids=[row[0] for row in LACKS])
+def test_what_a_backend_has_is_not_refused_for_what_else_it_lacks(lacks: dict[str, Any], job: NewJob) -> None:
+    for others in (row[1] for row in LACKS if row[1].keys().isdisjoint(lacks)):
+        refuse_unsupported([job], replace(ALL, **others), now=NOW)
+
+
+def test_what_is_just_within_the_bounds_is_taken() -> None:
+    bounded = replace(ALL, max_delay_seconds=900, max_payload_bytes=9, max_deduplication_window_seconds=300)
+    refuse_unsupported(
+        [
+            NewJob(delay_seconds=900, payload=b"012345678"),
+            NewJob(run_at=NOW + timedelta(seconds=900)),
+            NewJob(deduplication_key="k", deduplication_window_seconds=300),
+        ],
+        bounded,
+        now=NOW,
+    )
+
+
+def test_a_moment_is_compared_with_the_longest_delay_only_where_the_time_is_known() -> None:
+    refuse_unsupported([NewJob(run_at=NOW + timedelta(days=1))], replace(ALL, max_delay_seconds=900))
 
 
 def test_a_plain_job_asks_for_nothing() -> None:
-    nothing = replace(ALL, **dict.fromkeys(ASKING, False))
-    refuse_unsupported([NewJob(name="plain", headers={"a": "b"}, expires_at=datetime(2100, 1, 1, tzinfo=UTC))], nothing)
+    nothing = replace(
+        ALL,
+        priorities=False,
+        groups=False,
+        expiry=False,
+        max_delay_seconds=0,
+        deduplicates_unfinished=False,
+        max_deduplication_window_seconds=0,
+    )
+    refuse_unsupported([NewJob(name="plain", headers={"a": "b"})], nothing, now=NOW)
+
+
+@pytest.mark.parametrize("scheme", BACKENDS)
+def test_what_a_backend_can_do_is_known_without_its_packages(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> None:
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr("headrace.queues.require_packages", missing)
+    assert BACKENDS[scheme].capabilities.atomic_batches
