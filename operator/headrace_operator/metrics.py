@@ -67,8 +67,11 @@ class _BackendDepths(Collector):
         families = {
             "ready": GaugeMetricFamily(
                 "background_jobs_queue_depth",
-                "Jobs that could start now: due, unexpired, held by nobody.",
+                "Jobs that are ready: due, unexpired, held by nobody.",
                 labels=_LABELS,
+            ),
+            "blocked": GaugeMetricFamily(
+                "background_jobs_queue_blocked", "Jobs behind the head of their group.", labels=_LABELS
             ),
             "delayed": GaugeMetricFamily(
                 "background_jobs_queue_delayed",
@@ -84,6 +87,16 @@ class _BackendDepths(Collector):
             "oldest_ready_age_seconds": GaugeMetricFamily(
                 "background_jobs_queue_oldest_age_seconds",
                 "How long the oldest ready job has been due.",
+                labels=_LABELS,
+            ),
+            "paused": GaugeMetricFamily(
+                "background_jobs_queue_paused",
+                "Whether the queue is paused: what is ready can't start.",
+                labels=_LABELS,
+            ),
+            "is_lower_bound": GaugeMetricFamily(
+                "background_jobs_queue_depth_is_lower_bound",
+                "Whether counting stopped: there are at least so many jobs.",
                 labels=_LABELS,
             ),
         }

@@ -8,6 +8,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
     ConnectionBudget,
@@ -23,7 +24,8 @@ from headrace_operator.reconcile.objects import ObjectStore, key_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from headrace_operator.core.model import EventType, OperatorError, QueuePlace, WorkerPod
+    from headrace_operator.core.limits import BackendLimits
+from headrace_operator.core.model import EventType, OperatorError, QueuePlace, WorkerPod
 
 Manifest = dict[str, Any]
 
@@ -145,8 +147,13 @@ class MemoryBackend:
         self.ensured = 0
         self.places: list[QueuePlace] = []
         self.budget: ConnectionBudget | None = None
+        self.backend_limits = BackendLimits(max_delay_seconds=10_000_000_000)
         self.removed: list[QueuePlace] = []
         self._clock = clock
+
+    def limits(self, provider: str) -> BackendLimits:
+        assert provider == "Postgres"
+        return self.backend_limits
 
     async def ensure(
         self,

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 QUEUE_DEPTH_METRIC = "background_jobs_queue_depth"
-"""Jobs that could start now. Carries `QUEUE_METRIC_LABEL`."""
+"""Jobs that are ready. Carries `QUEUE_METRIC_LABEL`."""
 
 QUEUE_LOAD_METRIC = "background_jobs_queue_load"
-"""Ready plus in flight: leasing a job must not look like less work. Carries `QUEUE_METRIC_LABEL`."""
+"""Ready (unless the queue is paused) plus in flight: leasing a job is no less work. Carries `QUEUE_METRIC_LABEL`."""
 
 DESIRED_WORKERS_METRIC = "background_jobs_desired_workers"
 """What the operator would decide for a pool. Carries `QUEUE_METRIC_LABEL` and `POOL_METRIC_LABEL`."""

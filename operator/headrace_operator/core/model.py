@@ -72,6 +72,7 @@ class Provisioned:
 
     changed: bool
     schema_version: int
+    """Of the tables."""
     details: str
     """One sentence for an Event."""
     budget: ConnectionBudget | None = None
@@ -83,15 +84,23 @@ class QueueDepth:
     """How much a queue holds (`headrace.queues.base.Depth` tells what each number means)."""
 
     ready: int = 0
+    blocked: int = 0
     delayed: int = 0
     in_flight: int = 0
     dead_lettered: int = 0
     oldest_ready_age_seconds: float = 0.0
+    paused: bool = False
+    is_lower_bound: bool = False
+
+    @property
+    def startable(self) -> int:
+        """What a worker more could start: nothing while the queue is paused, however much is ready."""
+        return 0 if self.paused else self.ready
 
     @property
     def load(self) -> int:
-        """Ready plus in flight: leasing a job must not look like less work."""
-        return self.ready + self.in_flight
+        """What there is to do: what could start, and what is in flight, since leasing a job is no less work."""
+        return self.startable + self.in_flight
 
 
 class SampleSource(StrEnum):

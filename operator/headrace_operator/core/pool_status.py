@@ -101,6 +101,7 @@ def scaling_status(facts: PoolFacts) -> dict[str, Any]:
         signals = {
             "ready": depth.ready,
             "inFlight": depth.in_flight,
+            "blocked": depth.blocked,
             "delayed": depth.delayed,
             "oldestReadyAgeSeconds": round(depth.oldest_ready_age_seconds),
         }

@@ -40,7 +40,7 @@ class History:
     """What a decision leaves to the next one."""
 
     idle_since: datetime | None = None
-    """The first of the uninterrupted samples with nothing ready and nothing in flight."""
+    """The first of the uninterrupted samples with nothing that could start and nothing in flight."""
     idle_until: datetime | None = None
     """The last of them."""
     recommendations: tuple[Recommendation, ...] = ()
@@ -147,7 +147,8 @@ def _answer(spec: Autoscaling, situation: Situation, history: History) -> _Answe
         held = current if spec.mode is ScalingMode.HPA else _within_bounds(spec, current)
         return _Answer(held, "SignalsLost", f"the depth of the queue is unknown: holding {_workers(held)}")
     if spec.min_replicas == 0 and _is_idle_long_enough(spec, history):
-        idle = f"nothing ready and nothing in flight for {idle_seconds(history):.0f} s"
+        ready = f"the queue is paused with {sample.depth.ready} ready" if sample.depth.paused else "nothing ready"
+        idle = f"{ready} and nothing in flight for {idle_seconds(history):.0f} s"
         return _Answer(0, "Idle", f"{idle}: from {_workers(current)} to zero")
     if spec.mode is ScalingMode.HPA:
         return _Answer(current, "HorizontalPodAutoscaler", f"the HorizontalPodAutoscaler wants {_workers(current)}")
@@ -161,7 +162,7 @@ def _first_number(spec: Autoscaling) -> int:
 
 def _from_zero(spec: Autoscaling, sample: Sample | None) -> _Answer:
     """The pool is at a zero of ours, or has no number yet."""
-    if sample is not None and sample.depth.ready >= spec.activation_depth:
+    if sample is not None and sample.depth.startable >= spec.activation_depth:
         woken = wanted_workers(spec, sample.depth)
         return _Answer(woken, "Woken", f"{_jobs(sample.depth)}: from zero to {_workers(woken)}")
     if spec.min_replicas:
@@ -169,6 +170,8 @@ def _from_zero(spec: Autoscaling, sample: Sample | None) -> _Answer:
         return _Answer(least, "MinReplicas", f"minReplicas wants {_workers(least)}, whatever the load")
     if sample is None:
         return _Answer(0, "SignalsLost", "the depth of the queue is unknown: holding 0 workers")
+    if sample.depth.paused:
+        return _Answer(0, "QueuePaused", f"{_jobs(sample.depth)}: at zero until the queue is resumed")
     return _Answer(
         0,
         "WaitingForJobs",
@@ -243,4 +246,6 @@ def _workers(number: int) -> str:
 
 
 def _jobs(depth: QueueDepth) -> str:
-    return f"{depth.ready} ready and {depth.in_flight} in flight"
+    paused = ", the queue is paused" if depth.paused else ""
+    least = "at least " if depth.is_lower_bound else ""
+    return f"{least}{depth.ready} ready and {depth.in_flight} in flight{paused}"

@@ -29,6 +29,7 @@ class QueueStatus:
     name: str
     ready: int | None = None
     in_flight: int | None = None
+    blocked: int | None = None
     delayed: int | None = None
     dead_lettered: int | None = None
     problem: str | None = None
@@ -36,8 +37,8 @@ class QueueStatus:
     def line(self) -> str:
         """In one line."""
         depth = (
-            f"ready {in_words(self.ready)}  in flight {in_words(self.in_flight)}  delayed {in_words(self.delayed)}  "
-            f"dead {in_words(self.dead_lettered)}"
+            f"ready {in_words(self.ready)}  in flight {in_words(self.in_flight)}  blocked {in_words(self.blocked)}  "
+            f"delayed {in_words(self.delayed)}  dead {in_words(self.dead_lettered)}"
         )
         return f"queue {short_name(self)}: {depth}{_appended(self.problem)}"
 
@@ -104,6 +105,7 @@ def queue_status(queue: Manifest, depth: QueueDepth | None) -> QueueStatus:
         name=key.name,
         ready=depth.ready,
         in_flight=depth.in_flight,
+        blocked=depth.blocked,
         delayed=depth.delayed,
         dead_lettered=depth.dead_lettered,
         problem=problem,

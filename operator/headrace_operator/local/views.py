@@ -212,10 +212,10 @@ def _start_lines(dsns: Mapping[str, str], folder: str, notes: Sequence[str]) -> 
 
 def _tables(status: Status) -> Group:
     queues = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("QUEUE", "READY", "IN FLIGHT", "DELAYED", "DEAD", ""):
+    for heading in ("QUEUE", "READY", "IN FLIGHT", "BLOCKED", "DELAYED", "DEAD", ""):
         queues.add_column(heading, justify="left" if heading in ("QUEUE", "") else "right", no_wrap=heading != "")
     for queue in status.queues:
-        numbers = (queue.ready, queue.in_flight, queue.delayed, queue.dead_lettered)
+        numbers = (queue.ready, queue.in_flight, queue.blocked, queue.delayed, queue.dead_lettered)
         name = short_name(queue)
         queues.add_row(name, *(in_words(number) for number in numbers), Text(queue.problem or "", style="red"))
     pools = Table(box=None, header_style="dim", pad_edge=False)

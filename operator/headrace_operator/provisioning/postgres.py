@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from headrace.queues.base import (
-    Owner,
+from headrace.queues import BACKENDS
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import (
     PlaceTakenError,
     QueueAccessError,
     QueueError,
     QueueNotFoundError,
-    QueueSettings,
     QueueUnavailableError,
     SchemaVersionError,
 )
@@ -21,6 +21,7 @@ from headrace.queues.postgres import (
     Place,
     PostgresProvisioner,
 )
+from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import ConnectionBudget, OperatorError, Provisioned, RefusedError, TransientError
 
 if TYPE_CHECKING:
@@ -28,16 +29,26 @@ if TYPE_CHECKING:
 
     from headrace_operator.core.model import QueuePlace
 
+_SCHEMES = {"Postgres": "postgresql"}
+"""How the URLs of a provider's queues begin."""
+
 
 class PostgresProvisioning:
     """Fills `reconcile.ports.Provisioning`. No message holds the DSN or a part of it that is secret."""
+
+    def limits(self, provider: str) -> BackendLimits:
+        """See `reconcile.ports.Provisioning`."""
+        can = BACKENDS[_SCHEMES[provider]].capabilities
+        return BackendLimits(
+            max_hold_seconds=can.max_hold_seconds, max_delay_seconds=can.max_delay_seconds, can_pause=can.pausing
+        )
 
     async def ensure(self, place: QueuePlace, owner: Mapping[str, Any], settings: Mapping[str, Any]) -> Provisioned:
         """See `reconcile.ports.Provisioning`."""
         connection = place.connection
         with _operator_errors(None if connection.admin_dsn is None else "adminConnection"):
             done = await _administrator(place).ensure(place.queue, QueueSettings(**settings), _owner(owner))
-        max_connections, per_worker = done.max_connections, CONNECTIONS_PER_WORKER
+        max_connections, per_worker = done.facts["max_connections"], CONNECTIONS_PER_WORKER
         # Those of the owner of the tables are none of the workers' business.
         if connection.admin_dsn is not None:
             with _operator_errors("connection"):
@@ -49,7 +60,7 @@ class PostgresProvisioning:
             per_worker = DIRECT_CONNECTIONS_PER_WORKER
         return Provisioned(
             changed=done.changed,
-            schema_version=done.schema_version,
+            schema_version=done.facts["schema_version"],
             details=done.details,
             budget=None
             if max_connections is None

@@ -105,6 +105,7 @@ class Controllers:
             objects=self.objects,
             observations=self._observations,
             clock=self._clock,
+            limits=provisioning.limits,
             image=image,
             image_pull_policy=image_pull_policy,
             metrics_api_failure=metrics_api_failure,

@@ -11,6 +11,7 @@ from headrace_operator.core.conditions import Condition
 from headrace_operator.core.connections import budget_of
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
+from headrace_operator.core.limits import pool_refusal
 from headrace_operator.core.model import (
     GROUP,
     VERSION,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from headrace_operator.core.limits import BackendLimits
     from headrace_operator.core.model import Sample
     from headrace_operator.core.scaling import Decision
     from headrace_operator.core.spec import Redis
@@ -79,6 +81,8 @@ class PoolReconciler:
 
     Parameters
     ----------
+    limits
+        What a provider's backend can do.
     image, image_pull_policy
         What pools run that name no image of their own.
     metrics_api_failure
@@ -93,6 +97,7 @@ class PoolReconciler:
         objects: ObjectStore,
         observations: Observations,
         clock: Clock,
+        limits: Callable[[str], BackendLimits],
         image: str,
         image_pull_policy: str | None,
         metrics_api_failure: Callable[[], OperatorError | None],
@@ -102,6 +107,7 @@ class PoolReconciler:
         self._objects = objects
         self._observations = observations
         self._clock = clock
+        self._limits = limits
         self._image = image
         self._image_pull_policy = image_pull_policy
         self._metrics_api_failure = metrics_api_failure
@@ -141,6 +147,8 @@ class PoolReconciler:
     async def _bring_about(self, pool: JobWorkerPool, manifest: Manifest) -> None:
         queue_manifest = await self._find_queue(pool)
         queue = parse(queue_manifest, JobQueue)
+        if refusal := pool_refusal(pool, queue.spec.provider, self._limits(queue.spec.provider)):
+            raise refusal
         deployment = self._owned_deployment(pool)
         if deployment is None:
             await self._reporter.require_existence(manifest)

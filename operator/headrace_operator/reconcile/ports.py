@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from headrace_operator.core.limits import BackendLimits
     from headrace_operator.core.model import EventType, ObjectKey, Provisioned, QueuePlace, Sample, WorkerPod
 
     Manifest = Mapping[str, Any]
@@ -77,6 +78,10 @@ class Cluster(Protocol):
 
 class Provisioning(Protocol):
     """What a JobQueue's provider can do."""
+
+    def limits(self, provider: str) -> BackendLimits:
+        """What its backend can do of all that a spec may ask for."""
+        ...
 
     async def ensure(self, place: QueuePlace, owner: Manifest, settings: Mapping[str, Any]) -> Provisioned:
         """Make or adjust the place for this JobQueue, and see that workers can connect to it.

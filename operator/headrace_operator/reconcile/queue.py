@@ -10,6 +10,7 @@ from headrace_operator.core import conditions
 from headrace_operator.core.binding import binding_secret, read_dsn, seen_from_elsewhere
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.connections import postgres_status
+from headrace_operator.core.limits import queue_refusal
 from headrace_operator.core.model import (
     PAUSED_ANNOTATION,
     QUEUE_FINALIZER,
@@ -58,6 +59,7 @@ class _Findings:
 
     conditions: list[Condition] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
+    sample: Sample | None = None
     failure: OperatorError | None = None
 
 
@@ -130,6 +132,8 @@ class QueueReconciler:
         try:
             queue = parse(manifest, JobQueue)
             await self._keep_finalizer(queue)
+            if refusal := queue_refusal(queue, self._provisioning.limits(queue.spec.provider)):
+                raise refusal
             await self._provision(queue, manifest, findings)
         except PassingError:
             raise
@@ -239,6 +243,7 @@ class QueueReconciler:
         if sample.source is SampleSource.WORKERS:
             # That they reach the backend does not say that we, and others with the binding, do.
             self._ensured.pop(key, None)
+        findings.sample = sample
         self._observations.remember_sample(key, sample)
         findings.status |= _depth_status(manifest, sample)
         findings.conditions.append(
@@ -247,7 +252,7 @@ class QueueReconciler:
 
     async def _report(self, manifest: Manifest, findings: _Findings) -> None:
         if findings.failure is None:
-            ready = _in_order(manifest)
+            ready = _in_order(manifest, findings.sample)
         else:
             ready = Condition.failed(conditions.READY, findings.failure)
         was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
@@ -315,9 +320,14 @@ class QueueReconciler:
         self._wake_pools(key)
 
 
-def _in_order(manifest: Manifest) -> Condition:
+def _in_order(manifest: Manifest, sample: Sample | None) -> Condition:
+    holds = None
     if parse(manifest, Resource).paused:
-        message = f"jobs are taken in and none is given out: the annotation {PAUSED_ANNOTATION} holds the queue"
+        holds = f"the annotation {PAUSED_ANNOTATION} holds the queue"
+    elif sample is not None and sample.depth.paused:
+        holds = "the queue was paused by hand (`headrace queues resume` ends that)"
+    if holds is not None:
+        message = f"jobs are taken in and none is given out: {holds}"
         return Condition(type=conditions.READY, status=True, reason="Paused", message=message)
     return Condition(
         type=conditions.READY, status=True, reason="Ready", message="producers and workers can use the queue"
@@ -329,9 +339,11 @@ def _depth_status(manifest: Manifest, sample: Sample) -> dict[str, Any]:
     before = manifest.get("status") or {}
     depth = {
         "ready": sample.depth.ready,
+        "blocked": sample.depth.blocked,
         "delayed": sample.depth.delayed,
         "inFlight": sample.depth.in_flight,
         "deadLettered": sample.depth.dead_lettered,
+        "isLowerBound": sample.depth.is_lower_bound,
     }
     age_seconds = round(sample.depth.oldest_ready_age_seconds)
     grown_seconds = abs(age_seconds - before.get("oldestReadyAgeSeconds", 0))

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import QueueError
+from headrace.queues.errors import QueueError
 from headrace_operator.core.model import ObjectKey, QueueDepth, QueuePlace, Sample, SampleSource, TransientError
 from headrace_operator.sampling.backends import Backends
 from headrace_operator.sampling.workers import Workers
@@ -98,10 +98,13 @@ class Sampler:
             raise _unknown(place, f"schema {place.schema} has no such queue")
         return QueueDepth(
             ready=depth.ready,
+            blocked=depth.blocked,
             delayed=depth.delayed,
             in_flight=depth.in_flight,
             dead_lettered=depth.dead_lettered,
             oldest_ready_age_seconds=depth.oldest_ready_age_seconds,
+            paused=depth.paused,
+            is_lower_bound=depth.is_lower_bound,
         )
 
 

@@ -57,7 +57,7 @@ class Workers:
         addresses = [pod.address for pod in pods if pod.ready and pod.address is not None][:_PODS_ASKED]
         pages = await asyncio.gather(*(self._page(address) for address in addresses))
         depths = [depth for page in pages if page is not None and (depth := parse_depth(page, queue)) is not None]
-        return max(depths, key=lambda depth: (depth.load, depth.ready), default=None)
+        return max(depths, key=lambda depth: (depth.load, depth.startable), default=None)
 
     async def _page(self, address: str) -> str | None:
         try:

@@ -168,6 +168,18 @@ AT_RATE = [series("failed_total", "0+6x20")]  # 0.1 a second
         ),
         pytest.param(
             "chart",
+            [series("queue_depth", "5x40"), series("completed_total", "7x40"), series("queue_paused", "1x40")],
+            *("HeadraceQueueStands", None, "30m", "queue"),
+            id="chart-stands-since-it-is-paused",
+        ),
+        pytest.param(
+            "chart",
+            [series("queue_oldest_age_seconds", "901x20"), series("queue_paused", "1x20")],
+            *("HeadraceJobsStartLate", None, "15m", "queue"),
+            id="chart-late-since-it-is-paused",
+        ),
+        pytest.param(
+            "chart",
             [series("queue_oldest_age_seconds", "901x20")],
             *("HeadraceJobsStartLate", "5m", "4m", "queue"),
             id="chart-late",

@@ -40,7 +40,7 @@ def pool(status: dict[str, Any]) -> dict[str, Any]:
 
 SCALED = {"desiredReplicas": 3, "scaling": {"reason": "Load", "message": "30 ready at 10 a worker: 3 workers"}}
 STATUS = Status(
-    queues=[queue_status(queue({}), QueueDepth(ready=30, in_flight=5, delayed=2, dead_lettered=1))],
+    queues=[queue_status(queue({}), QueueDepth(ready=30, in_flight=5, blocked=3, delayed=2, dead_lettered=1))],
     pools=[
         pool_status(
             pool({**SCALED, **condition("False", "CrashLoopBackOff")}), current=2, ready=1, jobs_per_second=4.26
@@ -57,7 +57,7 @@ def test_a_problem_is_shown_and_a_start_is_none() -> None:
 
 
 def test_an_unknown_depth_is_no_zero() -> None:
-    assert queue_status(queue({}), None).line() == "queue orders: ready ?  in flight ?  delayed ?  dead ?"
+    assert queue_status(queue({}), None).line() == "queue orders: ready ?  in flight ?  blocked ?  delayed ?  dead ?"
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
@@ -79,7 +79,7 @@ def test_plain_lines_are_written_when_something_changes(capsys: pytest.CaptureFi
     assert lines[0] == "a note"
     assert f"  export HEADRACE_DSN={DSN}" in lines
     assert lines[3:] == [
-        "queue orders: ready 30  in flight 5  delayed 2  dead 1",
+        "queue orders: ready 30  in flight 5  blocked 3  delayed 2  dead 1",
         "pool shop/workers: 1 ready of 2, 3 desired  4.3 jobs/s  Load  CrashLoopBackOff: so it is",
     ]
     assert err == ""

@@ -97,6 +97,18 @@ def test_autoscalers_are_given_fresh_values_of_their_namespace_alone(
     assert observations.values(metric, "shop") == []
 
 
+def test_autoscalers_are_given_no_load_that_a_paused_queue_can_not_start(
+    observations: Observations, clock: SetClock
+) -> None:
+    depth = QueueDepth(ready=500, in_flight=5, paused=True)
+    observations.remember_sample(QUEUE, Sample(depth=depth, sampled_at=clock.now(), source=SampleSource.BACKEND))
+    values = {
+        metric: observations.values(metric, "shop")[0].value
+        for metric in ("background_jobs_queue_depth", "background_jobs_queue_load")
+    }
+    assert values == {"background_jobs_queue_depth": 500, "background_jobs_queue_load": 5}
+
+
 def test_an_unknown_metric_has_no_values(observations: Observations) -> None:
     assert observations.values("background_jobs_weather", "shop") == []
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from headrace_operator.core.conditions import find
+from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
     Connection,
@@ -44,6 +45,7 @@ class Scene:
             objects=self.objects,
             observations=observations,
             clock=self.clock,
+            limits=self.backend.limits,
             image="headrace/worker:test",
             image_pull_policy=None,
             metrics_api_failure=lambda: self.metrics_api_failure,
@@ -80,9 +82,9 @@ class Scene:
             }
         )
 
-    async def look(self, ready: int = 0, in_flight: int = 0, *, seconds: float = 5) -> None:
+    async def look(self, ready: int = 0, in_flight: int = 0, *, seconds: float = 5, paused: bool = False) -> None:
         self.clock.move(seconds)
-        self.backend.depth = QueueDepth(ready=ready, in_flight=in_flight)
+        self.backend.depth = QueueDepth(ready=ready, in_flight=in_flight, paused=paused)
         await self.reconciler.reconcile(KEY)
 
     @property
@@ -389,3 +391,25 @@ async def test_a_secret_that_can_not_be_read_at_present_is_not_a_missing_one(sce
     with pytest.raises(PassingError):
         await scene.look(25)
     assert scene.condition("Ready") == before
+
+
+async def test_what_the_queues_backend_can_not_do_is_said_and_no_worker_starts(scene: Scene) -> None:
+    scene.backend.backend_limits = BackendLimits(max_hold_seconds=1799, max_delay_seconds=900)
+    with pytest.raises(RefusedError, match=r"spec.jobTimeoutSeconds is 1800: provider Postgres takes 1799 at most"):
+        await scene.look(20)
+    assert scene.condition("Ready") == ("False", "UnsupportedByProvider")
+    assert ("apply", "Deployment", "0") not in scene.writes()
+    scene.put(jobTimeoutSeconds=60, retry={"maxDelaySeconds": 901})
+    with pytest.raises(RefusedError, match=r"spec.retry.maxDelaySeconds is 901"):
+        await scene.look(20)
+    scene.put(retry={"maxDelaySeconds": 900})
+    await scene.look(20)
+    assert scene.pool["spec"]["replicas"] == 2
+
+
+async def test_a_paused_queue_wakes_no_worker_and_says_why(scene: Scene) -> None:
+    await scene.look(500, paused=True)
+    assert scene.pool["status"]["scaling"]["reason"] == "QueuePaused"
+    assert (scene.pool["spec"]["replicas"], scene.pool["status"]["scaling"]["signals"]["ready"]) == (0, 500)
+    await scene.look(500)
+    assert scene.pool["spec"]["replicas"] == 10

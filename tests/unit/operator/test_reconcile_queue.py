@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from headrace_operator.core.conditions import find
+from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConnectionBudget,
     ObjectKey,
     OperatorError,
     PassingError,
     QueueDepth,
+    RefusedError,
     SampleSource,
 )
 from headrace_operator.reconcile.objects import ObjectStore
@@ -72,6 +74,11 @@ class Scene:
         assert condition is not None
         return str(condition["reason"])
 
+    def message(self, type_: str = "Ready") -> str:
+        condition = find(self.queue["status"]["conditions"], type_)
+        assert condition is not None
+        return str(condition["message"])
+
 
 @pytest.fixture
 def scene() -> Scene:
@@ -94,6 +101,42 @@ async def test_the_depth_is_written_when_it_changes_and_every_five_seconds_at_mo
         await scene.look(seconds=1)
     assert len(scene.cluster.journal) == 4
     assert scene.queue["status"]["depth"]["ready"] == 20
+
+
+async def test_the_depth_tells_what_is_blocked_and_whether_counting_stopped(scene: Scene) -> None:
+    scene.backend.depth = QueueDepth(ready=1, blocked=7, is_lower_bound=True)
+    await scene.look()
+    depth = scene.queue["status"]["depth"]
+    assert (depth["ready"], depth["blocked"], depth["isLowerBound"]) == (1, 7, True)
+
+
+async def test_a_pause_shows_with_where_it_was_made(scene: Scene) -> None:
+    scene.backend.depth = QueueDepth(ready=1, paused=True)
+    await scene.look()
+    assert scene.reason() == "Paused"
+    assert "paused by hand" in scene.message()
+    scene.put({"annotations": {"headrace.dev/paused": "true"}})
+    await scene.look()
+    assert "the annotation headrace.dev/paused holds the queue" in scene.message()
+    scene.put({"annotations": {}})
+    scene.backend.depth = QueueDepth(ready=1)
+    await scene.look()
+    assert scene.reason() == "Ready"
+
+
+async def test_what_the_backend_can_not_do_is_said_and_nothing_is_made(scene: Scene) -> None:
+    scene.backend.backend_limits = BackendLimits(max_hold_seconds=43200, max_delay_seconds=900, can_pause=False)
+    scene.put(visibilityTimeoutSeconds=43201)
+    with pytest.raises(RefusedError, match=r"spec.visibilityTimeoutSeconds is 43201: provider Postgres takes 43200"):
+        await scene.look()
+    assert scene.reason() == "UnsupportedByProvider"
+    scene.put({"annotations": {"headrace.dev/paused": "true"}}, visibilityTimeoutSeconds=43200)
+    with pytest.raises(RefusedError, match=r"no queue that can be paused"):
+        await scene.look()
+    assert scene.backend.ensured == 0
+    scene.put({"annotations": {}}, visibilityTimeoutSeconds=43200)
+    await scene.look()
+    assert (scene.reason(), scene.backend.ensured) == ("Ready", 1)
 
 
 async def test_an_age_alone_is_written_when_it_has_grown_by_half_a_minute(scene: Scene) -> None:

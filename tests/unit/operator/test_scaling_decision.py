@@ -21,8 +21,8 @@ def scaling(mode: str = "Direct", *, per_replica: int = 10, **changes: Any) -> A
     return Autoscaling(mode=ScalingMode(mode), target=Target(queue_depth_per_replica=per_replica), **changes)
 
 
-def sample(ready: int = 0, in_flight: int = 0, *, at: datetime = START) -> Sample:
-    depth = QueueDepth(ready=ready, in_flight=in_flight)
+def sample(ready: int = 0, in_flight: int = 0, *, at: datetime = START, paused: bool = False) -> Sample:
+    depth = QueueDepth(ready=ready, in_flight=in_flight, paused=paused)
     return Sample(depth=depth, sampled_at=at, source=SampleSource.BACKEND)
 
 
@@ -42,12 +42,20 @@ class Story:
     history: History = field(default_factory=History)
     last: Decision | None = None
 
-    def step(self, seconds: float, ready: int | None = 0, in_flight: int = 0, *, current: int | None = None) -> int:
+    def step(
+        self,
+        seconds: float,
+        ready: int | None = 0,
+        in_flight: int = 0,
+        *,
+        current: int | None = None,
+        paused: bool = False,
+    ) -> int:
         """Let time pass, see this (None: the reading fails; `current`: somebody else's number), decide."""
         self.now += timedelta(seconds=seconds)
         if current is not None:
             self.current = current
-        seen = None if ready is None else sample(ready, in_flight, at=self.now)
+        seen = None if ready is None else sample(ready, in_flight, at=self.now, paused=paused)
         situation = Situation(current=self.current, scaled_to_zero=self.scaled_to_zero, sample=seen)
         self.last = decide(self.spec, situation, self.history, self.now)
         self.history, self.current = self.last.history, self.last.desired_replicas
@@ -91,6 +99,11 @@ class Story:
         ("Direct", 0, False, sample(1000), 0, "PausedAtZero", False),
         ("HPA", 0, False, sample(1000), 0, "PausedAtZero", False),
         ("HPA", 0, False, None, 0, "PausedAtZero", False),
+        # A paused queue: what is ready can't start and wants nobody, what is in flight is still worked on.
+        ("Direct", 0, True, sample(500, paused=True), 0, "QueuePaused", True),
+        ("HPA", 0, True, sample(500, paused=True), 0, "QueuePaused", True),
+        ("Direct", None, False, sample(500, paused=True), 0, "QueuePaused", True),
+        ("Direct", 1, False, sample(500, 30, paused=True), 3, "Load", False),
         # A zero that was ours stays known as ours while scaling is off.
         ("Off", 0, True, sample(5), 0, "ManualScaling", True),
     ],
@@ -145,6 +158,26 @@ def test_idle_long_enough_goes_to_zero_from_any_number(mode: str) -> None:
     assert story.step(5) == 0
     assert story.reason == "Idle"
     assert story.scaled_to_zero
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_a_paused_queue_lets_its_pool_go_to_zero_and_wakes_it_when_it_is_resumed(mode: str) -> None:
+    story = Story(scaling(mode, scale_to_zero_after_seconds=10), current=3)
+    story.step(5, 500, 2, paused=True)
+    story.step(5, 500, paused=True)
+    assert story.step(10, 500, paused=True) == 0
+    assert story.reason == "Idle"
+    assert story.last is not None
+    assert "the queue is paused with 500 ready" in story.last.message
+    assert story.step(5, 500, paused=True) == 0
+    assert story.step(5, 500) == 10
+    assert story.reason == "Woken"
+
+
+def test_a_count_that_stopped_is_told_as_one() -> None:
+    depth = QueueDepth(ready=100_000, is_lower_bound=True)
+    seen = Sample(depth=depth, sampled_at=START, source=SampleSource.BACKEND)
+    assert "at least 100000 ready" in decide_once(scaling(), 1, seen).message
 
 
 def test_work_starts_the_idle_clock_anew() -> None:

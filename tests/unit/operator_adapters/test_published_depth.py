@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from headrace.metrics import Metrics
+from headrace.queues.base import Depth
 from headrace_operator.core.model import ObjectKey, QueueDepth
 from headrace_operator.sampling.published import parse_depth
 
@@ -10,10 +12,13 @@ QUEUE = ObjectKey("shop", "thumbnails")
 
 SERIES = {
     "background_jobs_queue_depth": 12.0,
+    "background_jobs_queue_blocked": 2.0,
     "background_jobs_queue_delayed": 3.0,
     "background_jobs_queue_in_flight": 4.0,
     "background_jobs_queue_dead_lettered": 1.0,
     "background_jobs_queue_oldest_age_seconds": 7.5,
+    "background_jobs_queue_paused": 1.0,
+    "background_jobs_queue_depth_is_lower_bound": 1.0,
 }
 
 
@@ -25,9 +30,25 @@ def page(series: dict[str, float], queue: ObjectKey = QUEUE, **further_labels: s
     return generate_latest(registry).decode()
 
 
-def test_the_whole_depth_is_read_from_the_five_series() -> None:
+def test_the_whole_depth_is_read_from_its_series() -> None:
     assert parse_depth(page(SERIES), QUEUE) == QueueDepth(
-        ready=12, delayed=3, in_flight=4, dead_lettered=1, oldest_ready_age_seconds=7.5
+        ready=12,
+        blocked=2,
+        delayed=3,
+        in_flight=4,
+        dead_lettered=1,
+        oldest_ready_age_seconds=7.5,
+        paused=True,
+        is_lower_bound=True,
+    )
+
+
+def test_they_are_the_series_that_a_worker_publishes() -> None:
+    metrics = Metrics()
+    published = Depth(ready=12, blocked=2, delayed=3, in_flight=4, dead_lettered=1, oldest_ready_age_seconds=7.5)
+    metrics.of(QUEUE.namespace, QUEUE.name).observe_depth(published)
+    assert parse_depth(metrics.render().decode(), QUEUE) == QueueDepth(
+        ready=12, blocked=2, delayed=3, in_flight=4, dead_lettered=1, oldest_ready_age_seconds=7.5
     )
 
 

@@ -44,10 +44,13 @@ def page(ready: int, in_flight: int = 0) -> str:
     labels = f'{{namespace="{QUEUE.namespace}",queue="{QUEUE.name}"}}'
     return (
         f"background_jobs_queue_depth{labels} {ready}\n"
+        f"background_jobs_queue_blocked{labels} 0\n"
         f"background_jobs_queue_delayed{labels} 0\n"
         f"background_jobs_queue_in_flight{labels} {in_flight}\n"
         f"background_jobs_queue_dead_lettered{labels} 0\n"
         f"background_jobs_queue_oldest_age_seconds{labels} 0.5\n"
+        f"background_jobs_queue_paused{labels} 0\n"
+        f"background_jobs_queue_depth_is_lower_bound{labels} 0\n"
     )
 
 

@@ -92,7 +92,10 @@ def headrace(*arguments: str) -> Result:
     ("arguments", "complaint"),
     [
         (("--group", "g"), "group: this queue's backend has no groups"),
-        (("--payload", '"twenty characters and more"'), "--payload: payload of 28 bytes: this queue's backend takes 20"),
+        (
+            ("--payload", '"twenty characters and more"'),
+            "--payload: payload of 28 bytes: this queue's backend takes 20",
+        ),
     ],
 )
 def test_a_job_that_asks_for_too_much_is_refused_before_anything_is_sent(
@@ -136,7 +139,12 @@ def test_what_a_backend_has_no_role_for_is_refused_without_a_connection(dead_let
 
 @pytest.mark.parametrize("verb", ["redrive", "purge"])
 def test_dead_jobs_are_chosen_by_what_their_backend_knows(dead_letters: BrokersDeadLetters, verb: str) -> None:
-    for arguments in (("--name", "resize"), ("--reason", "Expired"), ("--older-than", "1d"), ("--id", "1", "--name", "x")):
+    for arguments in (
+        ("--name", "resize"),
+        ("--reason", "Expired"),
+        ("--older-than", "1d"),
+        ("--id", "1", "--name", "x"),
+    ):
         done = headrace("dlq", verb, "orders", *arguments)
         assert done.exit_code == 1
         assert "can't choose dead jobs by it; it knows --all, --id" in done.stderr
