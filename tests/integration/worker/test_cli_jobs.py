@@ -38,9 +38,7 @@ async def kill(queue: PostgresQueue, *jobs: NewJob, reason: str = "Broken") -> l
     ids = await enqueue(queue, jobs)
     while deliveries := await queue.receive(100):
         for delivery in deliveries:
-            await dead_letter(
-                queue, delivery, reason=reason, error="disk on fire", traceback="Traceback: in resize()"
-            )
+            await dead_letter(queue, delivery, reason=reason, error="disk on fire", traceback="Traceback: in resize()")
     return ids
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from headrace import queues
 from headrace.cli import main
-from headrace.queues.errors import PartlyEnqueuedError
 from headrace.queues.base import Enqueued
+from headrace.queues.errors import PartlyEnqueuedError
 from headrace.queues.postgres.capabilities import CAPABILITIES
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
 
 @pytest.fixture
 def dead_letters(broker: Broker) -> BrokersDeadLetters:
-    assert broker
+    assert broker.connections == 0
     opened = BrokersDeadLetters()
     sys.modules["narrow_backend"].open_inspector = lambda _url, **_options: opened  # type: ignore[attr-defined]
     return opened
