@@ -242,7 +242,9 @@ class Queue(Protocol):
         wait_seconds
             How long to wait for the first one. Defaults to no longer than a look takes.
         stop
-            Once set, waiting ends soon. What has arrived by then is still returned: the caller releases it.
+            Once set, waiting ends as soon as nothing can be lost by it: at once where waiting is ours, with the poll
+            that is under way where it is the backend's (SQS: within 20 s). What has arrived by then is still returned:
+            the caller releases it.
         without
             Names of which no job is wanted now. Without `Capabilities.skips_names` they may be given all the same.
 
@@ -270,7 +272,13 @@ class Queue(Protocol):
         """Extend the lease on all that this object holds; call it every `HEARTBEAT_SECONDS`.
 
         A lease that ran out but was judged by nobody is as good as new. One that was judged is lost, with all that
-        was held under it, and this call begins another.
+        was held under it, and this call begins another. Where each job has a lease of its own, some may be extended
+        and others not: those are tried again with the next call, and told as lost before they run out.
+
+        Raises
+        ------
+        QueueUnavailableError
+            When nothing could be extended. Whatever is lost is told by the next call that gets an answer.
         """
         ...
 

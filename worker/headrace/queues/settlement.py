@@ -1,6 +1,7 @@
 """How a delivered job ends, or goes on: one value for each way. The runtime, the port and every backend use these.
 
-A settlement says what a worker wants. Whether it came about, `Settled` says.
+A settlement says what a worker wants. Whether it came about, `Settled` says. A delay that is longer than the backend
+can wait becomes as long as it can: the job comes back early rather than not at all.
 """
 
 from __future__ import annotations
