@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.kubectl import eventually
-from support.operator_world import POOL, World
+from support.operator_world import POOL, QUEUE, World
 from support.postgres import PostgresServer
 
 
@@ -96,6 +96,22 @@ async def test_a_zero_by_hand_stays_zero_until_a_hand_lifts_it(world: World, mod
     world.kubectl.run("scale", "jwp", POOL, "--replicas=1")
     world.wait_replicas(5)
     world.wait_condition("jobworkerpool", POOL, "Paused", status="False")
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+async def test_a_paused_queue_gets_no_worker_until_it_is_resumed(world: World, mode: str) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling=autoscaling(mode))
+    world.wait_replicas(0)
+    world.kubectl.run("annotate", "jobqueue", QUEUE, "headrace.dev/paused=true")
+    world.wait_condition("jobqueue", QUEUE, "Ready", status="True", reason="Paused")
+    await world.enqueue(500)
+    world.wait_object(
+        "jobworkerpool", POOL, lambda seen: seen["status"].get("scaling", {}).get("reason") == "QueuePaused"
+    )
+    steady(world, 0)
+    world.kubectl.run("annotate", "jobqueue", QUEUE, "headrace.dev/paused-")
+    world.wait_replicas(5)
 
 
 async def test_the_annotation_stops_scaling_and_its_end_resumes_it(world: World) -> None:

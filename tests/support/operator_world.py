@@ -9,6 +9,7 @@ from headrace import NewJob
 from headrace.queues import from_url
 from support.in_cluster import job_queue, worker_pool
 from support.kubectl import Kubectl, Manifest, eventually
+from support.verbs import complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +122,7 @@ class World:
         """Do all ready jobs, as workers would if pods ran here."""
         async with from_url(self.dsn, queue) as opened:
             while deliveries := await opened.receive(100):
-                await opened.complete(deliveries)
+                await complete(opened, deliveries)
 
     def remove(self) -> None:
         """Delete the namespace, not waiting for its end."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.queues.postgres import CONNECTIONS_PER_WORKER
 from headrace_operator.core.conditions import find
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
@@ -268,14 +269,14 @@ def warnings(scene: Scene) -> list[str]:
 async def test_a_pool_that_may_want_more_connections_than_there_are_is_warned_once_and_stays_ready(
     scene: Scene,
 ) -> None:
-    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
-    allow(scene, 97, 5)
+    scene.put(autoscaling={**SCALING, "maxReplicas": 60})
+    allow(scene, 97, 2)
     for _ in range(3):
         await scene.look()
     assert scene.condition("ScalingLimited") == ("True", "TooFewConnections")
     assert limited(scene) == (
-        "40 workers may hold 200 connections (5 each), and the database server allows 97: "
-        "lower spec.autoscaling.maxReplicas to 19 or less, "
+        "60 workers may hold 120 connections (2 each), and the database server allows 97: "
+        "lower spec.autoscaling.maxReplicas to 48 or less, "
         "or put a pooler before it (spec.postgres.directConnection of the JobQueue), "
         "or raise max_connections, or the CONNECTION LIMIT of the user or the database"
     )
@@ -283,24 +284,31 @@ async def test_a_pool_that_may_want_more_connections_than_there_are_is_warned_on
     assert warnings(scene) == ["TooFewConnections"]
 
 
-async def test_the_bound_that_holds_the_number_now_is_told_before_the_connections(scene: Scene) -> None:
+async def test_a_stock_server_carries_forty_workers(scene: Scene) -> None:
     scene.put(autoscaling={**SCALING, "maxReplicas": 40})
-    allow(scene, 97, 5)
+    allow(scene, 97, CONNECTIONS_PER_WORKER)
+    await scene.look()
+    assert scene.condition("ScalingLimited") == ("False", "WithinBounds")
+
+
+async def test_the_bound_that_holds_the_number_now_is_told_before_the_connections(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 60})
+    allow(scene, 97, 2)
     await scene.look(1)
     await scene.look(1000)
     assert scene.condition("ScalingLimited")[1] != "TooFewConnections"
-    assert "lower spec.autoscaling.maxReplicas to 19" in limited(scene)
+    assert "lower spec.autoscaling.maxReplicas to 48" in limited(scene)
     assert warnings(scene) == ["TooFewConnections"]
 
 
 async def test_the_warning_goes_with_its_cause_and_comes_back_with_other_numbers(scene: Scene) -> None:
-    scene.put(autoscaling={**SCALING, "maxReplicas": 40})
-    allow(scene, 97, 5)
+    scene.put(autoscaling={**SCALING, "maxReplicas": 60})
+    allow(scene, 97, 2)
     await scene.look()
-    allow(scene, 200, 5)
+    allow(scene, 200, 2)
     await scene.look()
     assert scene.condition("ScalingLimited") == ("False", "WithinBounds")
-    allow(scene, 97, 5)
+    allow(scene, 97, 2)
     await scene.look()
     assert warnings(scene) == ["TooFewConnections"] * 2
 

@@ -341,10 +341,10 @@ async def test_delete_needs_no_connection_but_the_one_that_removes(pooled: Scene
 async def test_the_status_tells_what_the_database_server_can_take(scene: Scene) -> None:
     await scene.look()
     assert scene.queue["status"]["postgres"] == {"schemaVersion": 1}
-    scene.backend.budget = ConnectionBudget(max_connections=97, connections_per_worker=5)
+    scene.backend.budget = ConnectionBudget(max_connections=97, connections_per_worker=2)
     await scene.look(seconds=60)
     assert scene.queue["status"]["postgres"] == {
         "schemaVersion": 1,
         "maxConnections": 97,
-        "connectionsPerWorker": 5,
+        "connectionsPerWorker": 2,
     }
