@@ -196,7 +196,7 @@ class Metrics:
         depths = {labels: depth for labels, queue in queues.items() if (depth := queue.depth) is not None}
         for family, field in _depth_gauges() if depths else ():
             for labels, depth in depths.items():
-                family.add_metric(labels, getattr(depth, field))
+                family.add_metric(labels, float(getattr(depth, field)))
             yield family
 
     def render(self) -> bytes:

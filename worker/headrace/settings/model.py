@@ -26,7 +26,7 @@ class Binding:
     schema: str = DEFAULT_SCHEMA
     ca_certificates: str | None = field(default=None, repr=False)
     direct_dsn: str | None = field(default=None, repr=False)
-    """Past a connection pooler, to be told of new jobs."""
+    """Past a connection pooler, for what must be prompt, and to be told of new jobs."""
 
     @property
     def inspector_options(self) -> dict[str, str]:

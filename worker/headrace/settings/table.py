@@ -137,7 +137,7 @@ DIRECT_CONNECTION: Setting[str | None] = Setting(
     default=None,
     otherwise="the connection itself",
     option="--direct-dsn",
-    meaning="Past a connection pooler, for being told of new jobs.",
+    meaning="Past a connection pooler, for what must be prompt: taking jobs, heartbeats, being told of new jobs.",
 )
 SCHEMA = Setting(
     path="Postgres.Schema",
@@ -323,8 +323,10 @@ STUCK_AFTER = Setting(
     path="StuckAfterSeconds",
     kind=Number(above=0),
     default=30.0,
+    own_variable="HEADRACE_STUCK_AFTER_SECONDS",
     is_per_queue=False,
-    meaning="For how long the worker's event loop may stand still before /healthz fails and the pod is restarted.",
+    meaning="Seconds that the worker's event loop may stand still. Until then its jobs are kept for it; then /healthz "
+    "fails, and the pod is restarted.",
 )
 LOG_FORMAT = Setting(
     path="LogFormat",
