@@ -117,21 +117,46 @@ def replica_failure(deployment: Manifest) -> OperatorError | None:
     return TransientError(failure.get("reason") or "FailedCreate", failure.get("message") or "pods can't be made")
 
 
-def autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError | None:
+def scaling_failure(
+    pool: JobWorkerPool,
+    decision: Decision,
+    autoscalers: Sequence[Manifest],
+    metrics_api_failure: OperatorError | None,
+) -> OperatorError | None:
+    """Why the number of workers doesn't follow the load, but for an unknown depth.
+
+    Parameters
+    ----------
+    autoscalers
+        Those that scale the pool, whoever has made them.
+    metrics_api_failure
+        Why they can't read the depth of queues.
+    """
+    if pool.spec.autoscaling.mode is ScalingMode.OFF:
+        return None
+    if (foreign := next((each for each in autoscalers if not pool.owns(each)), None)) is not None:
+        # Two autoscalers over one set of pods stop each other.
+        name = foreign["metadata"]["name"]
+        return RefusedError(
+            "ForeignAutoscaler",
+            f"HorizontalPodAutoscaler {name} scales this pool too: delete it, or set spec.autoscaling.mode to Off",
+        )
+    if pool.spec.autoscaling.mode is not ScalingMode.HPA:
+        return None
+    if metrics_api_failure is not None:
+        return metrics_api_failure
+    at_zero = decision.desired_replicas == 0
+    failures = (_autoscaler_failure(each, at_zero=at_zero) for each in autoscalers)
+    return next((failure for failure in failures if failure is not None), None)
+
+
+def _autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError | None:
     """Why our HorizontalPodAutoscaler can't do its work. At zero it rests, as it should."""
     status = autoscaler.get("status") or {}
     active = conditions.find(status.get("conditions") or (), "ScalingActive")
     if at_zero or active is None or active.get("status") != "False" or active.get("reason") == "ScalingDisabled":
         return None
     return TransientError(active["reason"], f"the HorizontalPodAutoscaler can't scale: {active['message']}")
-
-
-def foreign_autoscaler_failure(name: str) -> OperatorError:
-    """Two autoscalers over one set of pods stop each other."""
-    return RefusedError(
-        "ForeignAutoscaler",
-        f"HorizontalPodAutoscaler {name} scales this pool too: delete it, or set spec.autoscaling.mode to Off",
-    )
 
 
 def _ready(facts: PoolFacts) -> Condition:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
-from headrace_operator.core.binding import check_redis_url
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.connections import budget_of
 from headrace_operator.core.deployment import worker_deployment
@@ -26,20 +25,20 @@ from headrace_operator.core.model import (
 from headrace_operator.core.pool_status import (
     QUEUE_PENDING,
     PoolFacts,
-    autoscaler_failure,
     connection_shortage,
-    foreign_autoscaler_failure,
     pool_conditions,
     pool_numbers,
     scaled_to_zero,
+    scaling_failure,
     scaling_status,
 )
 from headrace_operator.core.scaling import Situation, decide, wanted_workers
 from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, ScalingMode, parse
+from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.observations import PoolMemory
+from headrace_operator.reconcile.redis import RedisSecrets
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
-from headrace_operator.reconcile.secrets import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from headrace_operator.core.limits import BackendLimits
     from headrace_operator.core.model import Sample
     from headrace_operator.core.scaling import Decision
-    from headrace_operator.core.spec import Redis
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
@@ -60,20 +58,6 @@ UNSCALED_ROUND_SECONDS = 30.0
 
 SIGNALS_STEP = timedelta(seconds=5)
 """Signals change with every sample: they are written so often at most, unless the decision changes."""
-
-REDIS_STEP = timedelta(seconds=5)
-"""A Secret is read so often at most: what breaks shows within twice this."""
-
-_DEPLOYMENT = ("apps/v1", "Deployment")
-_AUTOSCALER = ("autoscaling/v2", "HorizontalPodAutoscaler")
-
-
-class _RedisSeen(NamedTuple):
-    """What the last look at the Secrets of a pool's Redis has shown."""
-
-    redis: Redis | None
-    at: datetime
-    failure: OperatorError | None
 
 
 class PoolReconciler:
@@ -112,10 +96,9 @@ class PoolReconciler:
         self._image_pull_policy = image_pull_policy
         self._metrics_api_failure = metrics_api_failure
         self._reporter = Reporter(cluster, objects, clock)
-        self._applied: dict[tuple[str, ObjectKey], tuple[Manifest, int | None]] = {}
-        """What was last applied, and the generation that this made: neither has changed, so nothing is to be done."""
+        self._applier = Applier(cluster)
+        self._redis = RedisSecrets(cluster, clock)
         self._signals_told: dict[ObjectKey, datetime] = {}
-        self._redis_seen: dict[ObjectKey, _RedisSeen] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Look at one JobWorkerPool; returns after how many seconds to look again.
@@ -155,7 +138,7 @@ class PoolReconciler:
         if deployment is None and not _is_bound(queue_manifest):
             # Its pods would wait for the binding Secret, and longer than needed once it is there.
             raise _queue_failure(queue_manifest) or _queue_pending(queue.key.name)
-        redis_failure = await self._redis_failure(pool)
+        redis_failure = await self._redis.failure(pool)
         if deployment is None and redis_failure is not None:
             # As above: a kubelet that misses a Secret takes its time to look again.
             raise redis_failure
@@ -171,36 +154,13 @@ class PoolReconciler:
             pods=self._cluster.pods(pool.key),
             queue_failure=_queue_failure(queue_manifest),
             redis_failure=redis_failure,
-            scaling_failure=self._scaling_failure(pool, decision) or sampling_failure,
+            scaling_failure=scaling_failure(
+                pool, decision, self._cluster.autoscalers(pool.key), self._metrics_api_failure()
+            )
+            or sampling_failure,
             budget=budget_of(queue_manifest),
         )
         await self._report(pool, manifest, facts)
-
-    async def _redis_failure(self, pool: JobWorkerPool) -> OperatorError | None:
-        """Why the Secrets of the pool's Redis won't do; looked at every few seconds, whatever the pool is scaled by."""
-        now = self._clock.now()
-        seen = self._redis_seen.get(pool.key)
-        if seen is not None and seen.redis == pool.spec.idempotency.used_redis and now - seen.at < REDIS_STEP:
-            return seen.failure
-        failure = None
-        try:
-            await self._look_at_redis(pool)
-        except PassingError:
-            raise
-        except OperatorError as error:
-            failure = error
-        self._redis_seen[pool.key] = _RedisSeen(pool.spec.idempotency.used_redis, now, failure)
-        return failure
-
-    async def _look_at_redis(self, pool: JobWorkerPool) -> None:
-        redis = pool.spec.idempotency.used_redis
-        if redis is None:
-            return
-        namespace, reference = pool.metadata.namespace, redis.secret_ref
-        url = await read_secret(self._cluster, namespace, reference.name, reference.key)
-        check_redis_url(url, f"key {reference.key} of Secret {reference.name}")
-        if redis.tls is not None:
-            await read_secret(self._cluster, namespace, redis.tls.ca_secret_ref.name, redis.tls.ca_secret_ref.key)
 
     async def _find_queue(self, pool: JobWorkerPool) -> Manifest:
         # After a start the watch may show pools before their queues: a queue is missing when the API says so.
@@ -282,7 +242,7 @@ class PoolReconciler:
             image_pull_policy=self._image_pull_policy,
         )
         try:
-            return await self._apply(_DEPLOYMENT, pool, wanted, deployment)
+            return await self._applier.apply(DEPLOYMENT, pool, wanted, deployment)
         except RefusedError as refusal:
             if refusal.reason != "Invalid" or not pool.spec.template:
                 raise
@@ -293,47 +253,13 @@ class PoolReconciler:
         ours = (autoscaler for autoscaler in self._cluster.autoscalers(pool.key) if pool.owns(autoscaler))
         autoscaler = next(ours, None)
         if pool.spec.autoscaling.mode is ScalingMode.HPA and not pool.paused:
-            await self._apply(_AUTOSCALER, pool, pool_autoscaler(pool), autoscaler)
+            await self._applier.apply(AUTOSCALER, pool, pool_autoscaler(pool), autoscaler)
         elif autoscaler is not None:
-            await self._cluster.delete(*_AUTOSCALER, pool.key)
-            self._applied.pop((_AUTOSCALER[1], pool.key), None)
-
-    async def _apply(
-        self, api_kind: tuple[str, str], pool: JobWorkerPool, wanted: Manifest, live: Manifest | None
-    ) -> Manifest:
-        """Apply where it was not, or where somebody has changed it since; never over what isn't ours."""
-        api_version, kind = api_kind
-        if live is None:
-            existing = await self._cluster.get(api_version, kind, pool.key)
-            if existing is not None and not pool.owns(existing):
-                raise RefusedError(
-                    "NameTaken",
-                    f"{kind} {pool.key.name} exists and isn't this pool's: delete it, or give the pool another name",
-                )
-        elif self._applied.get((kind, pool.key)) == (wanted, live["metadata"].get("generation")):
-            return live
-        applied = await self._cluster.apply(wanted)
-        self._applied[kind, pool.key] = wanted, applied["metadata"].get("generation")
-        return applied
+            await self._applier.delete(AUTOSCALER, pool)
 
     def _owned_deployment(self, pool: JobWorkerPool) -> Manifest | None:
         deployment = self._cluster.deployment(pool.key)
         return deployment if deployment is not None and pool.owns(deployment) else None
-
-    def _scaling_failure(self, pool: JobWorkerPool, decision: Decision) -> OperatorError | None:
-        """Why the number of workers doesn't follow the load, but for an unknown depth."""
-        if pool.spec.autoscaling.mode is ScalingMode.OFF:
-            return None
-        autoscalers = self._cluster.autoscalers(pool.key)
-        if (foreign := next((each for each in autoscalers if not pool.owns(each)), None)) is not None:
-            return foreign_autoscaler_failure(foreign["metadata"]["name"])
-        if pool.spec.autoscaling.mode is not ScalingMode.HPA:
-            return None
-        if (failure := self._metrics_api_failure()) is not None:
-            return failure
-        at_zero = decision.desired_replicas == 0
-        failures = (autoscaler_failure(each, at_zero=at_zero) for each in autoscalers)
-        return next((failure for failure in failures if failure is not None), None)
 
     async def _report(self, pool: JobWorkerPool, manifest: Manifest, facts: PoolFacts) -> None:
         now = self._clock.now()
@@ -360,9 +286,8 @@ class PoolReconciler:
     def _forget(self, key: ObjectKey) -> None:
         self._observations.forget_pool(key)
         self._signals_told.pop(key, None)
-        self._redis_seen.pop(key, None)
-        for _, kind in (_DEPLOYMENT, _AUTOSCALER):
-            self._applied.pop((kind, key), None)
+        self._redis.forget(key)
+        self._applier.forget(key)
 
 
 def _limited(manifest: Manifest) -> str:
