@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from headrace.app import AppError
 from headrace.job import JSON_CONTENT_TYPE
+from headrace.runtime.payload_types import first_obstacle, has_pydantic_dataclass, is_pydantic, pydantic_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ def decoder(declaration: Declaration) -> Callable[[Job], Any]:
     Raises
     ------
     AppError
-        When no payload can be validated as what the function's first parameter is annotated as.
+        When no payload can be decoded as what the function's first parameter is annotated as; it says which part.
     """
     wanted = _resolved(declaration)
     if wanted is Any or wanted is object:
@@ -42,8 +42,12 @@ def decoder(declaration: Declaration) -> Callable[[Job], Any]:
             raise InvalidPayloadError(f"the payload is {job.content_type}: this job takes {JSON_CONTENT_TYPE}")
         try:
             return decode(job.payload)
-        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidPayloadError(f"the payload is not what this job takes: {error}") from None
+        except Exception as error:  # noqa: BLE001 - a validator or __post_init__ of the application's own
+            raise InvalidPayloadError(
+                f"the payload is not what this job takes: {type(error).__name__}: {error}"
+            ) from None
 
     return typed
 
@@ -53,7 +57,7 @@ def _untyped(job: Job) -> Any:
         return job.payload
     try:
         return msgspec.json.decode(job.payload)
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidPayloadError(f"the payload is no {job.content_type}: {error}") from None
 
 
@@ -81,30 +85,30 @@ def _resolved(declaration: Declaration) -> Any:
 
 
 def _validating(name: str, wanted: Any) -> Callable[[bytes], Any]:
-    # Whoever has a pydantic model has imported pydantic; nobody else needs it.
-    if "pydantic" in sys.modules:
-        import pydantic  # noqa: PLC0415
-
-        if hasattr(wanted, "__pydantic_validator__"):
-            return pydantic.TypeAdapter(wanted).validate_json
+    decode: Callable[[bytes], Any]
     try:
-        return _decoder(wanted).decode
-    except TypeError as error:
-        raise AppError(
-            f"job {name!r}: no payload can be validated as {wanted!r} ({error}): annotate it with a dataclass, a "
-            "pydantic model, a msgspec Struct or a plain type, or not at all"
-        ) from None
+        if is_pydantic(wanted) or has_pydantic_dataclass(wanted):
+            adapter, obstacle = pydantic_adapter(wanted)
+            decode = adapter.validate_json
+        else:
+            decode = msgspec.json.Decoder(wanted, dec_hook=_foreign).decode
+            obstacle = first_obstacle(wanted)
+    except Exception as error:  # noqa: BLE001 - annotations are the application's own source
+        raise _undecodable(name, str(error)) from None
+    if obstacle is not None:
+        raise _undecodable(name, obstacle)
+    return decode
 
 
-def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
-    info = msgspec.inspect.type_info(wanted)
-    if isinstance(info, msgspec.inspect.CustomType) and not hasattr(info.cls, "__pydantic_validator__"):
-        raise TypeError("it is none of the types that JSON has a form for")
-    return msgspec.json.Decoder(wanted, dec_hook=_foreign)
+def _undecodable(name: str, why: str) -> AppError:
+    return AppError(
+        f"job {name!r}: no payload can be decoded as its function's first parameter wants it: {why}. "
+        "Annotate it with a dataclass, a pydantic model, a msgspec Struct or a plain type, or not at all"
+    )
 
 
 def _foreign(wanted: Any, value: Any) -> Any:
-    """A pydantic model within what msgspec validates."""
-    if not hasattr(wanted, "__pydantic_validator__"):
-        raise TypeError(f"Expected `{wanted.__name__}`")
+    """Within what msgspec validates: anything at all, or a pydantic model."""
+    if wanted is object:
+        return value
     return wanted.__pydantic_validator__.validate_json(msgspec.json.encode(value))
