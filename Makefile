@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLUSTER := PYTHONPATH=tests $(BIN)/python -m cluster
 
+check: lint ## What to run before each commit: lint, and the unit tests.
+	$(BIN)/pytest -q tests/unit
+
 demo: $(READY) ## The story: 3,000 jobs, a pool that goes 0 -> n -> 0; on a real Kubernetes where containers can run.
 	PYTHONPATH=tests $(BIN)/python -m demo
 
@@ -85,4 +88,4 @@ clean: ## Remove what was built here. Compiled tools stay in the user's cache.
 help: ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 26
 
-.PHONY: demo test test-postgres-versions soak e2e bench lint format cluster cluster-down images deploy venv generate lock clean help
+.PHONY: check demo test test-postgres-versions soak e2e bench lint format cluster cluster-down images deploy venv generate lock clean help
