@@ -59,7 +59,7 @@ def run(namespaces: tuple[str, ...], log_level: str | None, log_format: str | No
     from headrace_operator.core.model import OperatorError  # noqa: PLC0415
     from headrace_operator.handlers import lifecycle  # noqa: PLC0415
     from headrace_operator.logs import configure_logging  # noqa: PLC0415
-    from headrace_operator.settings import SettingsError, settings_from_env  # noqa: PLC0415
+    from headrace_operator.settings import OperatorSettingsError, settings_from_env  # noqa: PLC0415
 
     options = {
         "HEADRACE_WATCH_NAMESPACES": ",".join(namespaces),
@@ -68,7 +68,7 @@ def run(namespaces: tuple[str, ...], log_level: str | None, log_format: str | No
     }
     try:
         settings = settings_from_env({**os.environ, **{name: value for name, value in options.items() if value}})
-    except SettingsError as error:
+    except OperatorSettingsError as error:
         raise click.ClickException(f"these settings can't be:\n{error}") from None
     configure_logging(settings.log_format, settings.log_level)
     try:

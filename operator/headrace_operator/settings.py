@@ -24,7 +24,7 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class SettingsError(Exception):
+class OperatorSettingsError(Exception):
     """Settings that can't be; the message names all of them."""
 
 
@@ -55,7 +55,7 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
 
     Raises
     ------
-    SettingsError
+    OperatorSettingsError
         When any of them can't be; the message names every one that can't.
     """
     problems: list[str] = []
@@ -106,5 +106,5 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
         log_level=choice("HEADRACE_LOG_LEVEL", defaults.log_level, _LOG_LEVELS),
     )
     if problems:
-        raise SettingsError("\n".join(problems))
+        raise OperatorSettingsError("\n".join(problems))
     return settings

@@ -47,7 +47,7 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class StartedProcess:
     """One process that was started, the first of a process group of its own."""
 
     pid: int
@@ -60,12 +60,12 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._running: dict[int, Process] = {}
+        self._running: dict[int, StartedProcess] = {}
 
     def add(self, pid: int, role: Role) -> None:
         """A process was started."""
         if (born := birth(pid)) is not None:
-            self._running[pid] = Process(pid=pid, born=born, role=role)
+            self._running[pid] = StartedProcess(pid=pid, born=born, role=role)
             self._write()
 
     def remove(self, pid: int) -> None:
@@ -84,10 +84,10 @@ class Ledger:
         self._file.unlink(missing_ok=True)
         return len(left)
 
-    def _read(self) -> list[Process]:
+    def _read(self) -> list[StartedProcess]:
         try:
             lines = json.loads(self._file.read_text())
-            return [Process(pid=line["pid"], born=line["born"], role=Role(line["role"])) for line in lines]
+            return [StartedProcess(pid=line["pid"], born=line["born"], role=Role(line["role"])) for line in lines]
         except (FileNotFoundError, ValueError):
             return []
 
@@ -167,7 +167,7 @@ def _marked(mark: bytes) -> Iterator[int]:
             yield int(environment.parent.name)
 
 
-def _end(processes: list[Process], role: Role) -> None:
+def _end(processes: list[StartedProcess], role: Role) -> None:
     for signal_number, patience_seconds in _ENDINGS[role]:
         processes = [process for process in processes if birth(process.pid) == process.born]
         for process in processes:

@@ -68,7 +68,7 @@ _TEMPLATE = _object(
 
 
 @dataclass(kw_only=True)
-class Admission:
+class Admitted:
     """What became of an object at the door."""
 
     manifest: dict[str, Any]
@@ -98,7 +98,7 @@ def _folder() -> Path:
     return inside if inside.is_dir() else package.parents[1] / "crds"
 
 
-def admit(manifest: Mapping[str, Any], schema: Schema) -> Admission:
+def admit(manifest: Mapping[str, Any], schema: Schema) -> Admitted:
     """Check an object, and give it its defaults."""
     complete = copy.deepcopy(dict(manifest))
     _fill_in(complete, schema)
@@ -106,7 +106,7 @@ def admit(manifest: Mapping[str, Any], schema: Schema) -> Admission:
         *_unknown_fields(complete, schema, ""),
         *(_told(error) for error in sorted(OAS30Validator(schema).iter_errors(complete), key=_place_of)),
     ]
-    admission = Admission(manifest=complete, problems=list(dict.fromkeys(problems)))
+    admission = Admitted(manifest=complete, problems=list(dict.fromkeys(problems)))
     if not admission.problems:
         # Rules may count on the shapes that the schema demands.
         for value, place, rule in _rules(complete, schema, ""):
@@ -198,7 +198,7 @@ def _typed(value: Any, schema: Schema) -> Any:
     return float(value) if schema.get("type") == "number" else value
 
 
-def _evaluate(rule: Mapping[str, str], value: Any, place: str, admission: Admission) -> None:
+def _evaluate(rule: Mapping[str, str], value: Any, place: str, admission: Admitted) -> None:
     try:
         if cel.evaluate(rule["rule"], {"self": value}):
             return

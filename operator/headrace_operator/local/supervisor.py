@@ -302,11 +302,11 @@ def _is_known(host: str) -> bool:
 def _logs(shown: View) -> Iterator[None]:
     """What is logged meanwhile is said where the run is shown."""
 
-    class Handler(logging.Handler):
+    class LinesHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             shown.say(self.format(record))
 
-    handler = Handler()
+    handler = LinesHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

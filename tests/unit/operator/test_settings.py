@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_operator.settings import LogFormat, Settings, SettingsError, settings_from_env
+from headrace_operator.settings import LogFormat, Settings, OperatorSettingsError, settings_from_env
 
 
 def test_nothing_set_is_the_defaults() -> None:
@@ -37,7 +37,7 @@ def test_everything_can_be_set() -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once_with_what_would_be_right() -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(OperatorSettingsError) as refused:
         settings_from_env(
             {
                 "HEADRACE_NAMESPACE": "No Such",
