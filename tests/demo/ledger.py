@@ -10,6 +10,7 @@ import asyncpg
 
 from demo.summary import Run
 from headrace.queues import from_url
+from headrace.queues.base import Counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,7 @@ class Ledger:
 
         async def count() -> Depth:
             async with from_url(self.dsn, self.queue) as queue:
+                assert isinstance(queue, Counts), "as PostgreSQL's are"
                 return await queue.depth()
 
         return asyncio.run(count())
