@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from headrace import NewJob, new_job
-from headrace.queues.base import Queue, QueueUnavailableError
+from headrace.queues.base import Queue
+from headrace.queues.errors import QueueUnavailableError
 from soak.verdict import MAX_RETRIES, Asked
 
 GROUPS = 6
@@ -154,7 +155,7 @@ class Producers:
         called_at = time.monotonic()
         ids: Sequence[str | None]
         try:
-            ids = await self._queue.enqueue([job for _, job in wanted])
+            ids = [enqueued.id for enqueued in await self._queue.enqueue([job for _, job in wanted])]
         except QueueUnavailableError:
             answered_at = None
             ids = [None] * len(wanted)

@@ -141,7 +141,7 @@ class Stage:
     def _enqueue(self, jobs: Sequence[NewJob], queue: str) -> list[str]:
         async def enqueue() -> list[str]:
             async with from_url(self.dsn, queue) as opened:
-                return await opened.enqueue(jobs)
+                return [enqueued.id for enqueued in await opened.enqueue(jobs)]
 
         return asyncio.run(enqueue())
 
