@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import QueueError
+from headrace.queues.errors import QueueError
 from headrace.queues.postgres.connection import check_version
-from headrace.queues.postgres.statements import Migration, migrations, quoted, render
+from headrace.queues.postgres.statements import Migration, functions, migrations, quoted, render
 
 if TYPE_CHECKING:
     import asyncpg
@@ -69,6 +69,8 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
         for step in steps:
             await connection.execute(render(step.sql, schema))
             await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
+        # All of them anew, whatever has changed. What takes or gives other columns was dropped by its step before.
+        await connection.execute(render(functions(), schema))
         await connection.execute(_WAIT_AS_BEFORE)
     if newest and not steps:
         check_version(schema, version, newest["compatible_with"])

@@ -1,14 +1,18 @@
-"""Make, adjust and remove a queue."""
+"""Make, adjust and remove a queue.
+
+The facts of `Provisioned`: ``schema_version``, and ``max_connections``, which the server allows ordinary users.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from headrace.queues.base import Owner, PlaceTakenError, Provisioned, QueueSettings
+from headrace.queues.base import Owner, Provisioned, QueueSettings
+from headrace.queues.errors import PlaceTakenError
 from headrace.queues.postgres.connection import COMMAND_TIMEOUT_SECONDS, Place, connect
 from headrace.queues.postgres.migrate import migrate
 from headrace.queues.postgres.rows import settings_from
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 # Migrations may rewrite tables, and removing goes batch by batch.
 _COMMAND_TIMEOUT_SECONDS = 120.0
 _REMOVE_BATCH = 10_000
+# However many rows these have, they go before anything is locked that other queues need.
+_REMOVED_IN_BATCHES = ("jobs", "parked_jobs", "dead_jobs", "finished_jobs", "deduplication_keys", "cancellations")
 _LOCK_PAUSE_SECONDS = 1.0
 # Long enough that others get on with their work in between.
 _MIGRATION_PAUSE_SECONDS = 3.0
@@ -38,12 +44,10 @@ class PostgresProvisioner:
 
     async def _migrate(self, connection: asyncpg.Connection[asyncpg.Record]) -> Provisioned:
         steps = await migrate(connection, self._place.schema)
-        max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
             changed=bool(steps),
-            schema_version=code_version(),
             details=", ".join(f"{step.version:04} {step.name}" for step in steps) or "nothing to do",
-            max_connections=max_connections,
+            facts=await self._facts(connection),
         )
 
     async def _patiently(
@@ -85,13 +89,15 @@ class PostgresProvisioner:
                 done.append(f"settings of queue {queue} changed")
             if present != owner or settings_from(row) != settings:
                 await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
-        max_connections = await connection.fetchval(self._queries["allowed_connections"])
         return Provisioned(
             changed=bool(done),
-            schema_version=code_version(),
             details=", ".join(done) or f"queue {queue} is as wanted",
-            max_connections=max_connections,
+            facts=await self._facts(connection),
         )
+
+    async def _facts(self, connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, Any]:
+        allowed: int = await connection.fetchval(self._queries["allowed_connections"])
+        return {"schema_version": code_version(), "max_connections": allowed}
 
     async def allowed_connections(self) -> int:
         """How many connections the server allows ordinary users, ours among them; needs no right but to log in."""
@@ -108,8 +114,8 @@ class PostgresProvisioner:
             queue_id = await self._pause_own(connection, queue, owner)
             if queue_id is None:
                 return False
-            for batch in ("remove_jobs", "remove_parked_jobs"):
-                while await self._remove_some(connection, batch, queue_id):
+            for table in _REMOVED_IN_BATCHES:
+                while await self._remove_some(connection, f"remove_{table}", queue_id):
                     pass
             deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
             while True:
@@ -127,8 +133,7 @@ class PostgresProvisioner:
         async with connection.transaction(isolation="read_committed"):
             for lock in ("wait_briefly", "lock_jobs"):
                 await connection.execute(self._queries[lock])
-            for removal in ("remove_remaining_jobs", "remove_queue"):
-                await connection.execute(self._queries[removal], queue_id)
+            await connection.execute(self._queries["remove_queue"], queue_id)
 
     async def _remove_some(self, connection: asyncpg.Connection[asyncpg.Record], batch: str, queue_id: int) -> int:
         async with connection.transaction(isolation="read_committed"):

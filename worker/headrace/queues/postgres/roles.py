@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import PlaceTakenError, QueueAccessError, QueueError, QueueNotFoundError
+from headrace.queues.errors import PlaceTakenError, QueueAccessError, QueueError, QueueNotFoundError
 from headrace.queues.postgres.connection import Place, connect
 from headrace.queues.postgres.statements import MAX_IDENTIFIER_BYTES, fits, quoted, render
 
@@ -20,6 +20,8 @@ _COMMAND_TIMEOUT_SECONDS = 60.0
 # What a depth is counted from. No payload, no name, no header, no error can be read.
 _COUNTED = "id, queue_id, enqueued_at, run_at, expires_at, attempt, priority, group_key"
 
+_DONE = "completed, failed, dead_lettered, service_seconds, service_histogram"
+
 # What every role may do: see whether the schema fits the code, and call the schema's functions, which run with the
 # caller's own rights.
 _EVERYBODY = (
@@ -32,15 +34,16 @@ _READER = (
     f"SELECT ({_COUNTED}) ON {{schema}}.jobs",
     f"SELECT ({_COUNTED}, state) ON {{schema}}.parked_jobs",
     "SELECT (queue_id, id) ON {schema}.dead_jobs",
-    "SELECT (queue_id, lease_id, job_ids) ON {schema}.claims",
-    "SELECT (id, expires_at) ON {schema}.leases",
+    "SELECT (queue_id, priority, last_id, lease_id, claimed_at, job_ids) ON {schema}.claims",
+    f"SELECT (id, queue_id, expires_at, lease_seconds, {_DONE}) ON {{schema}}.leases",
+    "SELECT ON {schema}.queue_stats, {schema}.queue_totals",
 )
 
 _PRODUCER = (
     "INSERT ON {schema}.jobs, {schema}.parked_jobs",
     # The ids come back.
     "SELECT (id) ON {schema}.jobs",
-    "USAGE ON SEQUENCE {sequence}",
+    "USAGE ON SEQUENCE {schema}.jobs_id_seq",
     # A key whose time is over makes place for the next.
     "SELECT, INSERT, DELETE ON {schema}.deduplication_keys",
     # Whom to wake.
@@ -51,8 +54,11 @@ _WORKER = (
     *_PRODUCER,
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.jobs, {schema}.parked_jobs, {schema}.leases, {schema}.claims",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.dead_jobs, {schema}.finished_jobs, {schema}.deduplication_keys",
-    "SELECT, INSERT, UPDATE, DELETE ON {schema}.cancellations, {schema}.waiters",
+    "SELECT, INSERT, UPDATE, DELETE ON {schema}.cancellations, {schema}.waiters, {schema}.progress",
+    "SELECT, INSERT, UPDATE, DELETE ON {schema}.completed_heads",
+    "USAGE ON SEQUENCE {schema}.returns",
     "SELECT, UPDATE ON {schema}.queue_stats",
+    "SELECT, INSERT, UPDATE ON {schema}.queue_totals",
     "SELECT, INSERT, UPDATE ON {schema}.watches",
     "SELECT ON {schema}.background_jobs",
 )
@@ -84,8 +90,7 @@ SELECT coalesce(
 """
 
 _OWNER = """
-SELECT nspowner::regrole::text AS name, pg_has_role(nspowner, 'USAGE') AS is_ours,
-    pg_get_serial_sequence(quote_ident(nspname) || '.jobs', 'id') AS sequence
+SELECT nspowner::regrole::text AS name, pg_has_role(nspowner, 'USAGE') AS is_ours
 FROM pg_catalog.pg_namespace
 WHERE nspname = $1
 """
@@ -175,7 +180,7 @@ class PostgresRoles:
                         await connection.execute(f"CREATE ROLE {_quoted_role(role)} LOGIN")
                         done.append(f"role {role} created, without a password")
                     for right in (*_EVERYBODY, *_RIGHTS[kind]):
-                        what = render(right.replace("{sequence}", owner["sequence"]), self._place.schema)
+                        what = render(right, self._place.schema)
                         await connection.execute(f"GRANT {what} TO {_quoted_role(role)}")
                     await self._extend_search_path(connection, role)
                     done.append(f"{role} is a {kind}")

@@ -1,4 +1,4 @@
-"""The SQL files, read once: named queries and numbered migrations."""
+"""The SQL files, read once: named queries, numbered migrations, and the functions of the schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import QueueError
+from headrace.queues.errors import QueueError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +17,56 @@ if TYPE_CHECKING:
 MAX_IDENTIFIER_BYTES = 63
 """PostgreSQL cuts longer identifiers off, silently."""
 
+JOB_COLUMNS = (
+    "id",
+    "enqueued_at",
+    "run_at",
+    "expires_at",
+    "came_back",
+    "lost_at",
+    "queue_id",
+    "attempt",
+    "priority",
+    "deaths",
+    "losses",
+    "suspect",
+    "name",
+    "payload",
+    "content_type",
+    "headers",
+    "group_key",
+    "deduplication_key",
+    "failures",
+    "extra",
+)
+"""What every table of jobs has, in the order of the table ``jobs``: the one list of it."""
+
+_ABOUT_ITS_PLACE = "came_back"
+# In the SQL files: the columns that a job takes along from table to table, and a whole row of ``jobs`` made of them.
+_CARRIED = ", ".join(column for column in JOB_COLUMNS if column != _ABOUT_ITS_PLACE)
+_ROW = ", ".join("NULL::bigint" if column == _ABOUT_ITS_PLACE else column for column in JOB_COLUMNS)
+
+# In the order in which they can be made: a body in standard SQL, or a view, names what is there already.
+_FUNCTIONS = (
+    "jobs",
+    "groups",
+    "rescue",
+    "claim",
+    "settle",
+    "housekeeping",
+    "enqueue",
+    "inspect",
+    "depth",
+    "public",
+)
+
 _QUERY = re.compile(r"^-- name: (\w+)\n((?:-- [^\n]*\n)+)(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
 _COMPATIBLE_WITH = re.compile(r"-- compatible-with: (\d+)\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One step forward of the schema."""
+    """One step forward of the schema's tables."""
 
     version: int
     name: str
@@ -48,16 +91,26 @@ def quoted(identifier: str) -> str:
 
 
 def render(sql: str, schema: str) -> str:
-    """Fill the schema's name into a statement: as an identifier, and as text."""
-    literal = "'" + schema.replace("'", "''") + "'"
-    return sql.replace("{schema}", quoted(schema)).replace("{schema_literal}", literal)
+    """Fill in the schema's name (as an identifier, as a text, within a text) and the columns of jobs."""
+    identifier = quoted(schema)
+    return (
+        sql.replace("{job_columns}", _CARRIED)
+        .replace("{job_row}", _ROW)
+        .replace("{schema}", identifier)
+        .replace("{schema_literal}", "'" + schema.replace("'", "''") + "'")
+        .replace("{schema_in_text}", identifier.replace("'", "''"))
+    )
 
 
 @cache
 def queries(schema: str) -> Mapping[str, str]:
     """All named queries, for one schema."""
-    text = resources.files(__package__).joinpath("queries.sql").read_text("utf-8")
-    return MappingProxyType({name: render(sql.strip(), schema) for name, _, sql in _QUERY.findall(text)})
+    found: dict[str, str] = {}
+    for file in sorted(resources.files(__package__).joinpath("queries").iterdir(), key=lambda file: file.name):
+        for name, _, sql in _QUERY.findall(file.read_text("utf-8")):
+            assert name not in found, f"{name} stands in two files"
+            found[name] = render(sql.strip(), schema)
+    return MappingProxyType(found)
 
 
 @cache
@@ -72,6 +125,13 @@ def migrations() -> tuple[Migration, ...]:
         assert compatible_with, f"{file.name} must begin with '-- compatible-with: N'"
         found.append(Migration(version=int(version), name=name, compatible_with=int(compatible_with[1]), sql=sql))
     return tuple(found)
+
+
+@cache
+def functions() -> str:
+    """The text of all functions and views, as of the newest migration."""
+    place = resources.files(__package__).joinpath("functions")
+    return "\n".join(place.joinpath(f"{name}.sql").read_text("utf-8") for name in _FUNCTIONS)
 
 
 def code_version() -> int:

@@ -1,0 +1,36 @@
+-- Claiming, and waiting for what can be claimed. Named queries; what they call stands in ``functions/``.
+
+-- name: find_queue
+-- The queue's row: its id and its settings, as of now.
+SELECT id, visibility_timeout_seconds, max_retries, message_retention_seconds, completed_retention_seconds,
+    dead_letter_enabled, dead_letter_retention_days, paused OR paused_by_hand AS paused
+FROM {schema}.queues
+WHERE name = $1
+
+-- name: claim
+-- Jobs that are leased now: up to $3 of queue $1, under lease $2, from the ids $4 on, without the names $5.
+SELECT * FROM {schema}.claim($1, $2, $3, $4, $5)
+
+-- name: claim_suspect
+-- One suspect, for a worker that holds nothing.
+SELECT * FROM {schema}.claim_suspect($1, $2)
+
+-- name: make_room
+-- Whether it is this lease's turn to hold nothing, so that it can take a suspect.
+SELECT {schema}.make_room($1, $2)
+
+-- name: next_due
+-- In how many seconds the next delayed job is due; null without one. Those that are due already have been looked at.
+SELECT extract(epoch FROM {schema}.next_due($1) - now())::double precision
+
+-- name: wait
+-- From now on this session wants to be told. Sessions that are gone want nothing any more.
+WITH stale AS (
+    DELETE FROM {schema}.waiters
+    WHERE queue_id = $1 AND NOT EXISTS (SELECT FROM pg_stat_activity AS session WHERE session.pid = waiters.pid)
+)
+INSERT INTO {schema}.waiters (queue_id, pid) VALUES ($1, pg_backend_pid()) ON CONFLICT DO NOTHING
+
+-- name: wait_no_more
+-- This session is busy.
+DELETE FROM {schema}.waiters WHERE queue_id = $1 AND pid = pg_backend_pid()

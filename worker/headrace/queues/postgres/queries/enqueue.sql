@@ -1,0 +1,26 @@
+-- Enqueueing, and telling workers. Named queries; what they call stands in ``functions/``.
+
+-- name: enqueue
+-- Insert plain jobs, which can start at once, in the order given. Arrays may be empty: then the column has its default.
+-- One name alone is the name of all.
+INSERT INTO {schema}.jobs (queue_id, payload, name, priority, content_type, headers, expires_at, extra)
+SELECT queue.id, raw.payload, coalesce(raw.name, ($3::text[])[1], ''), coalesce(raw.priority, 0), raw.content_type, raw.headers,
+    coalesce(raw.expires_at, now() + queue.message_retention_seconds * interval '1 second'), raw.extra
+FROM {schema}.queues AS queue,
+    unnest($2::bytea[], $3::text[], $4::smallint[], $5::text[], $6::jsonb[], $7::timestamptz[], $8::jsonb[])
+        WITH ORDINALITY AS raw (payload, name, priority, content_type, headers, expires_at, extra, place)
+WHERE queue.id = $1
+ORDER BY raw.place
+RETURNING id, true AS is_new
+
+-- name: put
+-- Enqueue jobs that ask for more: a delay, a group, a deduplication key.
+SELECT id, is_new FROM {schema}.put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
+-- name: wake
+-- Tell idle workers of new jobs, where there are any.
+SELECT {schema}.wake($1)
+
+-- name: channel
+-- On which channel workers of the queue are told of jobs.
+SELECT {schema}.channel($1)
