@@ -79,7 +79,7 @@ async def test_a_failed_attempt_is_retried_without_waiting(headrace_queue: Local
     await headrace_queue.enqueue([new_job("flaky")])
     ran = await headrace_queue.run_until_empty(app)
     assert [ended.job.name for ended in ran.completed] == ["flaky"]
-    assert [(failure.attempt, "no answer" in failure.error) for _, failure in ran.failed] == [(1, True), (2, True)]
+    assert [(failed.attempt, "no answer" in failed.failure.error) for _, failed in ran.failed] == [(1, True), (2, True)]
     assert ran.seconds > 2, "the backoff of two retries"
 
 
@@ -164,7 +164,7 @@ async def test_jobs_without_end_are_ended(headrace_queue: LocalQueue, app: App) 
 async def test_a_job_that_hangs_times_out(headrace_queue: LocalQueue, app: App) -> None:
     await headrace_queue.enqueue([new_job("hanging")])
     ran = await headrace_queue.run_until_empty(app, job_timeout_seconds=0.05)
-    assert {failure.error for _, failure in ran.failed} == {"timed out after 0.05 s"}
+    assert {failed.failure.error for _, failed in ran.failed} == {"timed out after 0.05 s"}
 
 
 async def test_an_empty_or_a_paused_queue_is_done_at_once(headrace_queues: Callable[..., LocalQueue], app: App) -> None:

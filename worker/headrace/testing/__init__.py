@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from headrace.app import App, Context
     from headrace.job import Job, NewJob
-    from headrace.queues.base import Failure
+    from headrace.queues.base import Enqueued
+    from headrace.queues.inspection import FailedAttempt
     from headrace.queues.memory import EndedJob, MemoryBackend
     from headrace.runtime.outcome import Outcome
 
@@ -52,7 +53,7 @@ class Ran:
     """How much time was let pass."""
 
     @property
-    def failed(self) -> tuple[tuple[Job, Failure], ...]:
+    def failed(self) -> tuple[tuple[Job, FailedAttempt], ...]:
         """Each failed attempt of theirs, whether or not the job was completed later."""
         return tuple((ended.job, failure) for ended in (*self.completed, *self.dead) for failure in ended.failures)
 
@@ -89,7 +90,7 @@ class LocalQueue(MemoryQueue):
         """Let it be so much later."""
         self._backend.pass_time(seconds)
 
-    def enqueue_sync(self, jobs: Sequence[NewJob]) -> list[str]:
+    def enqueue_sync(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         """As `enqueue`, from code that is not asynchronous."""
         return asyncio.run(self.enqueue(jobs))
 
@@ -148,9 +149,10 @@ class LocalQueue(MemoryQueue):
         )
         working = asyncio.create_task(worker.run())
         passed = 0.0
+        newest = 0
         try:
             while not working.done():
-                self._refuse_unknown(app)
+                newest = self._refuse_unknown(app, newest)
                 if handler.runs > at_most_runs:
                     raise RunawayJobsError(
                         f"{handler.runs} attempts, and still no end: a job enqueues or snoozes itself for ever? Else "
@@ -162,9 +164,9 @@ class LocalQueue(MemoryQueue):
                     break
                 if depth.ready or depth.in_flight:
                     await self._backend.wait_for_change(_MOMENT_SECONDS)
-                elif passes_time and (seconds := self._seconds_to_next()) is not None:
-                    self.pass_time(seconds)
-                    passed += seconds
+                elif passes_time and depth.next_due_seconds is not None:
+                    self.pass_time(depth.next_due_seconds)
+                    passed += depth.next_due_seconds
                     # At once: the jump is none of the worker's, whose lease would seem to have run out.
                     await queue.keep_alive()
                 else:
@@ -179,18 +181,17 @@ class LocalQueue(MemoryQueue):
             seconds=passed,
         )
 
-    def _refuse_unknown(self, app: App) -> None:
-        for entry in self._place.entries.values():
+    def _refuse_unknown(self, app: App, known: int) -> int:
+        """Look at the jobs that came after the one of this number; gives the newest one's."""
+        for number, entry in reversed(self._place.entries.items()):
+            if number <= known:
+                break
             if entry.job.name not in app.jobs:
                 near = difflib.get_close_matches(entry.job.name, app.jobs, n=1)
                 declared = ", ".join(map(repr, sorted(app.jobs))) or "nothing"
                 hint = f"did you mean {near[0]!r}?" if near else f"it declares {declared}"
                 raise UnknownJobNameError(f"the App declares no job {entry.job.name!r}: {hint}")
-
-    def _seconds_to_next(self) -> float | None:
-        """Until the next job is due; None without one."""
-        due = [entry.job.run_at for entry in self._place.entries.values() if entry.job.run_at > self.now]
-        return max((min(due) - self.now).total_seconds(), 0.0) if due else None
+        return max(known, next(reversed(self._place.entries), 0))
 
 
 class _CountingHandler(PythonHandler):
@@ -218,5 +219,5 @@ def _new(known: set[str], ended: Iterable[EndedJob]) -> tuple[EndedJob, ...]:
 
 
 def _told(ended: EndedJob) -> str:
-    traceback = ended.failures[-1].traceback if ended.failures else None
+    traceback = ended.failures[-1].failure.traceback if ended.failures else None
     return f"job {ended.job.name!r} was given up: {ended.reason}\n{traceback or ended.error or ''}".rstrip()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headrace.queues import process_backend
 from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.memory import process_backend
 from headrace.testing import LocalQueue, queue_settings
 
 if TYPE_CHECKING:
