@@ -40,7 +40,9 @@ def directory(tmp_path: Path) -> Path:
 
 def environment(dsn: str) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {"PATH": path, "HEADRACE_DSN": dsn, "HEADRACE_METRICS_ADDRESS": f"127.0.0.1:{free_port()}"}
+    # Where the packages are not installed but found.
+    found = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return {"PATH": path, **found, "HEADRACE_DSN": dsn, "HEADRACE_METRICS_ADDRESS": f"127.0.0.1:{free_port()}"}
 
 
 @contextmanager
@@ -89,6 +91,79 @@ async def test_one_line_is_a_worker_of_a_program(database_dsn: str, directory: P
         picture = directory / f"picture-{await enqueue(database_dsn)}.json"
         await eventually(lambda: picture.exists() and bool(picture.read_text()), what="the program ran")
         assert picture.read_text() == '{"picture":17}'
+
+
+_ENQUEUE = """
+import asyncio, os, headrace
+
+async def enqueue():
+    async with headrace.from_url(os.environ["HEADRACE_DSN"], "thumbnails") as queue:
+        await queue.enqueue([headrace.new_job("resize", {"picture": 17})])
+
+async def worked_off():
+    async with headrace.from_url(os.environ["HEADRACE_DSN"], "thumbnails") as queue:
+        while (depth := await queue.depth()).ready or depth.in_flight:
+            await asyncio.sleep(0.05)
+
+asyncio.run(enqueue())
+"""
+_IN_ONES_OWN_PROCESS = {
+    "a web application": """
+from site_lifespan import lifespan
+
+async def main():
+    async with lifespan(None):
+        await worked_off()
+
+asyncio.run(main())
+""",
+    "a script": """
+import runpy
+
+runpy.run_path("work_off.py", run_name="__main__")
+""",
+    "a notebook": """
+import ast, inspect, pathlib
+
+async def run(names, cell):
+    code = compile(pathlib.Path(cell).read_text(), cell, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if inspect.isawaitable(done := eval(code, names)):
+        await done
+
+async def main():
+    names = {}
+    await run(names, "start_cell.py")
+    await worked_off()
+    await run(names, "stop_cell.py")
+    assert not names["worker"].is_ready
+
+asyncio.run(main())
+""",
+    "a thread": """
+import beside_flask
+
+asyncio.run(worked_off())
+beside_flask.stop()
+assert not beside_flask.thread.is_alive()
+""",
+}
+
+
+@pytest.mark.parametrize("where", _IN_ONES_OWN_PROCESS)
+def test_a_worker_runs_in_ones_own_process(database_dsn: str, directory: Path, where: str) -> None:
+    migrate, _ = MIGRATE_AND_WORK.split(" && ")
+    subprocess.run(shlex.split(migrate), env=environment(database_dsn), check=True, capture_output=True)
+    (directory / "it.py").write_text(_ENQUEUE + _IN_ONES_OWN_PROCESS[where])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "it.py"],
+        cwd=directory,
+        env=environment(database_dsn),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (done.stdout, done.stderr) == ("resizing picture 17\n", "")
 
 
 def test_the_file_says_what_it_seems_to(directory: Path) -> None:
