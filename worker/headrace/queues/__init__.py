@@ -50,7 +50,7 @@ _POSTGRES = Backend(
     example="postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
     needs="asyncpg",
     extra="postgres",
-    options=frozenset({"schema", "ca_certificates", "listens", "direct_url"}),
+    options=frozenset({"schema", "ca_certificates", "listens", "direct_url", "patience_seconds", "patience_bytes"}),
     inspector_options=frozenset({"schema", "ca_certificates"}),
 )
 
@@ -77,7 +77,8 @@ def from_url(url: str, queue: str, *, holder: str | None = None, **options: Any)
         Those of the URL's backend. Of Postgres: ``schema`` (defaults to ``headrace``), ``ca_certificates`` (PEM; given,
         the server is verified against it), ``listens`` (whether waiting for jobs is cut short by new ones, by LISTEN;
         defaults to looking now and then alone), ``direct_url`` (past a connection pooler, where the URL leads to one:
-        for LISTEN; defaults to the URL).
+        for LISTEN; defaults to the URL), ``patience_seconds`` and ``patience_bytes`` (how long `Queue.enqueue` waits
+        for a database that is away, and how much may wait: payloads, and 1 KiB a job; default to 0 s and 64 MiB).
 
     Raises
     ------

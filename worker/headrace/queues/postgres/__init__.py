@@ -1,22 +1,31 @@
 """Queues in PostgreSQL (14 and later): tables shared by all queues of a schema, claimed with SKIP LOCKED.
 
-``connection`` knows asyncpg's connections and errors, ``statements`` the SQL files; ``migrate``, ``queue``,
-``backlog``, ``inspector``, ``provisioner`` and ``roles`` stand on them. Only the listener needs a session of its own;
-for all else, a pooler in transaction mode may stand in between. ``transactions`` knows connections of the caller's own,
-and needs no asyncpg.
+From the bottom up: ``errors`` and ``connection`` know asyncpg, ``statements`` the SQL files; ``lanes`` are the sessions
+that all queues of a process share, with ``listener`` on one of them, ``database`` speaks in named queries over them.
+`PostgresQueue` (``queue``) is the face of some rooms: ``enqueuing`` (with ``coalescer``), ``receiving``, ``settling``,
+``lease``, ``housekeeping``, ``counting``; two of them are pure: ``holdings`` (what is held) and ``frontier`` (where to
+look next). ``migrate``, ``backlog``, ``inspector``, ``provisioner`` and ``roles`` are for the operator and for people.
+``transactions`` and ``sync`` know connections of the caller's own, and need no asyncpg.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from headrace.queues.errors import QueueError
+from headrace.queues.postgres.patience import PATIENCE_BYTES, Patience
 
 if TYPE_CHECKING:
+    from headrace.queues.base import Queue
+    from headrace.queues.inspection import Inspector
     from headrace.queues.postgres.backlog import PostgresBacklog
     from headrace.queues.postgres.connection import Place
     from headrace.queues.postgres.inspector import PostgresInspector
+    from headrace.queues.postgres.lanes import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER
     from headrace.queues.postgres.provisioner import PostgresProvisioner
-    from headrace.queues.postgres.queue import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER, PostgresQueue
+    from headrace.queues.postgres.queue import PostgresQueue
     from headrace.queues.postgres.roles import Grants, PostgresRoles
 
 __all__ = [
@@ -29,11 +38,13 @@ __all__ = [
     "PostgresProvisioner",
     "PostgresQueue",
     "PostgresRoles",
+    "open_inspector",
+    "open_queue",
 ]
 
 _HOMES = {
-    "CONNECTIONS_PER_WORKER": "queue",
-    "DIRECT_CONNECTIONS_PER_WORKER": "queue",
+    "CONNECTIONS_PER_WORKER": "lanes",
+    "DIRECT_CONNECTIONS_PER_WORKER": "lanes",
     "Grants": "roles",
     "Place": "connection",
     "PostgresBacklog": "backlog",
@@ -42,6 +53,58 @@ _HOMES = {
     "PostgresQueue": "queue",
     "PostgresRoles": "roles",
 }
+
+
+def open_queue(
+    url: str,
+    queue: str,
+    *,
+    holder: str | None = None,
+    schema: str = "headrace",
+    ca_certificates: str | None = None,
+    listens: bool = False,
+    direct_url: str | None = None,
+    patience_seconds: float = 0.0,
+    patience_bytes: int = PATIENCE_BYTES,
+) -> Queue:
+    """See `headrace.queues.from_url`.
+
+    Raises
+    ------
+    QueueError
+        When the schema's name is none, or the direct URL leads to no PostgreSQL.
+    """
+    from headrace.queues.postgres.connection import Place  # noqa: PLC0415 - needs asyncpg
+    from headrace.queues.postgres.queue import PostgresQueue  # noqa: PLC0415
+
+    if direct_url is not None:
+        _require_postgres(direct_url, "the direct URL")
+    place = Place(
+        dsn=url,
+        ca_certificates=ca_certificates,
+        schema=schema,
+        direct_dsn=direct_url if listens else None,
+    )
+    patience = Patience(seconds=patience_seconds, max_bytes=patience_bytes)
+    return PostgresQueue(place, queue, holder=holder, listens=listens, patience=patience)
+
+
+def open_inspector(url: str, *, schema: str = "headrace", ca_certificates: str | None = None) -> Inspector:
+    """See `headrace.queues.inspector_from_url`."""
+    from headrace.queues.postgres.connection import Place  # noqa: PLC0415 - needs asyncpg
+    from headrace.queues.postgres.inspector import PostgresInspector  # noqa: PLC0415
+
+    return PostgresInspector(Place(dsn=url, ca_certificates=ca_certificates, schema=schema))
+
+
+def _require_postgres(url: str, what: str) -> None:
+    """Refuse what leads to no PostgreSQL. It is not repeated: it may hold a password."""
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in {"postgres", "postgresql"}:
+        raise QueueError(f"{what} leads to no PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
 
 
 def __getattr__(name: str) -> Any:

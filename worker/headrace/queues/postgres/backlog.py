@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.queues.postgres.connection import Database, Place
+from headrace.queues.postgres.database import Database
 from headrace.queues.postgres.rows import depth_from
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from headrace.queues.base import Depth
+    from headrace.queues.postgres.connection import Place
 
-# The operator reads one schema at a time, every few seconds; a slow answer is as good as none.
-_MAX_CONNECTIONS = 1
+# The operator reads every few seconds; a slow answer is as good as none.
 _COMMAND_TIMEOUT_SECONDS = 10.0
 
 
@@ -25,7 +25,6 @@ class PostgresBacklog:
     def __init__(self, place: Place) -> None:
         self._database = Database(
             place,
-            max_connections=_MAX_CONNECTIONS,
             application_name="headrace-backlog",
             command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS,
         )

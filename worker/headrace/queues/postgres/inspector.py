@@ -20,7 +20,7 @@ from headrace.queues.base import (
     QueueNotFoundError,
     QueueRecord,
 )
-from headrace.queues.postgres.connection import Database, Place
+from headrace.queues.postgres.database import Database
 from headrace.queues.postgres.rows import depth_from, settings_from
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from headrace.queues.base import JobState
+    from headrace.queues.postgres.connection import Place
 
-# One statement at a time is all that a person can wait for.
-_MAX_CONNECTIONS = 1
 # Counting a queue of many millions, or walking it for a rare name, takes its time.
 _COMMAND_TIMEOUT_SECONDS = 60.0
 
@@ -65,7 +64,6 @@ class PostgresInspector:
     def __init__(self, place: Place, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self._database = Database(
             place,
-            max_connections=_MAX_CONNECTIONS,
             application_name="headrace-inspector",
             command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS,
         )

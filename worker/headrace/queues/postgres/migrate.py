@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headrace.queues.errors import QueueError
-from headrace.queues.postgres.connection import check_version
+from headrace.queues.postgres.compatibility import check_version
 from headrace.queues.postgres.statements import Migration, functions, migrations, quoted, render
 
 if TYPE_CHECKING:

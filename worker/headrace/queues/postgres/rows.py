@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from headrace.job import JSON_CONTENT_TYPE, Job
-from headrace.queues.base import Delivery, Depth, QueueSettings
+from headrace.queues.base import SERVICE_BUCKETS_SECONDS, Delivery, Depth, QueueSettings, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,24 @@ def depth_from(row: asyncpg.Record) -> Depth:
     return Depth(
         ready=row["ready"],
         delayed=row["delayed"],
+        blocked=row["blocked"],
         in_flight=row["in_flight"],
+        in_flight_seconds=max(0.0, row["in_flight_seconds"]),
         dead_lettered=row["dead_lettered"],
         oldest_ready_age_seconds=max(0.0, row["oldest_ready_age_seconds"]),
+        next_due_seconds=row["next_due_seconds"],
+        paused=row["paused"],
+        is_lower_bound=row["is_lower_bound"],
+        counted_at=row["counted_at"],
+        totals=Totals(
+            arrived=row["arrived"],
+            completed=row["completed"],
+            failed=row["failed"],
+            dead_lettered=row["dead_lettered_ever"],
+            service_seconds=row["service_seconds"],
+            # Of a queue in which nothing has ended yet, it is empty.
+            service_histogram=tuple(row["service_histogram"] or [0] * (len(SERVICE_BUCKETS_SECONDS) + 1)),
+        ),
     )
 
 
@@ -60,6 +75,8 @@ def deliveries_from(queue: str, rows: Sequence[asyncpg.Record]) -> list[Delivery
         expires_at,
         group,
         deduplication_key,
+        extra,
+        _came_back,
     ) in rows:
         job = Job(
             id=str(job_id),
@@ -75,8 +92,9 @@ def deliveries_from(queue: str, rows: Sequence[asyncpg.Record]) -> list[Delivery
             enqueued_at=enqueued_at,
             run_at=run_at or enqueued_at,
             expires_at=expires_at,
+            extra=json.loads(extra) if extra else {},
         )
-        deliveries.append(Delivery(job=job, lease=str(claim_id), is_suspect=is_suspect))
+        deliveries.append(Delivery(job=job, receipt=str(claim_id), is_suspect=is_suspect))
     return deliveries
 
 
@@ -85,6 +103,23 @@ def plain_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
 
     What need not be sent need not be encoded, parsed and stored, which is most of what enqueuing costs here.
     """
+    return (*_common_columns(jobs), _extra_column(jobs))
+
+
+def all_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
+    """One array a column, as `put` takes them."""
+    return (
+        *_common_columns(jobs),
+        [job.run_at for job in jobs],
+        [job.delay_seconds for job in jobs],
+        [job.group for job in jobs],
+        [job.deduplication_key for job in jobs],
+        [job.deduplication_window_seconds for job in jobs],
+        _extra_column(jobs),
+    )
+
+
+def _common_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
     names = {job.name for job in jobs}
     content_types = {job.content_type for job in jobs}
     return (
@@ -99,20 +134,12 @@ def plain_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
     )
 
 
+def _extra_column(jobs: Sequence[NewJob]) -> list[object]:
+    return _unless_default([json.dumps(dict(job.extra)) if job.extra else None for job in jobs])
+
+
 def _unless_default(column: list[object]) -> list[object]:
     return column if any(column) else []
-
-
-def all_columns(jobs: Sequence[NewJob]) -> tuple[list[object], ...]:
-    """One array a column, as `put` takes them."""
-    return (
-        *plain_columns(jobs),
-        [job.run_at for job in jobs],
-        [job.delay_seconds for job in jobs],
-        [job.group for job in jobs],
-        [job.deduplication_key for job in jobs],
-        [job.deduplication_window_seconds for job in jobs],
-    )
 
 
 def is_plain(job: NewJob) -> bool:

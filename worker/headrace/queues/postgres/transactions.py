@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headrace import trace_context
 from headrace.job import JSON_CONTENT_TYPE
-from headrace.queues.base import (
+from headrace.queues.base import Enqueued
+from headrace.queues.batches import batches
+from headrace.queues.errors import (
     LeaseLostError,
     QueueAccessError,
     QueueError,
@@ -23,7 +25,6 @@ from headrace.queues.base import (
     SchemaVersionError,
     UnsupportedCapabilityError,
 )
-from headrace.queues.batches import batches
 from headrace.queues.postgres.statements import render
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ BATCH_BYTES = 4 * 1024 * 1024
 
 # Parameters go as text, which every driver sends in the same way, whatever codecs a connection has been given. Each {}
 # is the place of one.
-_ENQUEUE = "SELECT {schema}.enqueue_many(CAST({} AS text), CAST(CAST({} AS text) AS jsonb))"
+_ENQUEUE = "SELECT id, is_new FROM {schema}.enqueue_many(CAST({} AS text), CAST(CAST({} AS text) AS jsonb))"
 _COMPLETE = "SELECT {schema}.complete_in_transaction(" + ", ".join(["CAST(CAST({} AS text) AS bigint)"] * 3) + ")"
 
-_Fetch: TypeAlias = "Callable[[_Statement], Awaitable[list[str]]]"
-_FetchSync: TypeAlias = "Callable[[_Statement], list[str]]"
+_Rows: TypeAlias = "list[Any]"
+_Fetch: TypeAlias = "Callable[[_Statement], Awaitable[_Rows]]"
+_FetchSync: TypeAlias = "Callable[[_Statement], _Rows]"
 
 
 class _Statement:
@@ -79,8 +81,8 @@ class _Statement:
         return parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
 
 
-async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[str]:
-    """Enqueue within the transaction that is open on an asynchronous connection; ids in order.
+async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    """Enqueue within the transaction that is open on an asynchronous connection.
 
     Raises
     ------
@@ -90,10 +92,10 @@ async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJo
         When no transaction is open, the queue does not exist, or a job is refused.
     """
     fetch = _async(connection)
-    ids: list[str] = []
+    enqueued: list[Enqueued] = []
     for batch in batches(jobs, max_bytes=BATCH_BYTES):
-        ids += await _await(fetch(_enqueue_statement(schema, queue, batch)), schema)
-    return ids
+        enqueued += enqueued_from(await _await(fetch(_enqueue_statement(schema, queue, batch)), schema))
+    return enqueued
 
 
 async def complete(connection: Any, schema: str, lease: int, claim: int, job_id: int) -> None:
@@ -112,18 +114,23 @@ async def complete(connection: Any, schema: str, lease: int, claim: int, job_id:
     await _await(fetch(_complete_statement(schema, lease, claim, job_id)), schema)
 
 
-def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[str]:
+def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[Enqueued]:
     """As `enqueue`, on a synchronous connection."""
     fetch = _sync(connection)
-    ids: list[str] = []
+    enqueued: list[Enqueued] = []
     for batch in batches(jobs, max_bytes=BATCH_BYTES):
-        ids += _call(fetch, _enqueue_statement(schema, queue, batch), schema)
-    return ids
+        enqueued += enqueued_from(_call(fetch, _enqueue_statement(schema, queue, batch), schema))
+    return enqueued
 
 
 def complete_sync(connection: Any, schema: str, lease: int, claim: int, job_id: int) -> None:
     """As `complete`, on a synchronous connection."""
     _call(_sync(connection), _complete_statement(schema, lease, claim, job_id), schema)
+
+
+def enqueued_from(rows: Iterable[Any]) -> list[Enqueued]:
+    """What the SQL function ``enqueue_many`` gives, as values."""
+    return [Enqueued(id=str(row[0]), is_new=row[1]) for row in rows]
 
 
 def described(jobs: Sequence[NewJob]) -> str:
@@ -144,6 +151,7 @@ def _described(job: NewJob) -> dict[str, object]:
         "deduplication_key": job.deduplication_key,
         "deduplication_window_seconds": job.deduplication_window_seconds,
         "headers": dict(job.headers) or None,
+        "extra": dict(job.extra) or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -156,7 +164,7 @@ def _complete_statement(schema: str, lease: int, claim: int, job_id: int) -> _St
     return _Statement(_COMPLETE, schema, str(lease), str(claim), str(job_id))
 
 
-async def _await(answer: Awaitable[list[str]], schema: str) -> list[str]:
+async def _await(answer: Awaitable[_Rows], schema: str) -> _Rows:
     try:
         return await answer
     except Exception as error:
@@ -165,7 +173,7 @@ async def _await(answer: Awaitable[list[str]], schema: str) -> list[str]:
         raise
 
 
-def _call(fetch: _FetchSync, statement: _Statement, schema: str) -> list[str]:
+def _call(fetch: _FetchSync, statement: _Statement, schema: str) -> _Rows:
     try:
         return fetch(statement)
     except Exception as error:
@@ -184,7 +192,7 @@ def _is(connection: object, module: str, *names: str) -> bool:
 
 
 def _async(connection: Any) -> _Fetch:
-    fetch: Callable[[Any, _Statement], Awaitable[list[str]]]
+    fetch: Callable[[Any, _Statement], Awaitable[_Rows]]
     if _is(connection, "asyncpg", "Connection"):
         fetch = _fetch_asyncpg
     elif _is(connection, "psycopg", "AsyncConnection"):
@@ -204,7 +212,7 @@ def _sync(connection: Any) -> _FetchSync:
     return partial(fetch, connection)
 
 
-def _known_sync(connection: Any) -> Callable[[Any, _Statement], list[str]] | None:
+def _known_sync(connection: Any) -> Callable[[Any, _Statement], _Rows] | None:
     if _is(connection, "psycopg", "Connection"):
         return _fetch_psycopg_sync
     if _is(connection, "sqlalchemy", "Connection") or _is(connection, "sqlalchemy.orm", "Session", "scoped_session"):
@@ -224,19 +232,19 @@ def _unknown(connection: object, kinds: str) -> str:
 # How each of them is asked
 
 
-async def _fetch_asyncpg(connection: Any, statement: _Statement) -> list[str]:
+async def _fetch_asyncpg(connection: Any, statement: _Statement) -> _Rows:
     _require_transaction(connection.is_in_transaction(), "async with connection.transaction():")
-    return _first_column(await connection.fetch(statement.numbered(), *statement.arguments))
+    return list(await connection.fetch(statement.numbered(), *statement.arguments))
 
 
-async def _fetch_psycopg(connection: Any, statement: _Statement) -> list[str]:
+async def _fetch_psycopg(connection: Any, statement: _Statement) -> _Rows:
     _require_transaction(_psycopg_has_transaction(connection), "async with connection.transaction():")
     async with connection.cursor(row_factory=sys.modules["psycopg.rows"].tuple_row) as cursor:
         await cursor.execute(statement.formatted(), statement.arguments)
-        return _first_column(await cursor.fetchall())
+        return list(await cursor.fetchall())
 
 
-async def _fetch_sqlalchemy(connection: Any, statement: _Statement) -> list[str]:
+async def _fetch_sqlalchemy(connection: Any, statement: _Statement) -> _Rows:
     sqlalchemy = sys.modules["sqlalchemy"]
     if not _is(connection, "sqlalchemy.ext.asyncio", "AsyncConnection"):
         connection = await connection.connection()
@@ -244,32 +252,32 @@ async def _fetch_sqlalchemy(connection: Any, statement: _Statement) -> list[str]
     await connection.get_raw_connection()
     _require_transaction(_sqlalchemy_has_transaction(connection.sync_connection), _SQLALCHEMY_FIX)
     text, arguments = statement.named()
-    return _first_column(await connection.execute(sqlalchemy.text(text), arguments))
+    return list(await connection.execute(sqlalchemy.text(text), arguments))
 
 
-def _fetch_psycopg_sync(connection: Any, statement: _Statement) -> list[str]:
+def _fetch_psycopg_sync(connection: Any, statement: _Statement) -> _Rows:
     _require_transaction(_psycopg_has_transaction(connection), "with connection.transaction():")
     with connection.cursor(row_factory=sys.modules["psycopg.rows"].tuple_row) as cursor:
         cursor.execute(statement.formatted(), statement.arguments)
-        return _first_column(cursor.fetchall())
+        return list(cursor.fetchall())
 
 
-def _fetch_sqlalchemy_sync(connection: Any, statement: _Statement) -> list[str]:
+def _fetch_sqlalchemy_sync(connection: Any, statement: _Statement) -> _Rows:
     sqlalchemy = sys.modules["sqlalchemy"]
     if not _is(connection, "sqlalchemy", "Connection"):
         connection = connection.connection()
     _require_postgres(connection.dialect.name)
     _require_transaction(_sqlalchemy_has_transaction(connection), _SQLALCHEMY_FIX)
     text, arguments = statement.named()
-    return _first_column(connection.execute(sqlalchemy.text(text), arguments))
+    return list(connection.execute(sqlalchemy.text(text), arguments))
 
 
-def _fetch_django(connection: Any, statement: _Statement) -> list[str]:
+def _fetch_django(connection: Any, statement: _Statement) -> _Rows:
     _require_postgres(connection.vendor)
     _require_transaction(not connection.get_autocommit(), "with transaction.atomic():")
     with connection.cursor() as cursor:
         cursor.execute(statement.formatted(), statement.arguments)
-        return _first_column(cursor.fetchall())
+        return list(cursor.fetchall())
 
 
 _SQLALCHEMY_FIX = 'an engine or a connection whose isolation_level is not "AUTOCOMMIT", and connection.begin()'
@@ -293,10 +301,6 @@ def _require_transaction(is_open: bool, fix: str) -> None:
 def _require_postgres(kind: str) -> None:
     if kind != "postgresql":
         raise UnsupportedCapabilityError(f"this is a connection to {kind}: give one to the queue's PostgreSQL database")
-
-
-def _first_column(rows: Iterable[Any]) -> list[str]:
-    return [str(row[0]) for row in rows]
 
 
 # What the server says

@@ -39,6 +39,12 @@ SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.mess
     {schema}.keep_watch(queue.id)
 FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 
+-- name: extend_lease
+-- Still here, and no more than that: for a worker whose event loop is stuck.
+UPDATE {schema}.leases
+SET expires_at = now() + $2 * interval '1 second', lease_seconds = $2
+WHERE id = $1 AND was_alone IS NULL
+
 -- name: report_progress
 -- How far jobs are ($3, by claim); nothing of claims that are not held any more. In the order of claims, as those are
 -- settled.

@@ -1,0 +1,86 @@
+"""Enqueuing: which statement takes the jobs, and telling workers of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace import trace_context
+from headrace.queues.batches import batches
+from headrace.queues.capabilities import refuse_unsupported
+from headrace.queues.postgres.capabilities import CAPABILITIES
+from headrace.queues.postgres.coalescer import Coalescer
+from headrace.queues.postgres.patience import Patience
+from headrace.queues.postgres.rows import all_columns, is_plain, plain_columns
+from headrace.queues.postgres.transactions import enqueued_from
+from headrace.queues.postgres.wake_up import Waker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncpg import Record
+
+    from headrace.job import NewJob
+    from headrace.queues.base import Enqueued
+    from headrace.queues.postgres.database import Database
+    from headrace.queues.postgres.queue_row import QueueRow
+
+# More goes in several statements, within one transaction: the server takes messages of up to 1 GB, and both sides hold
+# what a statement says several times over.
+_STATEMENT_BYTES = 16 * 1024 * 1024
+
+
+class Enqueuing:
+    """Enqueues into one queue."""
+
+    def __init__(self, database: Database, row: QueueRow, patience: Patience) -> None:
+        self._database = database
+        self._row = row
+        self._waker = Waker(database, row)
+        self._plain = Coalescer(self._send, patience=patience)
+        # A key may be held by an application's open transaction: only who wants keys shall wait for it.
+        self._keyed = Coalescer(self._send, patience=patience)
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """See `headrace.queues.base.Queue`."""
+        if not jobs:
+            return []
+        refuse_unsupported(jobs, CAPABILITIES)
+        self._row.check()
+        jobs = trace_context.carried(jobs)
+        is_keyed = any(job.deduplication_key is not None for job in jobs)
+        return await (self._keyed if is_keyed else self._plain).enqueue(jobs)
+
+    async def flushed(self) -> None:
+        """Wait until all is enqueued, and told."""
+        await self._plain.flushed()
+        await self._keyed.flushed()
+        await self._waker.flushed()
+
+    def close(self) -> None:
+        """Don't wait for that."""
+        self._plain.close()
+        self._keyed.close()
+        self._waker.close()
+
+    async def _send(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        rows = await self._insert(jobs)
+        if not rows:
+            # The queue may have been removed and made again, under another number.
+            await self._row.look_up()
+            rows = await self._insert(jobs)
+        if not rows:
+            raise self._row.not_found()
+        self._waker.news()
+        return enqueued_from(rows)
+
+    async def _insert(self, jobs: Sequence[NewJob]) -> list[Record]:
+        if sum([len(job.payload) for job in jobs]) <= _STATEMENT_BYTES:
+            query, columns = _insertion(jobs)
+            return await self._database.fetch(query, self._row.id, *columns)
+        insertions = map(_insertion, batches(jobs, max_bytes=_STATEMENT_BYTES))
+        return await self._database.fetch_together([(query, (self._row.id, *columns)) for query, columns in insertions])
+
+
+def _insertion(jobs: Sequence[NewJob]) -> tuple[str, tuple[list[object], ...]]:
+    """The query that enqueues them, and its columns."""
+    return ("enqueue", plain_columns(jobs)) if all(map(is_plain, jobs)) else ("put", all_columns(jobs))

@@ -1,0 +1,165 @@
+"""Leasing jobs, and waiting for some."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from headrace.queues.errors import QueueError, QueueUnavailableError
+from headrace.queues.postgres.rows import deliveries_from
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from asyncpg import Record
+
+    from headrace.queues.base import Delivery
+    from headrace.queues.postgres.database import Database
+    from headrace.queues.postgres.frontier import Frontier, Look
+    from headrace.queues.postgres.holdings import Holdings
+    from headrace.queues.postgres.queue_row import QueueRow
+    from headrace.queues.postgres.wake_up import Rest
+
+# How soon to try again what must be done sooner or later.
+_AGAIN_SECONDS = 1.0
+
+_id, _priority = itemgetter(1), itemgetter(3)
+
+
+class Receiving:
+    """Claims for one queue object, one at a time: what is held is known only once a claim is answered."""
+
+    def __init__(
+        self,
+        database: Database,
+        row: QueueRow,
+        holdings: Holdings,
+        frontier: Frontier,
+        rest: Rest,
+        *,
+        holder: str,
+    ) -> None:
+        self._database = database
+        self._row = row
+        self._holdings = holdings
+        self._frontier = frontier
+        self._rest = rest
+        self._holder = holder
+        self._claiming = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def receive(
+        self, limit: int, *, wait_seconds: float, stop: asyncio.Event | None, without: AbstractSet[str]
+    ) -> list[Delivery]:
+        """See `headrace.queues.base.Queue`."""
+        names = frozenset(without)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_seconds
+        while True:
+            self._row.check()
+            deliveries = await self._receive_now(limit, names)
+            remaining = deadline - clock()
+            if deliveries or remaining <= 0 or (stop is not None and stop.is_set()):
+                return deliveries
+            await self._rest.take(remaining, longest_seconds=wait_seconds, stop=stop)
+
+    async def start_lease(self, seconds: float | None, *, urgent: bool = False) -> int:
+        """A lease for so long; None: for as long as a receiver without heartbeats holds jobs."""
+        rows = await self._database.fetch_promptly("start_lease", self._row.id, seconds, self._holder, urgent=urgent)
+        if not rows:
+            raise self._row.not_found()
+        lease: int = rows[0][0]
+        return lease
+
+    async def flushed(self) -> None:
+        """Wait until leases that are to end have ended."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def close(self) -> None:
+        """Don't wait for that."""
+        for task in self._ending:
+            task.cancel()
+
+    async def _receive_now(self, limit: int, without: frozenset[str]) -> list[Delivery]:
+        async with self._claiming:
+            holdings = self._holdings
+            if holdings.holds_suspect:
+                return []
+            if holdings.has_heartbeats:
+                if holdings.heartbeat_lease is None:
+                    return []  # It is lost: the next heartbeat starts another.
+                return await self._receive_under(holdings.heartbeat_lease, limit, without)
+            lease = await self.start_lease(None)
+            deliveries: list[Delivery] = []
+            try:
+                deliveries = await self._receive_under(lease, limit, without)
+            finally:
+                if not deliveries:
+                    # In any case: a call that was cut off may have leased what nobody will settle.
+                    self._end_soon(lease)
+            return deliveries
+
+    async def _receive_under(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
+        holdings = self._holdings
+        deliveries: list[Delivery] = []
+        if holdings.may_take_suspect:
+            deliveries = await self._claim_suspect(lease)
+        if not deliveries and holdings.may_take:
+            deliveries = await self._claim(lease, limit, without)
+        if not deliveries and not holdings and not holdings.has_heartbeats:
+            deliveries = await self._claim_suspect(lease)  # Who does not keep house does not know.
+        if deliveries:
+            await self._rest.found(enough=len(deliveries) >= limit)
+        return deliveries
+
+    async def _claim(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
+        look = self._frontier.next_look(without, time.monotonic())
+        rows = await self._look(lease, limit, look)
+        if not rows:
+            second = self._frontier.second_look(look, time.monotonic())
+            if second is not None:
+                rows = await self._look(lease, limit, second)
+        return self._holdings.take(lease, deliveries_from(self._row.name, rows))
+
+    async def _look(self, lease: int, limit: int, look: Look) -> Sequence[Record]:
+        started = time.monotonic()
+        rows = await self._database.fetch_promptly(
+            "claim", self._row.id, lease, limit, look.floors, list(look.without) or None
+        )
+        rows.sort(key=_id)
+        if len({row[3] for row in rows}) > 1:
+            rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.
+        self._frontier.found(
+            look,
+            [(row[3], row[1]) for row in rows],
+            is_short=len(rows) < limit,
+            started=started,
+            ended=time.monotonic(),
+        )
+        return rows
+
+    async def _claim_suspect(self, lease: int) -> list[Delivery]:
+        rows = await self._database.fetch_promptly("claim_suspect", self._row.id, lease)
+        return self._holdings.take_suspect(lease, deliveries_from(self._row.name, rows))
+
+    def _end_soon(self, lease: int) -> None:
+        """End a lease under which nothing is held."""
+
+        async def end() -> None:
+            while True:
+                try:
+                    await self._database.fetch("end_leases", [lease])
+                except QueueUnavailableError:
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                except QueueError:
+                    return
+                else:
+                    return
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)

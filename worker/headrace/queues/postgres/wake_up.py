@@ -1,0 +1,123 @@
+"""Ending rests: of idle workers by whoever enqueues, of a receiver by whatever may bring it a job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from headrace.queues.errors import QueueError
+
+if TYPE_CHECKING:
+    from headrace.queues.postgres.database import Database
+    from headrace.queues.postgres.listener import Ear
+    from headrace.queues.postgres.queue_row import QueueRow
+
+# Producers tell idle workers at most so often.
+_WAKE_SECONDS = 0.01
+
+_FIRST_REST_SECONDS = 0.05
+# Without being told of jobs, nobody rests for longer.
+_LONGEST_REST_SECONDS = 5.0
+# For rests that are longer than this, it is worth asking when the next job is due.
+_SHORT_REST_SECONDS = 1.0
+
+
+class Waker:
+    """Tells idle workers of new jobs."""
+
+    def __init__(self, database: Database, row: QueueRow) -> None:
+        self._database = database
+        self._row = row
+        self._has_news = False
+        self._task: asyncio.Task[None] | None = None
+
+    def news(self) -> None:
+        """There are new jobs. After the commit: who sets its flag later looks later, too."""
+        self._has_news = True
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def flushed(self) -> None:
+        """Wait until all has been told."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def close(self) -> None:
+        """Don't wait for that."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            while self._has_news:
+                self._has_news = False
+                with contextlib.suppress(QueueError):  # Whoever waits looks by itself, too.
+                    await self._database.fetch("wake", self._row.id, urgent=True)
+                await asyncio.sleep(_WAKE_SECONDS)
+        finally:
+            self._task = None
+
+
+class Rest:
+    """How long a receiver without jobs rests: a little longer each time."""
+
+    def __init__(self, database: Database, row: QueueRow) -> None:
+        self._database = database
+        self._row = row
+        self._may_have_jobs = asyncio.Event()
+        self._seconds = _FIRST_REST_SECONDS
+        self.ear: Ear | None = None
+        """By which it is told of new jobs; None where it looks now and then alone."""
+
+    def end(self) -> None:
+        """There may be new jobs."""
+        self._may_have_jobs.set()
+
+    async def found(self, *, enough: bool) -> None:
+        """A look has found jobs.
+
+        Parameters
+        ----------
+        enough
+            Whether as many as were wanted: nobody needs to tell of more.
+        """
+        self._seconds = _FIRST_REST_SECONDS
+        if enough and self.ear is not None:
+            await self.ear.want_no_more()
+
+    async def take(self, seconds: float, *, longest_seconds: float, stop: asyncio.Event | None) -> None:
+        """Rest until it is time for another look.
+
+        Parameters
+        ----------
+        seconds
+            For as long at most.
+        longest_seconds
+            How long a later rest may be at most.
+        stop
+            Ends it as well.
+        """
+        ear = self.ear
+        if ear is not None and not self._may_have_jobs.is_set() and await ear.want(self._row.id):
+            return  # Newly announced: what came before that is found by looking once more.
+        is_told = ear is not None and ear.is_up
+        longest = longest_seconds if is_told else min(longest_seconds, _LONGEST_REST_SECONDS)
+        pause = min(seconds, self._seconds)
+        self._seconds = min(self._seconds * 2, max(longest, _FIRST_REST_SECONDS))
+        if pause > _SHORT_REST_SECONDS:
+            with contextlib.suppress(QueueError):
+                rows = await self._database.fetch_promptly("next_due", self._row.id)
+                if rows and rows[0][0] is not None:
+                    pause = min(pause, rows[0][0])
+        await _any_set(pause, self._may_have_jobs, *([] if stop is None else [stop]))
+        self._may_have_jobs.clear()
+
+
+async def _any_set(seconds: float, *events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
