@@ -21,6 +21,10 @@ class Failed:
     traceback: str | None = None
     delay_seconds: float | None = None
     """How long until the next attempt; None: as the retry policy says."""
+    error_type: str | None = None
+    """The exception's class, where there was one."""
+    fingerprint: str | None = None
+    """The same for failures of one cause: see `headrace.queues.settlement.Failure`."""
 
 
 @dataclass(frozen=True, slots=True)
