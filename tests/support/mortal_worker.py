@@ -25,7 +25,7 @@ from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
-from headrace.runtime.idempotency import Idempotency
+from headrace.runtime.idempotency_guard import Idempotency
 from headrace.runtime.worker import Worker
 
 if TYPE_CHECKING:

@@ -89,7 +89,10 @@ def _seconds(what: str, given: Seconds) -> float:
 class Run(Protocol):
     """The worker's side of a `Context`: one attempt under way."""
 
-    is_cancelled: bool
+    @property
+    def is_cancelled(self) -> bool:
+        """See `Context.is_cancelled`."""
+        ...
 
     def enqueue(self, jobs: Sequence[NewJob]) -> Awaitable[list[Enqueued]]:
         """See `Context.enqueue`."""

@@ -63,9 +63,11 @@ DEPTHS = (
     ("queue_depth", "Jobs that could start now.", "ready"),
     ("queue_blocked", "Jobs behind the head of their group.", "blocked"),
     ("queue_delayed", "Jobs whose time has not come.", "delayed"),
+    ("queue_blocked", "Jobs behind the head of their group.", "blocked"),
     ("queue_in_flight", "Jobs held by workers.", "in_flight"),
     ("queue_dead_lettered", "Jobs in the dead-letter queue.", "dead_lettered"),
     ("queue_oldest_age_seconds", "How long the oldest ready job is due.", "oldest_ready_age_seconds"),
+    ("queue_paused", "Whether nothing is received (1): what is ready can't start.", "paused"),
     ("queue_paused", "Whether the queue is paused (1): what is ready can't start.", "paused"),
     ("queue_depth_is_lower_bound", "Whether counting stopped (1): there are at least so many jobs.", "is_lower_bound"),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headrace import new_job
+from headrace import Context, DeadLetter, new_job
 from headrace.idempotency.base import (
     DEFAULT_PREFIX,
     Claim,
@@ -21,11 +21,14 @@ from headrace.idempotency.base import (
     stored_key,
 )
 from headrace.idempotency.memory import MemoryIdempotencyStore
-from headrace.queues.memory import MemoryQueue
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.inspection import Redrive
+from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
 from headrace.runtime.handlers.python import PythonHandler
-from headrace.runtime.idempotency import Idempotency
+from headrace.runtime.idempotency_guard import Idempotency
 from headrace.runtime.worker import Worker
 from integration.worker.test_worker_in_memory import World
+from support.verbs import enqueue
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from headrace.idempotency.memory import Record
-    from headrace.queues.base import Delivery, Settled
+    from headrace.queues.base import Delivery
+    from headrace.queues.settlement import Settled, Settlement
 
 
 class Shop(World):
@@ -64,6 +68,21 @@ class Shop(World):
 @pytest.fixture
 async def shop() -> Shop:
     return Shop()
+
+
+def one_waits(shop: Shop, gate: asyncio.Event, ran: list[int]) -> None:
+    """Declares a job that is known to be brief until it is not, so that a worker takes one ahead."""
+
+    @shop.app.job("slow")
+    async def slow(payload: int) -> None:
+        if payload:
+            ran.append(payload)
+            await gate.wait()
+
+
+async def known_to_be_brief(shop: Shop, producer: MemoryQueue) -> None:
+    await producer.enqueue([new_job("slow", 0)] * 50)
+    await eventually(lambda: shop.counted("completed_total") == 50, what="known to be brief")
 
 
 class TestKeys:
@@ -106,6 +125,53 @@ class TestKeys:
             await producer.enqueue([new_job("note", number) for number in range(20)])
             await eventually(lambda: world_done(shop, 20), what="all completed")
         assert sorted(ran) == list(range(20))
+
+    async def test_a_job_whose_id_was_issued_before_is_another_job(self, shop: Shop) -> None:
+        ran: list[str] = []
+
+        @shop.app.job("note")
+        async def note(payload: str) -> None:
+            ran.append(payload)
+
+        for payload in ("before", "after"):
+            # A restore, a failover or a schema made anew: the ids begin again, and the store has a longer memory.
+            shop.backend = MemoryBackend(clock=shop.backend.now)
+            shop.backend.register("orders", QueueSettings(), Owner(namespace="", name="orders", uid=""))
+            shop.passed += timedelta(microseconds=1)
+            async with shop.queue() as producer, shop.once():
+                assert await enqueue(producer, [new_job("note", payload)]) == ["1"]
+                await eventually(lambda: shop.is_empty, what="done")
+        assert ran == ["before", "after"]
+        assert shop.counted("idempotency_hits_total") == 0
+
+    async def test_a_retried_a_rescued_and_a_redriven_job_keeps_its_key(self, shop: Shop) -> None:
+        @shop.app.job("note")
+        async def note(payload: None, context: Context) -> None:
+            if context.attempt == 1:
+                raise ValueError("not yet")
+            raise DeadLetter("never")
+
+        keys: set[str] = set()
+
+        class Noting(MemoryIdempotencyStore):
+            async def claim(self, holds: Sequence[Hold], *, lease_seconds: float) -> list[Claim]:
+                keys.update(hold.key for hold in holds)
+                return await super().claim(holds, lease_seconds=lease_seconds)
+
+        async with shop.queue() as other:
+            await other.enqueue([new_job("note")])
+            async with shop.queue() as dying:
+                await dying.keep_alive()
+                await dying.receive(1)
+                shop.passed += timedelta(hours=1)
+                await other.maintain()
+            async with shop.once(store=Noting()):
+                await eventually(lambda: shop.counted("retried_total") == 1, what="retried")
+                shop.passed += timedelta(minutes=10)
+                await eventually(lambda: shop.counted("failed_total") == 1, what="dead")
+                await MemoryInspector(shop.backend).redrive("orders", Redrive())
+                await eventually(lambda: shop.counted("retried_total") == 2, what="run again")
+        assert len(keys) == 1
 
     async def test_a_key_function_that_fails_leaves_the_job_its_id(self, shop: Shop) -> None:
         @shop.app.job("note", idempotency_key=lambda payload: payload["missing"])
@@ -221,20 +287,17 @@ class TestKeys:
         monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 3600.0)
         gate = asyncio.Event()
         ran: list[int] = []
+        one_waits(shop, gate, ran)
 
-        @shop.app.job("slow", max_concurrent=1)
-        async def slow(payload: int) -> None:
-            ran.append(payload)
-            await gate.wait()
-
-        async with shop.queue() as producer, shop.once():
+        async with shop.queue() as producer, shop.once(slots=1):
+            await known_to_be_brief(shop, producer)
             await producer.enqueue([new_job("slow", number, idempotency_key=str(number)) for number in (1, 2)])
             await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
             del shop.records[stored_key(DEFAULT_PREFIX, "2")]
             await shop.store.claim([Hold("2", "somebody else")], lease_seconds=3600)
             await eventually(lambda: shop.counted("prefetched") == 0, what="put back")
             gate.set()
-            await eventually(lambda: shop.counted("completed_total") == 1, what="the other completed")
+            await eventually(lambda: shop.counted("completed_total") == 51, what="the other completed")
         assert ran == [1]
 
     async def test_a_waiting_job_whose_claim_ran_out_does_not_start(
@@ -243,11 +306,7 @@ class TestKeys:
         monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 3600.0)
         gate = asyncio.Event()
         ran: list[int] = []
-
-        @shop.app.job("slow", max_concurrent=1)
-        async def slow(payload: int) -> None:
-            ran.append(payload)
-            await gate.wait()
+        one_waits(shop, gate, ran)
 
         class OutOfReach(MemoryIdempotencyStore):
             async def extend(self, *_: Any, **__: Any) -> list[bool]:
@@ -257,13 +316,15 @@ class TestKeys:
             (claim,) = await shop.store.claim([Hold("2", "somebody else")], lease_seconds=20)
             return claim.state is ClaimState.CLAIMED
 
-        async with shop.queue() as producer, shop.once(lease_seconds=1.0, store=OutOfReach(records=shop.records)):
+        store = OutOfReach(records=shop.records)
+        async with shop.queue() as producer, shop.once(lease_seconds=1.0, slots=1, store=store):
+            await known_to_be_brief(shop, producer)
             await producer.enqueue([new_job("slow", number, idempotency_key=str(number)) for number in (1, 2)])
             await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")
             await eventually(is_taken_over, what="its claim ran out")
             assert await shop.store.finish([Hold("2", "somebody else")], ttl_seconds=3600) == [True]
             gate.set()
-            await eventually(lambda: world_done(shop, 2), what="both completed")
+            await eventually(lambda: world_done(shop, 52), what="both completed")
         assert ran == [1]
 
     async def test_a_key_claimed_while_the_lease_was_lost_is_free_for_the_next_run(self, shop: Shop) -> None:
@@ -315,9 +376,9 @@ class TestKeys:
             ran.append(payload)
 
         class Deaf(MemoryQueue):
-            async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
+            async def settle(self, settlements: Sequence[Settlement]) -> Settled:
                 await asyncio.Event().wait()
-                return await super().complete(deliveries)
+                return await super().settle(settlements)
 
         async with shop.queue() as other, shop.once(queue=Deaf(shop.backend, "orders")):
             await other.enqueue([new_job("charge", 1)])
@@ -377,7 +438,7 @@ class Away(MemoryIdempotencyStore):
 
 class TestWithoutTheStore:
     async def test_jobs_wait_for_it_uncharged(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("headrace.runtime.worker._AWAY_SECONDS", 0.05)
+        monkeypatch.setattr("headrace.runtime.receiver._AWAY_SECONDS", 0.05)
         ran: list[int] = []
 
         @shop.app.job("charge")
@@ -495,22 +556,16 @@ class MortalQueue(MemoryQueue):
         if not self._death.happened.is_set():
             await super().__aexit__(kind, error, trace)
 
-    async def receive(self, limit: int, *, wait_seconds: float = 0.0) -> list[Delivery]:
+    async def receive(self, limit: int, **how: Any) -> list[Delivery]:
         await self._death.step()
-        received = await super().receive(limit, wait_seconds=wait_seconds)
+        received = await super().receive(limit, **how)
         if received:
             await self._death.step()
         return received
 
-    async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         await self._death.step()
-        settled = await super().complete(deliveries)
-        await self._death.step()
-        return settled
-
-    async def retry(self, delivery: Delivery, **fields: Any) -> Settled:
-        await self._death.step()
-        settled = await super().retry(delivery, **fields)
+        settled = await super().settle(settlements)
         await self._death.step()
         return settled
 

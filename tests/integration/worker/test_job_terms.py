@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,16 +19,20 @@ import pytest
 
 from headrace import App, Context, Retry, RetryPolicy, Snooze, new_job
 from headrace.job import BYTES_CONTENT_TYPE
-from headrace.queues.base import JobFilter, Owner, Progress, QueueSettings
-from headrace.queues.memory import MemoryInspector
+from headrace.queues.base import Owner, Progress, QueueSettings
+from headrace.queues.inspection import Cancel, JobFilter
+from headrace.queues.memory import MemoryInspector, MemoryQueue
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.python import PythonHandler
 from integration.worker.test_worker_in_memory import World
 from support import process_jobs
+from support.verbs import enqueue, release
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
-    from headrace.queues.memory import _Entry as Entry
+    from headrace.queues.base import Delivery
+    from headrace.queues.capabilities import Capabilities
+    from headrace.queues.memory.entries import Entry
 
 OWNER = Owner(namespace="", name="orders", uid="")
 
@@ -183,7 +188,7 @@ class TestPayloads:
 
         job.__annotations__["payload"] = wanted
         app.job("job")(job)
-        with pytest.raises(HandlerError, match="annotate it with a dataclass"):
+        with pytest.raises(HandlerError, match="Annotate it with a dataclass"):
             PythonHandler(app, threads=1)
 
 
@@ -197,7 +202,7 @@ class TestSayingHowAJobGoesOn:
             await producer.enqueue([new_job("job")])
             await eventually(lambda: world.counted("retried_total") == 1, what="retried")
         entry = the_only(world)
-        assert entry.failures[0].error == "the shop is busy"
+        assert entry.failures[0].failure.error == "the shop is busy"
         assert waits_seconds(world, entry) == pytest.approx(120, abs=5)
 
     async def test_snooze_runs_it_again_later_and_charges_nothing(self, world: World) -> None:
@@ -279,38 +284,81 @@ class TestPolicies:
             await eventually(lambda: world.counted("completed_total") == 36, what="all done")
         assert most == 2
 
-    async def test_what_waits_long_for_its_names_turn_goes_back_uncharged(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 0.1)
+    async def test_jobs_beyond_a_names_limit_keep_nobody_from_a_slot_or_from_another_worker(self, world: World) -> None:
+        running: Counter[str] = Counter()
         gate = asyncio.Event()
 
-        @world.app.job("scarce", max_concurrent=1)
+        @world.app.job("x", max_concurrent=1)
         async def scarce(payload: None) -> None:
+            running["x"] += 1
             await gate.wait()
 
-        async with world.queue() as producer, world.working(slots=4):
-            await producer.enqueue([new_job("scarce")] * 3)
-            await eventually(lambda: world.counted("released_total") == 2, what="handed back")
+        @world.app.job("y")
+        async def common(payload: None) -> None:
+            running["y"] += 1
+            await gate.wait()
+
+        async with world.queue() as producer, world.working(slots=11):
+            await producer.enqueue([new_job("x")] * 200)
+            await producer.enqueue([new_job("y")] * 10)
+            await eventually(lambda: running == {"x": 1, "y": 10}, what="all of y, and one of x")
+            await eventually(lambda: world.depth().in_flight == 11, what="no more are held than run")
+            async with world.queue() as other:
+                deliveries = await other.receive(500)
+                assert len(deliveries) == 199
+                await release(other, deliveries)
             gate.set()
-            world.passed += timedelta(minutes=1)
-            await eventually(lambda: world.counted("completed_total") == 3, what="all done")
+            await eventually(lambda: world.counted("completed_total") == 210, what="all done")
+        assert world.counted("retried_total") == 0
+
+    async def test_they_pass_others_by_where_the_backend_knows_no_names(self, world: World) -> None:
+        running: Counter[str] = Counter()
+        gate = asyncio.Event()
+
+        class WithoutNames(MemoryQueue):
+            """As brokers are."""
+
+            @property
+            def capabilities(self) -> Capabilities:
+                return replace(super().capabilities, skips_names=False)
+
+            async def receive(self, limit: int, **how: Any) -> list[Delivery]:
+                return await super().receive(limit, **{**how, "without": frozenset()})
+
+        @world.app.job("x", max_concurrent=1)
+        async def scarce(payload: None) -> None:
+            running["x"] += 1
+            await gate.wait()
+
+        @world.app.job("y")
+        async def common(payload: None) -> None:
+            running["y"] += 1
+            await gate.wait()
+
+        async with world.queue() as producer, world.working(WithoutNames(world.backend, "orders"), slots=11):
+            await producer.enqueue([new_job("x")] * 200)
+            await producer.enqueue([new_job("y")] * 10)
+            await eventually(lambda: running == {"x": 1, "y": 10}, what="all of y, and one of x")
+            assert world.depth().delayed == 199
         assert world.counted("retried_total") == 0
 
     async def test_a_cancelled_job_that_waits_for_its_names_turn_is_gone(self, world: World) -> None:
         gate = asyncio.Event()
 
-        @world.app.job("scarce", max_concurrent=1)
-        async def scarce(payload: None) -> None:
-            await gate.wait()
+        @world.app.job("brief", max_concurrent=1)
+        async def brief(payload: str | None) -> None:
+            if payload is not None:
+                await gate.wait()
 
         async with world.queue() as producer, world.working(slots=4):
-            ids = await producer.enqueue([new_job("scarce")] * 2)
+            await enqueue(producer, [new_job("brief")] * 50)
+            await eventually(lambda: world.counted("completed_total") == 50, what="known to be brief")
+            ids = await enqueue(producer, [new_job("brief", "long")] * 2)
             await eventually(lambda: world.counted("prefetched") == 1, what="one waits")
-            assert await MemoryInspector(world.backend).cancel("orders", ids[1]) == "requested"
+            assert await MemoryInspector(world.backend).cancel("orders", Cancel(job_id=ids[1])) == "requested"
             await eventually(lambda: world.counted("cancelled_total") == 1, what="cancelled")
             gate.set()
-            await eventually(lambda: world.counted("completed_total") == 1, what="the other done")
+            await eventually(lambda: world.counted("completed_total") == 51, what="the other done")
         assert world.backend.places["orders"].entries == {}
 
 
@@ -323,7 +371,7 @@ class TestTimeLimits:
         async with world.queue() as producer, world.working():
             await producer.enqueue([new_job("hasty")])
             await eventually(lambda: world.counted("retried_total") == 1, what="timed out")
-        assert the_only(world).failures[0].error == "timed out after 0.1 s"
+        assert the_only(world).failures[0].failure.error == "timed out after 0.1 s"
 
     async def test_a_handler_may_take_more_time(self, world: World) -> None:
         @world.app.job("job", timeout=0.2)
@@ -373,7 +421,7 @@ class TestProgress:
         monkeypatch: pytest.MonkeyPatch,
         in_thread: bool,
     ) -> None:
-        monkeypatch.setattr("headrace.runtime.worker._PROGRESS_SECONDS", 0.05)
+        monkeypatch.setattr("headrace.runtime.chores._PROGRESS_SECONDS", 0.05)
         gate = threading.Event()
 
         async def job(payload: None, context: Context) -> None:
@@ -406,7 +454,7 @@ class TestProcesses:
     async def test_a_function_runs_in_a_process_that_is_used_again(self, world: World, tmp_path: Path) -> None:
         world.app.job("job", process=True)(process_jobs.note_process)
         async with world.queue() as producer, world.working(slots=1):
-            ids = await producer.enqueue([new_job("job", {"path": str(tmp_path / name)}) for name in "ab"])
+            ids = await enqueue(producer, [new_job("job", {"path": str(tmp_path / name)}) for name in "ab"])
             await eventually(lambda: world.counted("completed_total") == 2, what="completed")
         first, second = ((tmp_path / name).read_text().split() for name in "ab")
         assert first[0] == second[0] != str(os.getpid())
@@ -423,7 +471,7 @@ class TestProcesses:
             pid = int(noted.read_text())
             await eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the process gone")
             await eventually(lambda: world.counted("retried_total") >= 1, what="timed out")
-        assert the_only(world).failures[0].error == "timed out after 1.5 s"
+        assert the_only(world).failures[0].failure.error == "timed out after 1.5 s"
 
     async def test_a_stopping_worker_hands_back_what_runs_in_a_process_and_ends_it(
         self, world: World, tmp_path: Path
@@ -456,7 +504,7 @@ class TestProcesses:
             await producer.enqueue([new_job("dying"), new_job("noting", {"path": str(tmp_path / "note")})])
             await eventually(lambda: world.counted("retried_total") == 1, what="failed")
             await eventually(lambda: world.counted("completed_total") == 1, what="completed")
-        assert "died" in the_only(world).failures[0].error
+        assert "died" in the_only(world).failures[0].failure.error
 
     @pytest.mark.parametrize(
         ("function", "payload", "counter"),
@@ -484,7 +532,7 @@ class TestProcesses:
             await producer.enqueue([new_job("job")])
             await eventually(lambda: world.counted("failed_total") == 1, what="dead")
         (dead,) = world.backend.places["orders"].dead.values()
-        assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].traceback or "")
+        assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].failure.traceback or "")
 
     async def test_a_coroutine_may_run_there_too(self, world: World, tmp_path: Path) -> None:
         world.app.job("job", process=True)(process_jobs.in_coroutine)

@@ -11,17 +11,21 @@ import pytest
 
 from headrace import App, new_job
 from headrace.metrics import Metrics
-from headrace.queues.base import Owner, QueueSettings, QueueUnavailableError, Settled
-from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import QueueUnavailableError
+from headrace.queues.inspection import Cancel
+from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue, counting
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.worker import Worker
+from support.verbs import complete, enqueue
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from headrace.queues.base import Delivery
+    from headrace.queues.base import Depth
+    from headrace.queues.settlement import Settled, Settlement
 
 
 class World:
@@ -36,6 +40,9 @@ class World:
 
     def queue(self) -> MemoryQueue:
         return MemoryQueue(self.backend, "orders")
+
+    def depth(self) -> Depth:
+        return counting.depth(self.backend.place("orders"), self.backend.now())
 
     def counted(self, name: str) -> float:
         lines = self.metrics.render().decode().splitlines()
@@ -81,7 +88,7 @@ async def test_a_lost_lease_cancels_its_jobs_and_nothing_of_theirs_is_settled(wo
             raise
 
     async with world.queue() as other, world.working():
-        (job_id,) = await other.enqueue([new_job("gated", 1)])
+        (job_id,) = await enqueue(other, [new_job("gated", 1)])
         await eventually(lambda: started == [1], what="started")
         # Others find the lease run out before the worker's next heartbeat.
         world.passed += timedelta(hours=1)
@@ -89,7 +96,7 @@ async def test_a_lost_lease_cancels_its_jobs_and_nothing_of_theirs_is_settled(wo
         (taken,) = await other.receive(1)
         assert (taken.job.id, taken.job.attempt) == (job_id, 1)
         await eventually(lambda: cancelled == [1], what="cancelled")
-        assert (await other.complete([taken])).accepted == 1
+        assert (await complete(other, [taken])).accepted == 1
         assert world.counted("lease_lost_total") == 1
         gate.set()
         await other.enqueue([new_job("gated", 2)])
@@ -102,10 +109,10 @@ class Unreliable(MemoryQueue):
 
     away = True
 
-    async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         if self.away:
             raise QueueUnavailableError("away")
-        return await super().complete(deliveries)
+        return await super().settle(settlements)
 
 
 async def test_completions_are_reported_again_until_taken_and_no_job_is_received_meanwhile(world: World) -> None:
@@ -167,8 +174,8 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
         await producer.enqueue([new_job("job")])
         await eventually(lambda: world.counted("retried_total") == 1, what="retried")
     (entry,) = world.backend.places["orders"].entries.values()
-    assert type(error).__name__ in entry.failures[0].error
-    assert type(error).__name__ in (entry.failures[0].traceback or "")
+    assert type(error).__name__ in entry.failures[0].failure.error
+    assert type(error).__name__ in (entry.failures[0].failure.traceback or "")
 
 
 async def test_an_error_that_cannot_be_told_is_a_failed_attempt_too(world: World) -> None:
@@ -261,7 +268,7 @@ async def test_jobs_taken_ahead_go_back_when_the_slots_stay_taken(
             deliveries = await other.receive(50)
             assert deliveries, "another worker can have them"
             assert {delivery.job.attempt for delivery in deliveries} == {1}, "uncharged"
-            await other.complete(deliveries)
+            await complete(other, deliveries)
         gate.set()
         await eventually(lambda: world.backend.places["orders"].entries == {}, what="all done")
 
@@ -282,9 +289,9 @@ async def test_a_cancelled_job_is_stopped_and_gone_and_its_neighbours_go_on(
             raise raised from None
 
     async with world.queue() as producer, world.working():
-        ids = await producer.enqueue([new_job("gated", number) for number in range(3)])
+        ids = await enqueue(producer, [new_job("gated", number) for number in range(3)])
         await eventually(lambda: world.counted("busy_slots") == 3, what="started")
-        assert await MemoryInspector(world.backend).cancel("orders", ids[1]) == "requested"
+        assert await MemoryInspector(world.backend).cancel("orders", Cancel(job_id=ids[1])) == "requested"
         await eventually(lambda: world.counted("cancelled_total") == 1, what="cancelled")
         assert stopped == [1]
         gate.set()
@@ -308,7 +315,7 @@ async def test_a_job_that_runs_too_long_fails_alone_and_says_so(world: World) ->
         await eventually(lambda: world.counted("completed_total") == 20, what="the others completed")
         await eventually(lambda: world.counted("retried_total") == 1, what="timed out")
     (entry,) = world.backend.places["orders"].entries.values()
-    assert [failure.error for failure in entry.failures] == ["timed out after 0.3 s"]
+    assert [failed.failure.error for failed in entry.failures] == ["timed out after 0.3 s"]
 
 
 async def test_a_dead_letter_tells_where_its_job_failed(world: World) -> None:
@@ -323,5 +330,5 @@ async def test_a_dead_letter_tells_where_its_job_failed(world: World) -> None:
         await eventually(lambda: world.counted("failed_total") == 1, what="dead")
     (dead,) = world.backend.places["orders"].dead.values()
     assert dead.reason == "RetriesExhausted"
-    assert dead.failures[-1].error.startswith("ZeroDivisionError: by design")
-    assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].traceback or "")
+    assert dead.failures[-1].failure.error.startswith("ZeroDivisionError: by design")
+    assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].failure.traceback or "")

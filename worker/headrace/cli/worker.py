@@ -122,12 +122,13 @@ def _run(settings: WorkerSettings, *, checks_alone: bool) -> None:
     import prometheus_client  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
 
-    from headrace.composition import Process, handler_of, leave  # noqa: PLC0415
+    from headrace.composition import handler_of, run  # noqa: PLC0415
     from headrace.health import HealthServerError  # noqa: PLC0415
     from headrace.idempotency.base import IdempotencyConfigurationError  # noqa: PLC0415
     from headrace.metrics import Metrics  # noqa: PLC0415
     from headrace.otel import TelemetryError, exporting  # noqa: PLC0415
     from headrace.runtime.handlers import HandlerError  # noqa: PLC0415
+    from headrace.runtime.process import leave  # noqa: PLC0415
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
@@ -136,7 +137,7 @@ def _run(settings: WorkerSettings, *, checks_alone: bool) -> None:
             return
         metrics = Metrics()
         with exporting(os.environ, metrics.registry, instance=settings.worker_name) as tracer:
-            uvloop.run(Process(settings, handlers, metrics, tracer).run())
+            uvloop.run(run(settings, handlers, metrics, tracer))
     except (HandlerError, HealthServerError, IdempotencyConfigurationError, TelemetryError) as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(EXIT_USAGE)
@@ -145,7 +146,3 @@ def _run(settings: WorkerSettings, *, checks_alone: bool) -> None:
     except Exception:
         log.critical("the worker failed; its jobs go back", exc_info=True)
         leave(EXIT_FAILED)
-    else:
-        if abandoned := sum(handler.abandoned for handler in handlers):
-            log.warning("leaving %d functions behind that outlived their jobs", abandoned)
-            leave(0)

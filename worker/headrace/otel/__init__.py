@@ -11,14 +11,14 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from headrace.runtime.tracing import NO_TRACING
+from headrace.runtime.tracer import NO_TRACING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from prometheus_client import CollectorRegistry
 
-    from headrace.runtime.tracing import Tracer
+    from headrace.runtime.tracer import Tracer
 
 log = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 import headrace.otel
 from headrace.otel.metrics import SCOPE, WithOurs, observe
 from headrace.otel.tracing import SpanTracer
-from headrace.runtime.tracing import NO_TRACING
+from headrace.runtime.tracer import NO_TRACING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prometheus_client import CollectorRegistry
 
-    from headrace.runtime.tracing import Tracer
+    from headrace.runtime.tracer import Tracer
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class SpanTracer:
         self._tracer = tracer
 
     async def process(self, job: Job, run: Awaitable[Outcome]) -> Outcome:
-        """See `headrace.runtime.tracing.Tracer`."""
+        """See `headrace.runtime.tracer.Tracer`."""
         # From nothing, and not from here: the loop's own context is nobody's.
         came_with = _PROPAGATOR.extract(job.headers, contexts.Context())
         creation = trace.get_current_span(came_with).get_span_context()

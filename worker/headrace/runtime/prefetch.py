@@ -10,7 +10,7 @@ PREFETCH_SECONDS = 0.2
 """So much work may wait in a worker."""
 
 MAX_PREFETCH = 1000
-"""So many jobs may wait in a worker, however short they are: that is what a killed one leaves as suspects."""
+"""So many jobs may wait in a worker, however short they are: that is what a killed one leaves behind."""
 
 _WEIGHT = 0.1
 
@@ -22,10 +22,13 @@ class Prefetch:
     ----------
     slots
         How many jobs run at a time.
+    seconds
+        So much work may wait. Defaults to `PREFETCH_SECONDS`.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, seconds: float = PREFETCH_SECONDS) -> None:
         self._slots = slots
+        self._seconds = seconds
         self._mean_seconds: float | None = None
 
     def observe(self, jobs: int, seconds: float) -> None:
@@ -44,6 +47,6 @@ class Prefetch:
         """How many jobs may wait; 0 as long as nothing is known."""
         if self._mean_seconds is None:
             return 0
-        if self._mean_seconds * MAX_PREFETCH <= PREFETCH_SECONDS * self._slots:
+        if self._mean_seconds * MAX_PREFETCH <= self._seconds * self._slots:
             return MAX_PREFETCH
-        return int(PREFETCH_SECONDS * self._slots / self._mean_seconds)
+        return int(self._seconds * self._slots / self._mean_seconds)

@@ -1,7 +1,7 @@
 """The worker: takes jobs into free slots, and stops in an order that loses nothing.
 
 While some jobs run, the next are taken and the last are reported, so that neither the backend nor this process waits
-for the other. What becomes of a job within the worker, `slots` says.
+for the other. `receiver` takes them, `slots` runs them, `settler` reports what becomes of them; here they meet.
 
 Stopping: no more jobs are taken, what was not started goes back, what runs may finish; then the outcomes are
 reported, the lease is given back, and the connections are closed. Heartbeats go on until the last outcome is in.
@@ -12,42 +12,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, QueueError
+from headrace.health import STUCK_AFTER_SECONDS
+from headrace.queues.base import (
+    HEARTBEAT_SECONDS,
+    LEASE_SECONDS,
+    Counts,
+    KeepsAliveAside,
+    KeepsHouse,
+    Listens,
+    ShowsProgress,
+)
+from headrace.queues.errors import QueueError
 from headrace.retry import RetryPolicy
-from headrace.runtime.idempotency import IdempotencyGuard
-from headrace.runtime.lease import LeaseKeeper
-from headrace.runtime.settlement import Release, Settler
+from headrace.runtime import chores
+from headrace.runtime.attempt import Fate
+from headrace.runtime.context_side import ContextSide
+from headrace.runtime.idempotency_guard import IdempotencyGuard
+from headrace.runtime.job_log import SAY_SECONDS, JobLog
+from headrace.runtime.lease import Aside, LeaseKeeper
+from headrace.runtime.receiver import Receiver
+from headrace.runtime.settler import Settler
 from headrace.runtime.slots import Slots
-from headrace.runtime.tracing import NO_TRACING, Tracer
+from headrace.runtime.tracer import NO_TRACING, Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Set as AbstractSet
     from typing import Any
 
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Delivery, Queue
+    from headrace.queues.base import Delivery, DeliveryKey, Queue
     from headrace.runtime.handlers import Handler
-    from headrace.runtime.idempotency import Idempotency
+    from headrace.runtime.idempotency_guard import Idempotency
 
 log = logging.getLogger(__name__)
-
-STATS_SECONDS = 2.0
-"""How old a published depth may be while there is something to do …"""
-_IDLE_STATS_SECONDS = 5.0
-# … and while there is not, or where counting is slow, how seldom it is done.
-_STATS_LAST_SECONDS = 10.0
-
-_PROGRESS_SECONDS = 1.0
-
-_MOMENT_SECONDS = 0.05
-# How often to see whether the idempotency store is back.
-_AWAY_SECONDS = 1.0
-# An idle worker looks at what waits in it at least this often.
-_LOOK_SECONDS = 2.0
 
 _FIRST_OPEN_SECONDS = 0.5
 _LAST_OPEN_SECONDS = 10.0
@@ -85,6 +85,11 @@ class Worker:
         Follows the jobs' runs. Defaults to nothing.
     heartbeat_seconds, lease_seconds
         How the lease is kept; must be what the queue was made with.
+    stuck_after_seconds
+        How long the event loop may stand before the lease is let go of.
+    before_abandoning
+        Awaited before what is deaf to being stopped is handed back, since its process ends. None: the process goes on,
+        and the worker waits until nothing runs any more, however long that takes.
     """
 
     def __init__(
@@ -102,49 +107,49 @@ class Worker:
         tracer: Tracer = NO_TRACING,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
+        stuck_after_seconds: float = STUCK_AFTER_SECONDS,
+        before_abandoning: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
         self._metrics = metrics
-        self._poll_interval_seconds = poll_interval_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
         self._heartbeat_seconds = heartbeat_seconds
-        self._lease_number = 0
+        self._stuck_after_seconds = stuck_after_seconds
+        self._before_abandoning = before_abandoning
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
+        self._job_log = JobLog(queue.name)
+        self._side = ContextSide(queue, metrics)
         self._guard = None
         if idempotency is not None:
-            self._guard = IdempotencyGuard(
-                idempotency,
-                metrics,
-                terms=handler.terms,
-                on_lost=lambda job_ids: self._slots.hand_back(job_ids),  # noqa: PLW0108 - made in a moment
-                heartbeat_seconds=heartbeat_seconds,
-                lease_seconds=lease_seconds,
-            )
-        self._settler = Settler(queue, metrics, is_idle=lambda: self._slots.running <= 1, guard=self._guard)
+            self._guard = IdempotencyGuard(idempotency, metrics, terms=handler.terms, lease_seconds=lease_seconds)
+        self._keeper = LeaseKeeper(queue, self, heartbeat_seconds=heartbeat_seconds, lease_seconds=lease_seconds)
+        self._settler = Settler(queue, metrics, self._job_log, on_reported=self._look_again, guard=self._guard)
         self._slots = Slots(
-            queue,
             handler,
             self._settler,
+            self._side,
             metrics,
+            self._job_log,
             may_start=self._may_start,
+            on_room=self._look_again,
             count=slots,
             job_timeout_seconds=job_timeout_seconds,
             retry=retry or RetryPolicy(),
             tracer=tracer,
+            skips_names=queue.capabilities.skips_names,
         )
-        metrics.listener_up.set_function(lambda: float(queue.is_listening))
-        self._keeper = LeaseKeeper(
+        self._receiver = Receiver(
             queue,
-            on_lost=self._lease_lost,
-            on_out_of_reach=self._slots.hand_back_all,
-            on_cancelled=self._slots.cancel,
-            on_extended=metrics.lease_extensions.inc,
-            heartbeat_seconds=heartbeat_seconds,
-            lease_seconds=lease_seconds,
+            self._slots,
+            self._settler,
+            self._keeper,
+            self._guard,
+            poll_interval_seconds=poll_interval_seconds,
         )
-        self._slot_count = slots
+        if isinstance(queue, Listens):
+            metrics.listener_up.set_function(lambda: float(queue.is_listening))
 
     @property
     def is_ready(self) -> bool:
@@ -188,10 +193,12 @@ class Worker:
                 await self._queue.__aenter__()
             except QueueError as error:
                 log.warning("waiting for the backend queue=%s, again in %.1f s: %s", self._queue.name, pause, error)
-                await self._rest(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
                 pause = min(pause * 2, _LAST_OPEN_SECONDS)
             else:
-                log.info("started queue=%s slots=%d", self._queue.name, self._slot_count)
+                log.info("started queue=%s slots=%d", self._queue.name, self._slots.count)
                 return True
         return False
 
@@ -199,16 +206,8 @@ class Worker:
         # An error in any of these is a bug: the group ends the worker, loudly, and its jobs go back with the lease.
         try:
             async with asyncio.TaskGroup() as group:
-                receiving = group.create_task(self._receive())
-                background = [
-                    group.create_task(self._keeper.run()),
-                    group.create_task(self._settler.run()),
-                    group.create_task(self._keep_house()),
-                    group.create_task(self._publish_depth()),
-                    group.create_task(self._publish_progress()),
-                ]
-                if self._guard is not None:
-                    background.append(group.create_task(self._guard.run()))
+                receiving = group.create_task(self._receiver.run())
+                background = [group.create_task(chore) for chore in self._background()]
                 await self._stopping.wait()
                 await self._drain(receiving)
                 for task in background:
@@ -216,8 +215,35 @@ class Worker:
         finally:
             self._slots.hand_back_all()
 
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside receiving, as the backend can and the worker was told."""
+        queue = self._queue
+        chosen = [
+            self._keeper.run(),
+            self._settler.run(),
+            chores.say_repeated(self._job_log, every_seconds=SAY_SECONDS),
+        ]
+        if self._guard is not None:
+            chosen.append(self._keep_keys(self._guard))
+        if isinstance(queue, KeepsAliveAside):
+            aside = Aside(
+                queue,
+                self._keeper,
+                heartbeat_seconds=self._heartbeat_seconds,
+                stuck_after_seconds=self._stuck_after_seconds,
+            )
+            chosen.append(aside.run())
+        if isinstance(queue, KeepsHouse):
+            chosen.append(chores.keep_house(queue, queue.name, self._metrics, every_seconds=self._heartbeat_seconds))
+        if isinstance(queue, Counts):
+            chosen.append(chores.publish_depth(queue, queue.name, self._metrics))
+        if isinstance(queue, ShowsProgress):
+            chosen.append(chores.publish_progress(queue, queue.name, self._side))
+        return chosen
+
     async def _drain(self, receiving: asyncio.Task[None]) -> None:
         self._slots.hand_back_waiting()
+        self._receiver.stop()
         await asyncio.wait([receiving], timeout=_RECEIVE_GRACE_SECONDS)
         receiving.cancel()
         await self._slots.ended(self._hastened, self._drain_timeout_seconds)
@@ -225,145 +251,52 @@ class Worker:
             log.warning("drain timed out queue=%s: handing %d jobs back", self._queue.name, self._slots.running)
             self._slots.hand_back_all()
             await self._slots.ended(asyncio.Event(), _CANCEL_GRACE_SECONDS)
-            self._slots.abandon()
+        if self._slots.running:
+            log.warning("still running, though told to stop queue=%s: %d jobs", self._queue.name, self._slots.running)
+            if self._before_abandoning is None:
+                await self._slots.ended(asyncio.Event(), None)
+            else:
+                await self._before_abandoning()
+                self._slots.abandon()
         try:
             async with asyncio.timeout(_FLUSH_GRACE_SECONDS):
                 await self._settler.flushed()
         except TimeoutError:
             log.warning("outcomes not reported in time queue=%s: those jobs run again", self._queue.name)
 
-    async def _receive(self) -> None:
-        complained = False
-        while not self._stopping.is_set():
-            self._slots.hand_back_stale()
-            wanted = self._wanted()
-            if not wanted:
-                await self._until_more_is_wanted()
-                continue
-            lease_number = self._lease_number
-            try:
-                deliveries = await self._queue.receive(wanted)
-            except QueueError as error:
-                if not complained:
-                    log.warning("can't receive queue=%s, trying again: %s", self._queue.name, error)
-                complained = True
-                await self._rest(min(1.0, self._poll_interval_seconds))
-                continue
-            complained = False
-            if lease_number != self._lease_number:
-                continue  # Leased under what was lost meanwhile: others have them.
-            is_empty = not deliveries
-            if self._guard is not None and deliveries:
-                deliveries = await self._admitted(self._guard, deliveries)
-                if lease_number != self._lease_number:
-                    # Claimed too late to be forgotten with the others; kept, they would lock their keys.
-                    await self._guard.release(deliveries)
-                    continue
-            if self._stopping.is_set() or not self._keeper.held.is_set():
-                self._settler.release(deliveries)
-                continue
-            self._slots.take(deliveries)
-            if self._guard is not None and self._guard.is_away:
-                await self._rest(_AWAY_SECONDS)
-            elif is_empty:
-                # Many idle workers should not look at the same moment.
-                spread = random.uniform(0.8, 1.2)  # noqa: S311
-                seconds = min(self._poll_interval_seconds, _LOOK_SECONDS if self._slots.waiting else float("inf"))
-                await self._unless_stopped(self._queue.wait(seconds * spread))
-
-    async def _admitted(self, guard: IdempotencyGuard, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that may run; the others are settled."""
-        admission = await guard.admit(deliveries)
-        for delivery in admission.finished:
-            self._settler.complete(delivery)
-        for delivery, delay_seconds in admission.later:
-            self._settler.settle(Release(delivery=delivery, delay_seconds=delay_seconds))
-        return admission.run
+    async def _keep_keys(self, guard: IdempotencyGuard) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            if lost := await guard.keep():
+                stopped = self._slots.stop(lost, Fate.HANDED_BACK)
+                if stopped:
+                    log.warning("keys belong to others by now queue=%s: handing back %d", self._queue.name, stopped)
 
     def _may_start(self, delivery: Delivery) -> bool:
         """Whether the lease and the job's key can be relied on at this moment."""
         return self._keeper.is_trusted and (self._guard is None or self._guard.may_start(delivery))
 
-    def _wanted(self) -> int:
-        """How many jobs to take now."""
-        if self._settler.is_stuck or not self._keeper.held.is_set():
-            return 0
-        wanted = self._slots.wanted()
-        # One is enough to find out whether the store is back.
-        return min(wanted, 1) if self._guard is not None and self._guard.is_away else wanted
+    def _look_again(self) -> None:
+        """There may be room for more jobs."""
+        self._receiver.look_again()
 
-    async def _until_more_is_wanted(self) -> None:
-        """Wait for a slot; looks up now and then, for what frees slots without saying so."""
-        wants_more = self._slots.wants_more
-        wants_more.clear()
-        awaited = wants_more if self._keeper.held.is_set() else self._keeper.held
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MOMENT_SECONDS):
-                await awaited.wait()
+    def lease_extended(self) -> None:
+        """See `headrace.runtime.lease.Holder`."""
+        self._metrics.lease_extensions.inc()
+        self._look_again()
 
-    async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await it, unless stopped."""
-        tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        if tasks[0].done() and not tasks[0].cancelled() and (error := tasks[0].exception()):
-            raise error
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, unless stopped."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-
-    def _lease_lost(self) -> None:
-        """Others have what was held: stop it all and say nothing of it."""
+    def jobs_lost(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """See `headrace.runtime.lease.Holder`."""
         self._metrics.lease_lost.inc()
-        self._lease_number += 1
-        self._slots.lose_all()
-        self._settler.forget()
+        self._slots.stop(keys, Fate.LOST)
+        self._settler.lose(keys)
+        self._receiver.lose(keys)
 
-    async def _keep_house(self) -> None:
-        while True:
-            try:
-                done = await self._queue.maintain()
-            except QueueError as error:
-                log.debug("no housekeeping queue=%s: %s", self._queue.name, error)
-            else:
-                self._metrics.rescued.inc(done.rescued)
-                self._metrics.cancelled.inc(done.cancelled)
-                self._metrics.failed.inc(done.expired + done.poisoned)
-                if done.rescued or done.expired or done.poisoned:
-                    log.warning(
-                        "housekeeping queue=%s rescued=%d expired=%d poisoned=%d",
-                        *(self._queue.name, done.rescued, done.expired, done.poisoned),
-                    )
-            await asyncio.sleep(self._heartbeat_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+    def jobs_cancelled(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """See `headrace.runtime.lease.Holder`."""
+        self._slots.stop(keys, Fate.CANCELLED)
 
-    async def _publish_progress(self) -> None:
-        while True:
-            await asyncio.sleep(_PROGRESS_SECONDS)
-            if reports := self._slots.reports():
-                try:
-                    await self._queue.report_progress(reports)
-                except QueueError as error:
-                    log.debug("progress not published queue=%s: %s", self._queue.name, error)
-
-    async def _publish_depth(self) -> None:
-        while True:
-            started = perf_counter()
-            interval_seconds = STATS_SECONDS
-            try:
-                depth = await self._queue.depth(max_age_seconds=STATS_SECONDS)
-            except QueueError as error:
-                log.debug("no depth queue=%s: %s", self._queue.name, error)
-            else:
-                self._metrics.observe_depth(depth)
-                if not depth.ready and not depth.in_flight:
-                    interval_seconds = _IDLE_STATS_SECONDS
-            # Where counting is slow, it is done less often.
-            took_seconds = perf_counter() - started
-            await asyncio.sleep(min(max(interval_seconds, 10 * took_seconds), _STATS_LAST_SECONDS))
+    def lease_out_of_reach(self) -> None:
+        """See `headrace.runtime.lease.Holder`."""
+        self._slots.hand_back_all()
+        self._look_again()

@@ -36,17 +36,14 @@ DEFAULT_TERMS = Terms()
 class Handler(Protocol):
     """Runs jobs."""
 
-    @property
-    def abandoned(self) -> int:
-        """Runs that were cancelled and go on regardless: each holds a slot until it ends."""
-        ...
-
     def terms(self, name: str) -> Terms | None:
         """On what terms jobs of this name run; None where they can't be run at all."""
         ...
 
     async def run(self, job: Job, context: Callable[[], Context]) -> Outcome:
         """Run one job to its outcome. Cancelled, it stops what it started and lets the cancellation through.
+
+        It does not return before what it started has ended: until then the job is held, whatever was decided of it.
 
         `context` makes what a handler may ask for beside the job: most don't.
         """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from headrace import trace_context
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
-from headrace.runtime.handlers.processes import RUN_VARIABLE, Orphans, Process, keep_open_files_to_ourselves
+from headrace.runtime.handlers.exec_processes import RUN_VARIABLE, Orphans, Process, keep_open_files_to_ourselves
 from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
 from headrace.settings import is_secret_variable
 
@@ -48,8 +48,6 @@ class ExecHandler:
     HandlerError
         When there is no such program.
     """
-
-    abandoned = 0
 
     def __init__(self, command: Sequence[str]) -> None:
         program = shutil.which(command[0])

@@ -83,8 +83,6 @@ class HttpHandler:
         When the URL or the certificates are none.
     """
 
-    abandoned = 0
-
     def __init__(
         self,
         url: str,

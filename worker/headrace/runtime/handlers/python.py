@@ -8,15 +8,16 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace import logs
 from headrace.app import App, AppError, Context, DeadLetter, Retry, Snooze
-from headrace.runtime.function_processes import ProcessDiedError, Processes
+from headrace.runtime.failures import failure_of
 from headrace.runtime.handlers import HandlerError, Terms
+from headrace.runtime.handlers.python_processes import ProcessDiedError, Processes
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Outcome, Snoozed, clipped
 from headrace.runtime.payloads import InvalidPayloadError, decoder
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 class PythonHandler:
     """Runs an `App`'s functions: async ones on the event loop, others in threads, or in processes where they say so.
 
-    A thread can't be stopped. When a job in one times out or its lease is lost, its outcome is decided without it, and
-    the slot stays taken until the function returns. A process is killed.
+    A thread can't be stopped. When a job in one times out, is cancelled or has to be handed back, what becomes of it is
+    decided without it, but all that it holds stays held until the function has returned: its slot, its lease, and so
+    its group and its keys. A process is killed.
 
     Parameters
     ----------
@@ -54,12 +56,6 @@ class PythonHandler:
         self._terms = {name: _terms(declared, decode) for name, (declared, decode) in self._jobs.items()}
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="headrace-job")
         self._processes = Processes()
-        self._abandoned = 0
-
-    @property
-    def abandoned(self) -> int:
-        """See `Handler`."""
-        return self._abandoned
 
     def terms(self, name: str) -> Terms | None:
         """See `Handler`."""
@@ -91,19 +87,19 @@ class PythonHandler:
         return COMPLETED
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        work = self._threads.submit(call)
+        returned = asyncio.wrap_future(work)
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(returned)
         except asyncio.CancelledError:
-            if not future.done():
-                self._abandoned += 1
-                future.add_done_callback(self._returned)
+            if work.cancel():
+                raise  # It has not begun.
+            while not returned.done():
+                # However often it is told to stop: the thread can't be.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([returned])
+            returned.exception()  # Looked at, so that asyncio does not complain: it was decided without it.
             raise
-
-    def _returned(self, future: asyncio.Future[Any]) -> None:
-        self._abandoned -= 1
-        if not future.cancelled():
-            future.exception()  # Looked at, so that asyncio does not complain: the outcome was decided without it.
 
     async def _in_process(self, declaration: Declaration, job: Job, payload: Any) -> Outcome:
         try:
@@ -132,9 +128,9 @@ def outcome_of(error: BaseException) -> Outcome:
         case Snooze():
             return Snoozed(error.delay_seconds)
         case Retry():
-            return Failed(clipped(str(error)), delay_seconds=error.delay_seconds)
+            return Failed(clipped(str(error)), delay_seconds=error.delay_seconds, error_type="Retry")
         case _:
-            return Failed(clipped(_describe(error)), clipped("".join(traceback.format_exception(error))))
+            return failure_of(error)
 
 
 def load_app(reference: str) -> App:
@@ -207,11 +203,3 @@ def _returned_by(function: Callable[..., Any], *arguments: Any) -> Any:
 
 async def _awaited(result: Any) -> None:
     await result
-
-
-def _describe(error: BaseException) -> str:
-    """The error and where it came from, without our own frames."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__ and "concurrent/futures" not in frame.filename]
-    where = f" ({own[-1].filename}:{own[-1].lineno} in {own[-1].name})" if own else ""
-    return f"{type(error).__name__}: {error}{where}"

@@ -6,29 +6,30 @@ told of the completion, so that no run starts after it, wherever this process di
 first.
 
 The key is what the job's declaration makes of its payload, else what its producer gave (`IDEMPOTENCY_KEY_HEADER`), else
-its id.
+its id with the moment it was enqueued: an id alone may be issued again, after a failover or to a schema made anew.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from dataclasses import dataclass, field
-from time import monotonic
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from headrace.idempotency.base import ClaimState, Hold, IdempotencyError
 from headrace.job import IDEMPOTENCY_KEY_HEADER
+from headrace.runtime.clock import lease_seconds as now
 from headrace.runtime.lease import TRUSTED_SHARE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from headrace.idempotency.base import IdempotencyStore
     from headrace.job import Job
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Delivery
+    from headrace.queues.base import Delivery, DeliveryKey
     from headrace.runtime.handlers import Terms
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ DEFAULT_TTL_SECONDS = 7 * 24 * 3600.0
 _LATER_SECONDS = 5.0
 # Where the store is away, its jobs wait so long in the queue, for others whose store is not.
 _AWAY_SECONDS = 5.0
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 OnUnavailable = Literal["Retry", "Proceed"]
 """What to do without the store: let jobs wait for it, or run them without."""
@@ -72,7 +76,7 @@ class _Held:
 
     hold: Hold
     trusted_until: float
-    """By the monotonic clock; then the key may be another's, if nothing was heard of the store since."""
+    """By the leases' clock; then the key may be another's, if nothing was heard of the store since."""
 
 
 class IdempotencyGuard:
@@ -86,10 +90,8 @@ class IdempotencyGuard:
         Counts hits, misses and failures.
     terms
         On what terms jobs of a name run.
-    on_lost
-        Called with the ids of jobs whose keys others have, or have finished, by now: they must not run.
-    heartbeat_seconds, lease_seconds
-        How claims are kept.
+    lease_seconds
+        For how long keys are claimed.
     """
 
     def __init__(
@@ -98,21 +100,16 @@ class IdempotencyGuard:
         metrics: QueueMetrics,
         *,
         terms: Callable[[str], Terms | None],
-        on_lost: Callable[[Collection[str]], None],
-        heartbeat_seconds: float,
         lease_seconds: float,
     ) -> None:
         self._store = idempotency.store
         self._metrics = metrics
         self._terms = terms
-        self._on_lost = on_lost
         self._ttl_seconds = idempotency.ttl_seconds
         self._proceeds = idempotency.on_unavailable == "Proceed"
-        self._heartbeat_seconds = heartbeat_seconds
         self._lease_seconds = lease_seconds
         self._trusted_seconds = lease_seconds * TRUSTED_SHARE
-        # By lease and job: the delivery, as the queue fences it.
-        self._held: dict[tuple[str, str], _Held] = {}
+        self._held: dict[DeliveryKey, _Held] = {}
         self._process = secrets.token_hex(8)
         self._claims = 0
         self._complained = False
@@ -132,7 +129,7 @@ class IdempotencyGuard:
             wanted.append((delivery, Hold(key, f"{self._process}:{self._claims}")))
         if not wanted:
             return admission
-        trusted_until = monotonic() + self._trusted_seconds
+        trusted_until = now() + self._trusted_seconds
         try:
             claims = await self._store.claim([hold for _, hold in wanted], lease_seconds=self._lease_seconds)
         except IdempotencyError as error:
@@ -148,7 +145,7 @@ class IdempotencyGuard:
             match claim.state:
                 case ClaimState.CLAIMED:
                     self._metrics.idempotency_misses.inc()
-                    self._held[_place(delivery)] = _Held(hold, trusted_until)
+                    self._held[delivery.key] = _Held(hold, trusted_until)
                     admission.run.append(delivery)
                 case ClaimState.FINISHED:
                     self._metrics.idempotency_hits.inc()
@@ -160,8 +157,8 @@ class IdempotencyGuard:
 
     def may_start(self, delivery: Delivery) -> bool:
         """Whether its claim still stands at this moment: since it was admitted, it may have run out."""
-        held = self._held.get(_place(delivery))
-        return held is None or monotonic() < held.trusted_until
+        held = self._held.get(delivery.key)
+        return held is None or now() < held.trusted_until
 
     def _key(self, job: Job) -> str | None:
         terms = self._terms(job.name)
@@ -172,7 +169,7 @@ class IdempotencyGuard:
         except Exception as error:  # noqa: BLE001 - the application's own code
             log.warning("no key of its own, by its id instead job=%s name=%s: %r", job.id, job.name, error)
             own = None
-        return own or job.headers.get(IDEMPOTENCY_KEY_HEADER) or f"job:{job.id}"
+        return own or job.headers.get(IDEMPOTENCY_KEY_HEADER) or _own_key(job)
 
     async def finish(self, deliveries: Sequence[Delivery], *, is_last_try: bool) -> list[Delivery]:
         """Record that these are done; returns those whose key belongs to somebody else.
@@ -182,7 +179,7 @@ class IdempotencyGuard:
         IdempotencyError
             When the store can't take it now and jobs wait for it; not at the last try, when the queue alone is told.
         """
-        held = [(delivery, held.hold) for delivery in deliveries if (held := self._held.get(_place(delivery)))]
+        held = [(delivery, held.hold) for delivery in deliveries if (held := self._held.get(delivery.key))]
         if not held:
             return []
         try:
@@ -197,7 +194,7 @@ class IdempotencyGuard:
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Free the keys of jobs that were not done. Where the store is away, they become free by themselves."""
-        held = [held.hold for delivery in deliveries if (held := self._held.pop(_place(delivery), None))]
+        held = [held.hold for delivery in deliveries if (held := self._held.pop(delivery.key, None))]
         if held:
             try:
                 await self._store.release(held)
@@ -207,48 +204,45 @@ class IdempotencyGuard:
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """These are settled."""
         for delivery in deliveries:
-            self._held.pop(_place(delivery), None)
+            self._held.pop(delivery.key, None)
 
-    def forget_all(self, *, but: Sequence[Delivery]) -> None:
-        """The queue's lease is lost: claims run out by themselves, since what held them may run on for a moment."""
-        kept = {_place(delivery) for delivery in but}
-        self._held = {place: held for place, held in self._held.items() if place in kept}
+    def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """Others have these jobs: their claims run out by themselves, since what held them may run on for a moment."""
+        for key in keys:
+            self._held.pop(key, None)
 
-    async def run(self) -> None:
-        """Keep the claims, until cancelled."""
-        while True:
-            await asyncio.sleep(self._heartbeat_seconds)
-            if not self._held:
-                continue
-            entries = list(self._held.items())
-            holds = [held.hold for held in self._held.values()]
-            trusted_until = monotonic() + self._trusted_seconds
-            try:
-                extended = await self._store.extend(holds, lease_seconds=self._lease_seconds)
-                doubtful: list[tuple[tuple[str, str], _Held]] = []
-                for (place, held), is_ours in zip(entries, extended, strict=True):
-                    if is_ours:
-                        held.trusted_until = trusted_until
-                    elif self._held.get(place) is held:
-                        doubtful.append((place, held))
-                # A claim that ran out is taken again, unless somebody has it.
-                if doubtful:
-                    await self._claim_again(doubtful)
-            except IdempotencyError as error:
-                self._failed("extended", error)
+    async def keep(self) -> frozenset[DeliveryKey]:
+        """Keep the claims; with every heartbeat. Gives the jobs whose keys others have by now: they must not run."""
+        if not self._held:
+            return frozenset()
+        entries = list(self._held.items())
+        holds = [held.hold for held in self._held.values()]
+        trusted_until = now() + self._trusted_seconds
+        try:
+            extended = await self._store.extend(holds, lease_seconds=self._lease_seconds)
+            doubtful: list[tuple[DeliveryKey, _Held]] = []
+            for (key, held), is_ours in zip(entries, extended, strict=True):
+                if is_ours:
+                    held.trusted_until = trusted_until
+                elif self._held.get(key) is held:
+                    doubtful.append((key, held))
+            # A claim that ran out is taken again, unless somebody has it.
+            return await self._claimed_by_others(doubtful) if doubtful else frozenset()
+        except IdempotencyError as error:
+            self._failed("extended", error)
+            return frozenset()
 
-    async def _claim_again(self, doubtful: Sequence[tuple[tuple[str, str], _Held]]) -> None:
-        trusted_until = monotonic() + self._trusted_seconds
+    async def _claimed_by_others(self, doubtful: Sequence[tuple[DeliveryKey, _Held]]) -> frozenset[DeliveryKey]:
+        trusted_until = now() + self._trusted_seconds
         claims = await self._store.claim([held.hold for _, held in doubtful], lease_seconds=self._lease_seconds)
-        lost: set[str] = set()
-        for (place, held), claim in zip(doubtful, claims, strict=True):
+        lost: set[DeliveryKey] = set()
+        for (key, held), claim in zip(doubtful, claims, strict=True):
             if claim.state is ClaimState.CLAIMED:
                 held.trusted_until = trusted_until
             # Finished may be by ourselves: such a job has ended, and is not there any more to be stopped.
-            elif self._held.get(place) is held:
-                lost.add(place[1])
-        if lost:
-            self._on_lost(lost)
+            elif self._held.get(key) is held:
+                lost.add(key)
+        return frozenset(lost)
 
     def _failed(self, what: str, error: IdempotencyError) -> None:
         self._metrics.idempotency_failures.inc()
@@ -264,5 +258,6 @@ class IdempotencyGuard:
         self._complained = False
 
 
-def _place(delivery: Delivery) -> tuple[str, str]:
-    return delivery.lease, delivery.job.id
+def _own_key(job: Job) -> str:
+    """What stands for this one job, through its retries, rescues and redrives."""
+    return f"job:{job.id}:{(job.enqueued_at - _EPOCH) // _MICROSECOND}"

@@ -1,0 +1,273 @@
+"""Reporting what becomes of jobs: in batches, and again and again until the backend has taken it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from headrace.idempotency.base import IdempotencyError
+from headrace.logs import described
+from headrace.queues.errors import QueueError
+from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
+
+    from headrace.metrics import QueueMetrics
+    from headrace.queues.base import Delivery, DeliveryKey, Queue
+    from headrace.queues.settlement import Settled, Settlement
+    from headrace.runtime.idempotency_guard import IdempotencyGuard
+    from headrace.runtime.job_log import JobLog
+
+log = logging.getLogger(__name__)
+
+FULL_BATCH = 500
+"""So many are reported as soon as they are there; and so many may be unreported before a worker takes fewer jobs."""
+
+LINGER_SECONDS = 0.01
+"""How long the first of a batch waits for company while the worker is busy."""
+
+_MAX_BATCH = 2 * FULL_BATCH
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LAST_PAUSE_SECONDS = 2.0
+
+
+class Settler:
+    """Takes settlements at once, reports them when it can.
+
+    Parameters
+    ----------
+    queue
+        Where to report.
+    metrics
+        Counts what the backend took, and what it refused.
+    job_log
+        Is told of dead letters and refusals.
+    on_reported
+        Called after each report: there may be room for more jobs.
+    guard
+        Is told of every end before the queue is. None: no idempotency.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        metrics: QueueMetrics,
+        job_log: JobLog,
+        *,
+        on_reported: Callable[[], None],
+        guard: IdempotencyGuard | None = None,
+    ) -> None:
+        self._queue = queue
+        self._guard = guard
+        self._metrics = metrics
+        self._job_log = job_log
+        self._on_reported = on_reported
+        self._pending: list[Settlement] = []
+        self._reporting: list[Settlement] = []
+        # Done when the lease was lost: their keys are finished all the same, where nobody else has them.
+        self._done_too_late: list[Delivery] = []
+        self._lost: set[DeliveryKey] = set()
+        self._is_flushing = False
+        self._has_work = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._failure = ""
+        self.unreported_bytes = 0
+        """How large the payloads of the unreported are: they are in memory for as long."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the last report failed: no use in taking more jobs."""
+        return bool(self._failure)
+
+    @property
+    def unreported(self) -> int:
+        """How many jobs have ended here and are still held at the queue."""
+        return len(self._pending) + len(self._reporting)
+
+    def add(self, settlement: Settlement, *, at_once: bool = True) -> None:
+        """Report it; unless at once, after a moment in which others may come."""
+        self._pending.append(settlement)
+        self.unreported_bytes += len(settlement.delivery.job.payload)
+        count = len(self._pending)
+        if at_once or count >= FULL_BATCH:
+            self._wake()
+            self._at_once.set()
+        elif count == 1:
+            self._wake()
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Jobs go back at once, nothing charged."""
+        for delivery in deliveries:
+            self.add(Release(delivery=delivery))
+
+    def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """Others have these jobs: what is unreported of them would be refused."""
+        lost = [settlement for settlement in self._pending if settlement.delivery.key in keys]
+        done = [settlement.delivery for settlement in (*self._reporting, *lost) if isinstance(settlement, Complete)]
+        if lost:
+            self._metrics.refused_completions.inc(len(lost))
+            self._pending = [settlement for settlement in self._pending if settlement.delivery.key not in keys]
+            self._forget_bytes(lost)
+        self._lost |= keys
+        if self._guard is not None:
+            self._done_too_late += [delivery for delivery in done if delivery.key in keys]
+            self._guard.lose(keys - {delivery.key for delivery in self._done_too_late})
+            self._wake()
+            self._at_once.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything has been reported, to the queue alone where the idempotency store does not answer."""
+        self._is_flushing = True
+        self._at_once.set()
+        await self._settled.wait()
+
+    def _wake(self) -> None:
+        self._settled.clear()
+        self._has_work.set()
+
+    async def run(self) -> None:
+        """Report, until cancelled."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            await self._has_work.wait()
+            if not self._at_once.is_set():
+                await _wait(self._at_once, LINGER_SECONDS)
+            self._has_work.clear()
+            self._at_once.clear()
+            await self._report()
+            if not self._pending:
+                self._settled.set()
+            else:
+                self._has_work.set()
+                if self.is_stuck:
+                    self._on_reported()
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+                    continue
+                self._at_once.set()
+            self._on_reported()
+            pause = _FIRST_PAUSE_SECONDS
+
+    async def _report(self) -> None:
+        """One try at the next batch; what fails stays."""
+        failure = ""
+        if self._done_too_late and self._guard is not None:
+            late, self._done_too_late = self._done_too_late, []
+            await self._guard.finish(late, is_last_try=True)
+            self._guard.forget(late)
+        batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+        self._reporting = batch
+        self._lost.clear()
+        unsettled: list[Settlement] = []
+        try:
+            if self._guard is not None:
+                batch, unsettled, failure = await self._told_to(self._guard, batch)
+            if batch:
+                settled = await self._queue.settle(batch)
+                self._count(batch, settled)
+                if settled.unsettled:
+                    unsettled += settled.unsettled
+                    failure = settled.error or "the backend did not take all of them"
+        except QueueError as error:
+            unsettled += batch
+            failure = str(error)
+        # Settled again, what was lost meanwhile would be refused.
+        kept = [settlement for settlement in unsettled if settlement.delivery.key not in self._lost]
+        self._pending = kept + self._pending
+        reported, self._reporting = self._reporting, []
+        self._forget_bytes(reported)
+        self.unreported_bytes += sum(len(settlement.delivery.job.payload) for settlement in kept)
+        if failure and not self._failure:
+            log.warning("outcomes not reported queue=%s, trying again: %s", self._queue.name, failure)
+        elif self._failure and not failure:
+            log.info("outcomes reported queue=%s", self._queue.name)
+        self._failure = failure
+
+    async def _told_to(
+        self, guard: IdempotencyGuard, batch: list[Settlement]
+    ) -> tuple[list[Settlement], list[Settlement], str]:
+        """Tell the guard first: what the queue may be told now, what must wait for the store, and why."""
+        done = [settlement for settlement in batch if isinstance(settlement, Complete)]
+        others = [settlement for settlement in batch if not isinstance(settlement, Complete)]
+        waiting: list[Settlement] = []
+        failure = ""
+        if done:
+            try:
+                taken = await guard.finish([settlement.delivery for settlement in done], is_last_try=self._is_flushing)
+            except IdempotencyError as error:
+                waiting += done
+                done = []
+                failure = str(error)
+            else:
+                for delivery in taken:
+                    log.warning("finish refused, another run has the key %s", described(delivery.job))
+                    others.append(Release(delivery=delivery, delay_seconds=1.0))
+                if taken:
+                    done = [settlement for settlement in done if settlement.delivery not in taken]
+        if others:
+            # All in one call: where the store is away, each takes seconds.
+            await guard.release([settlement.delivery for settlement in others])
+        return [*done, *others], waiting, failure
+
+    def _count(self, batch: list[Settlement], settled: Settled) -> None:
+        """What the queue has said of a batch."""
+        refused = _keys(settled.refused)
+        dead = _keys(settled.dead_lettered)
+        ended: list[Delivery] = []
+        completed = retried = failed = released = cancelled = 0
+        unsettled = _keys(settled.unsettled)
+        for settlement in batch:
+            key = settlement.delivery.key if refused or dead or unsettled else None
+            if key in refused:
+                self._job_log.refused(settlement.delivery.job)
+                ended.append(settlement.delivery)
+                continue
+            if key in unsettled:
+                continue
+            match settlement:
+                case Complete():
+                    completed += 1
+                    ended.append(settlement.delivery)
+                case Release():
+                    released += 1
+                case Discard():
+                    cancelled += 1
+                case Retry() if key not in dead:
+                    retried += 1
+                case Retry() | DeadLetter():
+                    failed += 1
+                    self._job_log.dead_lettered(settlement.delivery.job)
+        if self._guard is not None and ended:
+            self._guard.forget(ended)
+        metrics = self._metrics
+        for counter, count in (
+            (metrics.completed, completed),
+            (metrics.retried, retried),
+            (metrics.failed, failed),
+            (metrics.released, released),
+            (metrics.cancelled, cancelled),
+            (metrics.refused_completions, len(refused)),
+        ):
+            if count:
+                counter.inc(count)
+
+    def _forget_bytes(self, settlements: Iterable[Settlement]) -> None:
+        self.unreported_bytes -= sum(len(settlement.delivery.job.payload) for settlement in settlements)
+
+
+def _keys(settlements: Iterable[Settlement]) -> frozenset[DeliveryKey]:
+    return frozenset(settlement.delivery.key for settlement in settlements)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
