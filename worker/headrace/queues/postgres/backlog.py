@@ -46,3 +46,8 @@ class PostgresBacklog:
         """See `headrace.queues.base.Backlog`."""
         rows = await self._database.fetch("depths", list(queues))
         return {row["name"]: depth_from(row) for row in rows}
+
+    async def have_ready(self, queues: Sequence[str]) -> dict[str, bool]:
+        """See `headrace.queues.base.Backlog`."""
+        rows = await self._database.fetch("have_ready", list(queues))
+        return {row["name"]: row["has_ready"] for row in rows}

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from headrace.job import Job
-from headrace.queues.base import (
-    LEASE_SECONDS,
-    Failure,
-    JobFilter,
-    JobRecord,
-    Owner,
-    Progress,
-    QueueError,
-    QueueNotFoundError,
-    QueueRecord,
-)
+from headrace.queues.base import LEASE_SECONDS, Owner, Progress
+from headrace.queues.errors import QueueError, QueueNotFoundError
+from headrace.queues.inspection import FailedAttempt, FilterField, JobFilter, JobRecord, QueueRecord, Redrive
 from headrace.queues.postgres.database import Database
 from headrace.queues.postgres.rows import depth_from, settings_from
+from headrace.queues.settlement import Failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -30,8 +25,10 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-    from headrace.queues.base import JobState
+    from headrace.queues.inspection import Cancel, Change, JobState, Pause, Purge, RecoverStuck, RetryNow
     from headrace.queues.postgres.connection import Place
+
+log = logging.getLogger(__name__)
 
 # Counting a queue of many millions, or walking it for a rare name, takes its time.
 _COMMAND_TIMEOUT_SECONDS = 60.0
@@ -49,7 +46,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class PostgresInspector:
-    """The `Inspector` of one schema. Use it as an async context manager; it reconnects by itself.
+    """The `Inspector` of one schema, in all its roles. Use it as an async context manager; it reconnects by itself.
 
     Lists are walks along indexes that end at the limit; a filter by name walks past what it leaves out.
 
@@ -85,36 +82,50 @@ class PostgresInspector:
     # Queues
 
     async def queues(self) -> list[QueueRecord]:
-        """See `headrace.queues.base.Inspector`."""
+        """See `headrace.queues.inspection.Queues`."""
+        return await self._queue_records(await self._database.fetch("inspect_queues"))
+
+    async def queue(self, name: str) -> QueueRecord:
+        """See `headrace.queues.inspection.Queues`."""
+        records = await self._queue_records(await self._database.fetch("inspect_queue", name))
+        if not records:
+            raise self._not_found(name)
+        return records[0]
+
+    async def _queue_records(self, rows: Sequence[Record]) -> list[QueueRecord]:
+        counted = await self._database.fetch("depths", [row["name"] for row in rows])
+        depths = {row["name"]: depth_from(row) for row in counted}
         return [
             QueueRecord(
                 name=row["name"],
                 settings=settings_from(row),
-                depth=depth_from(row),
+                depth=depths[row["name"]],
                 paused_by_hand=row["paused_by_hand"],
                 owner=_owner_from(row),
             )
-            for row in await self._database.fetch("inspect_queues")
+            for row in rows
+            if row["name"] in depths
         ]
 
-    async def pause(self, queue: str, *, paused: bool) -> None:
-        """See `headrace.queues.base.Inspector`."""
-        queue_id = await self._database.fetch_value("inspect_pause", queue, paused)
+    async def pause(self, queue: str, change: Pause) -> None:
+        """See `headrace.queues.inspection.Queues`."""
+        queue_id = await self._database.fetch_value("inspect_pause", queue, change.paused)
         if queue_id is None:
             raise self._not_found(queue)
-        if not paused:
+        _note(queue, change, "paused" if change.paused else "resumed")
+        if not change.paused:
             await self._wake(queue_id)
 
     # Jobs
 
     async def job(self, queue: str, job_id: str) -> JobRecord | None:
-        """See `headrace.queues.base.Inspector`. Finished jobs are found only where the queue keeps a history."""
+        """See `headrace.queues.inspection.Jobs`. Finished jobs are found only where the queue keeps a history."""
         await self._look_up(queue)
         records = await self._records(queue, _numbers([job_id]))
         return records[0] if records else None
 
     async def jobs(self, queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
-        """See `headrace.queues.base.Inspector`. Delayed jobs come by their time, blocked ones group by group."""
+        """See `headrace.queues.inspection.Jobs`. Delayed jobs come by their time, blocked ones group by group."""
         queue_id = await self._look_up(queue)
         if which.ids is not None:
             found = await self._records(queue, _numbers(which.ids), which)
@@ -158,44 +169,55 @@ class PostgresInspector:
             for row in await self._database.fetch("inspect_ids", queue, batch, *filters)
         ]
 
-    async def cancel(self, queue: str, job_id: str) -> Literal["cancelled", "requested"] | None:
-        """See `headrace.queues.base.Inspector`."""
+    async def cancel(self, queue: str, change: Cancel) -> Literal["cancelled", "requested"] | None:
+        """See `headrace.queues.inspection.Jobs`."""
         queue_id = await self._look_up(queue)
-        for number in _numbers([job_id]):
+        for number in _numbers([change.job_id]):
             answer: Literal["cancelled", "requested"] | None = await self._database.fetch_value(
                 "inspect_cancel", queue_id, number
             )
+            _note(queue, change, f"cancel job {change.job_id}: {answer or 'there is none'}")
             return answer
         return None
 
-    async def retry_now(self, queue: str, job_id: str) -> bool:
-        """See `headrace.queues.base.Inspector`. False, too, for a dead job whose deduplication key another has."""
+    async def retry_now(self, queue: str, change: RetryNow) -> bool:
+        """See `headrace.queues.inspection.Jobs`. False, too, for a dead job whose deduplication key another has."""
         queue_id = await self._look_up(queue)
-        for number in _numbers([job_id]):
-            if await self._database.fetch("inspect_make_due", queue_id, number):
+        for number in _numbers([change.job_id]):
+            if await self._database.fetch_value("inspect_make_due", queue_id, number):
+                _note(queue, change, f"job {change.job_id} made due")
                 await self._wake(queue_id)
                 return True
-        return await self.redrive(queue, JobFilter(ids=(job_id,))) == 1
+        which = JobFilter(ids=(change.job_id,))
+        return await self.redrive(queue, Redrive(by=change.by, why=change.why, which=which)) == 1
 
     # Dead jobs
 
-    async def redrive(self, queue: str, which: JobFilter) -> int:
-        """See `headrace.queues.base.Inspector`.
+    @property
+    def filters(self) -> frozenset[FilterField]:
+        """See `headrace.queues.inspection.DeadLetters`."""
+        return frozenset(get_args(FilterField))
+
+    async def redrive(self, queue: str, change: Redrive) -> int:
+        """See `headrace.queues.inspection.DeadLetters`.
 
         A job takes its deduplication key again; where another has it by now, it stays dead and does not count. A job
         of a group arrives anew. The time within which a job must start counts from now. What dies again meanwhile is
         left alone.
         """
         queue_id = await self._look_up(queue)
-        done = await self._in_batches("inspect_redrive", queue_id, self._dead(queue, queue_id, which))
+        done = await self._in_batches("inspect_redrive", queue_id, self._dead(queue, queue_id, change.which))
+        _note(queue, change, f"{done} dead jobs put back")
         if done:
             await self._wake(queue_id)
         return done
 
-    async def purge(self, queue: str, which: JobFilter) -> int:
-        """See `headrace.queues.base.Inspector`. What dies meanwhile is left alone."""
+    async def purge(self, queue: str, change: Purge) -> int:
+        """See `headrace.queues.inspection.DeadLetters`. What dies meanwhile is left alone."""
         queue_id = await self._look_up(queue)
-        return await self._in_batches("inspect_purge", queue_id, self._dead(queue, queue_id, which))
+        done = await self._in_batches("inspect_purge", queue_id, self._dead(queue, queue_id, change.which))
+        _note(queue, change, f"{done} dead jobs removed")
+        return done
 
     async def _in_batches(self, query: str, queue_id: int, batches: AsyncIterator[list[int]]) -> int:
         done = 0
@@ -224,22 +246,32 @@ class PostgresInspector:
 
     # Stuck jobs
 
-    async def recover_stuck(self, queue: str, *, older_than_seconds: float) -> list[str]:
-        """See `headrace.queues.base.Inspector`.
+    async def recover_stuck(self, queue: str, change: RecoverStuck) -> list[str]:
+        """See `headrace.queues.inspection.Stuck`.
 
-        A lease is judged whole: where one of its jobs has been held for so long, all go back, uncharged, each to
-        be claimed alone the next time. Where no worker has looked after the queue, that takes a lease's time: who
-        lives reports meanwhile. What somebody has locked is left for later.
+        A lease is judged whole: where one of its jobs has been held for so long, all go back, and nobody is charged.
+        Where no worker has looked after the queue, that takes a lease's time: who lives reports meanwhile. What
+        somebody has locked is left for later.
         """
         queue_id = await self._look_up(queue)
+        older_than_seconds = change.older_than_seconds
+        if not await self._database.fetch_value("inspect_has_ended_leases", queue_id, older_than_seconds):
+            return []
+        while (ended_by := await self._judged_until(queue_id)) is None:  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(self._lease_seconds)
         recovered: list[str] = []
         while rows := await self._database.fetch(
-            "inspect_recover_stuck", queue_id, older_than_seconds, self._lease_seconds, _BATCH
+            "inspect_recover_stuck", queue_id, older_than_seconds, ended_by, _BATCH
         ):
             recovered += [str(row[0]) for row in rows]
+        _note(queue, change, f"{len(recovered)} stuck jobs put back")
         if recovered:
             await self._wake(queue_id)
         return recovered
+
+    async def _judged_until(self, queue_id: int) -> datetime | None:
+        found: datetime | None = await self._database.fetch_value("inspect_judged_until", queue_id, self._lease_seconds)
+        return found
 
     async def _wake(self, queue_id: int) -> None:
         """Tell idle workers that there is something to do; they look by themselves, too."""
@@ -289,6 +321,11 @@ def _place(record: JobRecord) -> tuple[float, ...]:
     return (2, -record.ended_at.timestamp(), -number)
 
 
+def _note(queue: str, change: Change, what: str) -> None:
+    """Who did what, and why: for the logs."""
+    log.info("queue %s: %s, by %s: %s", queue, what, change.by or "somebody", change.why or "no reason given")
+
+
 def _owner_from(row: Record) -> Owner:
     return Owner(namespace=row["owner_namespace"], name=row["owner_name"], uid=row["owner_uid"])
 
@@ -309,16 +346,21 @@ def _record_from(row: Record) -> JobRecord:
             enqueued_at=row["enqueued_at"],
             run_at=row["run_at"],
             expires_at=row["expires_at"],
+            extra=json.loads(row["extra"]),
         ),
         state=row["status"],
         holder=row["worker"],
         progress=Progress(**json.loads(row["progress"])) if row["progress"] else None,
         failures=tuple(
-            Failure(
+            FailedAttempt(
                 attempt=failure["attempt"],
                 at=datetime.fromisoformat(failure["at"]),
-                error=failure["error"],
-                traceback=failure.get("traceback"),
+                failure=Failure(
+                    error=failure["error"],
+                    error_type=failure.get("error_type"),
+                    fingerprint=failure.get("fingerprint"),
+                    traceback=failure.get("traceback"),
+                ),
             )
             for failure in json.loads(row["failures"])
         ),
