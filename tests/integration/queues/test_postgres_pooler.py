@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from contract.queue_contract import QueueContract
-from contract.test_queues import PostgresBench
+from contract.queue.suite import QueueContract
+from contract.test_postgres import PostgresBench
 from headrace import from_url, new_job
 from headrace.job import MAX_PAYLOAD_BYTES
 from headrace.queues.base import Depth, Owner, QueueSettings
