@@ -95,6 +95,32 @@ class LeaseContract(Part):
             (again,) = await regained(other)
             assert again.job.id == job_id
 
+    async def test_heartbeats_hold_a_job_for_longer_than_a_lease(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue(lease_seconds=2) as worker, bench.queue(lease_seconds=2) as other:
+            await worker.keep_alive()
+            await worker.enqueue([NewJob()])
+            held = await arrival(worker)
+            for _ in range(8):
+                await asyncio.sleep(0.5)
+                assert await worker.keep_alive() == KeptAlive()
+                await maintain(other)
+                assert await other.receive(1) == []
+            assert (await complete(worker, held)).accepted == 1
+
+    async def test_who_falls_silent_for_longer_than_a_lease_loses_its_jobs_and_is_told(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue(lease_seconds=1) as worker, bench.queue(lease_seconds=1) as other:
+            await worker.keep_alive()
+            ids = await enqueue(worker, [NewJob()] * 2)
+            held = await arrivals(worker, 2)
+            await asyncio.sleep(1.5)
+            taken = await arrivals(other, 2)
+            assert sorted(delivery.job.id for delivery in taken) == sorted(ids)
+            assert (await worker.keep_alive()).lost == {delivery.key for delivery in held}
+            assert await worker.keep_alive() == KeptAlive(), "the loss is told once"
+            assert (await complete(other, taken)).accepted == 2
+
 
 @needs(TIME, HOUSEKEEPING, FENCED, UNCHARGED)
 class LeaseOverTimeContract(Part):
