@@ -23,6 +23,7 @@ from contract.queue.needs import (
     GROUPS,
     HOUSEKEEPING,
     LISTENING,
+    LONG_DELAYS,
     PAUSING,
     PRIORITIES,
     QUEUES,
@@ -276,6 +277,7 @@ class ReceiveOverTimeContract(Part):
             (delivery,) = await queue.receive(1)
             assert delivery.job.run_at - delivery.job.enqueued_at == timedelta(seconds=60)
 
+    @needs(LONG_DELAYS)
     async def test_a_job_can_be_given_its_hour(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
