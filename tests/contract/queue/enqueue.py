@@ -158,6 +158,7 @@ class EnqueueContract(Part):
     async def test_the_largest_payload_arrives(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
-            payload = bytes(range(256)) * (queue.capabilities.max_payload_bytes // 256)
-            await queue.enqueue([NewJob(payload=payload)])
-            assert [delivery.job.payload for delivery in await arrival(queue)] == [payload]
+            largest = queue.capabilities.max_payload_bytes
+            text, octets = b"." * largest, bytes(range(256)) * (largest * 3 // 4 // 256)
+            await queue.enqueue([NewJob(payload=text), NewJob(payload=octets)])
+            assert {delivery.job.payload for delivery in await arrivals(queue, 2)} == {text, octets}

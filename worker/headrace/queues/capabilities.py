@@ -26,6 +26,8 @@ class Capabilities:
     max_delay_seconds: float = MAX_DELAY_SECONDS
     """The longest delay of a job or a retry; 0: none at all."""
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
+    """The largest payload of text. Where messages hold text alone, one of other bytes travels as base64, and may be
+    refused from three quarters of that on."""
     deduplicates_unfinished: bool
     """Whether a key can be taken for as long as its job is unfinished."""
     max_deduplication_window_seconds: float
