@@ -23,7 +23,6 @@ from contract.queue.needs import (
     COUNTING,
     DELAYS,
     ERRORS,
-    FENCED,
     JOBS,
     TIME,
     UNCHARGED,
@@ -79,7 +78,6 @@ class SettleContract(Part):
             assert sorted(names(again)) == ["release", "retry"]
             assert await queue.receive(10) == []
 
-    @needs(FENCED)
     async def test_what_is_refused_is_told_and_keeps_nothing_else_back(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
@@ -94,7 +92,6 @@ class SettleContract(Part):
             assert await queue.settle(late) == Settled(accepted=2, refused=(late[0],))
             assert names(await arrival(queue)) == [second.job.name]
 
-    @needs(FENCED)
     async def test_a_delivery_is_settled_once(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
@@ -106,7 +103,6 @@ class SettleContract(Part):
             for verb in VERBS:
                 assert refused(await settle(queue, first, verb)) == [first]
 
-    @needs(FENCED)
     @every_verb
     @pytest.mark.parametrize("late", VERBS)
     async def test_whatever_was_said_of_a_job_what_is_said_later_is_refused(
@@ -122,7 +118,6 @@ class SettleContract(Part):
             assert refused(await settle(worker, delivery, late)) == [delivery]
             assert (await complete(other, again)).accepted == len(again), "and does not touch who has it now"
 
-    @needs(FENCED)
     async def test_a_delivery_of_before_a_release_is_refused_though_the_same_worker_has_the_job_again(
         self, bench: Bench
     ) -> None:

@@ -39,7 +39,8 @@ class Capabilities:
     atomic_batches: bool
     """Whether many jobs are enqueued all or none; else `PartlyEnqueuedError` names those that were not."""
     fenced: bool
-    """Whether the outcome of somebody who has lost its lease is refused."""
+    """Whether a settlement by somebody who has lost its lease and doesn't know is refused. What was settled before, or
+    told as lost, is refused by every backend."""
     cancellation: bool
     """Whether a job that runs can be told to stop."""
     keeps_errors: bool
