@@ -130,22 +130,22 @@ class Place:
             case Discard():
                 self.end(entry, now, "cancelled")
             case Release(delay_seconds=seconds):
-                self._let_go(entry, now, run_at=now + timedelta(seconds=seconds) if seconds > 0 else None)
+                self._put_back(entry, now, run_at=now + timedelta(seconds=seconds) if seconds > 0 else None)
             case Retry(delay_seconds=seconds, failure=failure):
                 entry.charge(failure, now)
                 is_dead = entry.job.attempt > self.settings.max_retries
                 if is_dead:
-                    self._bury(entry, now, "RetriesExhausted", failure.error)
+                    self._dead_letter(entry, now, "RetriesExhausted", failure.error)
                 else:
-                    self._let_go(entry, now, run_at=now + timedelta(seconds=seconds))
+                    self._put_back(entry, now, run_at=now + timedelta(seconds=seconds))
             case DeadLetter(reason=reason, failure=failed):
                 entry.charge(failed, now)
-                self._bury(entry, now, reason, None if failed is None else failed.error)
+                self._dead_letter(entry, now, reason, None if failed is None else failed.error)
                 is_dead = True
         self.tally.add(settlement, is_dead=is_dead)
         return "dead" if is_dead else "accepted"
 
-    def _let_go(self, entry: Entry, now: datetime, *, run_at: datetime | None = None) -> None:
+    def _put_back(self, entry: Entry, now: datetime, *, run_at: datetime | None = None) -> None:
         self._unlease(entry)
         if run_at is not None:
             entry.job = structs.replace(entry.job, run_at=run_at)
@@ -187,7 +187,7 @@ class Place:
         self.order.put(entry, now)
         return True
 
-    def _bury(self, entry: Entry, now: datetime, reason: str, error: str | None = None) -> None:
+    def _dead_letter(self, entry: Entry, now: datetime, reason: str, error: str | None = None) -> None:
         self._remove(entry, now)
         if error is None and entry.failures:
             error = entry.failures[-1].failure.error
@@ -209,7 +209,7 @@ class Place:
     def end_lease(self, lease: Lease, now: datetime) -> None:
         """Put all that is held under it back."""
         for entry in list(lease.held.values()):
-            self._let_go(entry, now)
+            self._put_back(entry, now)
         self.leases.pop(lease.number, None)
 
     def lose(self, lease: Lease, now: datetime, *, charges: bool) -> tuple[list[str], int]:
@@ -231,11 +231,11 @@ class Place:
                 entry.forgive()
             entry.losses, entry.deaths, entry.lost_at = entry.losses + 1, entry.deaths + was_alone, now
             if entry.deaths >= _POISONOUS_DEATHS:
-                self._bury(entry, now, "WorkerLost", "three workers died while they ran this job and no other")
+                self._dead_letter(entry, now, "WorkerLost", "three workers died while they ran this job and no other")
                 self.tally.dead_lettered += 1
                 poisoned += 1
             else:
-                self._let_go(entry, now)
+                self._put_back(entry, now)
         self.leases.pop(lease.number, None)
         return [str(number) for number in numbers], poisoned
 
@@ -244,7 +244,7 @@ class Place:
         self.order.advance(now)
         late = [self.order.overdue[number] for number in sorted(self.order.overdue)]
         for entry in late:
-            self._bury(entry, now, "Expired")
+            self._dead_letter(entry, now, "Expired")
         self.tally.dead_lettered += len(late)
         return len(late)
 

@@ -101,7 +101,7 @@ class Settling:
         if fenced := self._holdings.fenced(settlements):
             done = await self._acknowledge(lease, fenced)
             answers.accepted += len(done)
-            await self._let_go(done)
+            await self._drop_empty_leases(done)
             keys = {settlement.delivery.key for settlement in done}
             settlements = [settlement for settlement in settlements if settlement.delivery.key not in keys]
             if not settlements:
@@ -113,7 +113,7 @@ class Settling:
         done, dead = await self._ask(query, lease, settlements, lease, claims, ids, *columns(settlements))
         answers.add(settlements, done, dead)
         self._tally.count(done, dead)
-        await self._let_go(settlements)
+        await self._drop_empty_leases(settlements)
 
     async def _acknowledge(self, lease: int, fenced: Sequence[Settlement]) -> list[Settlement]:
         """Those that were completed in a transaction: whatever their handlers said later comes too late."""
@@ -162,7 +162,7 @@ class Settling:
         ids = [int(settlement.delivery.job.id) for settlement in asked]
         return {str(row[0]) for row in await self._database.fetch("settled_before", lease, claims, ids)}
 
-    async def _let_go(self, settlements: Sequence[Settlement]) -> None:
+    async def _drop_empty_leases(self, settlements: Sequence[Settlement]) -> None:
         """Drop the leases that a receive without heartbeats made, once nothing is held under them."""
         if leases := self._holdings.settled(settlements):
             with contextlib.suppress(QueueError):  # The jobs are settled, and the lease runs out by itself.
