@@ -90,7 +90,7 @@ def block(title: str, *lines: str) -> str:
 def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--why``, passed on with who asks: ``asked``."""
 
-    @click.option("--why", default="", metavar="TEXT", help="Why, for whoever asks later who changed this.")
+    @click.option("--why", default="", metavar="TEXT", help="Why; told to the backend beside who asks.")
     @functools.wraps(command)
     def wrapped(*args: Any, why: str, **kwargs: Any) -> Any:
         return command(*args, asked=Asked(by=_who(), why=why), **kwargs)
