@@ -88,7 +88,7 @@ async def working(
     app
         The application.
     url, queue, holder, **options
-        As those of `headrace.from_url`.
+        As those of `headrace.from_url`; but where the backend can tell of new jobs (``listens``), it is asked to.
     slots
         How many jobs run at a time, functions in threads included. Defaults to 10.
     poll_interval_seconds
@@ -117,8 +117,11 @@ async def working(
     """
     if slots < 1:
         raise ValueError(f"slots {slots}: must be 1 or more")
+    backend = backend_of(url)
+    if "listens" in backend.options:
+        options.setdefault("listens", True)
     opened = from_url(url, queue, holder=holder, **options)
-    capabilities = backend_of(url).capabilities
+    capabilities = backend.capabilities
     try:
         # Who only enqueues has none of a worker's packages.
         from headrace.metrics import Metrics  # noqa: PLC0415

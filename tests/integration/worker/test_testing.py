@@ -97,6 +97,55 @@ async def test_a_job_that_is_given_up_tells_why(headrace_queue: LocalQueue, app:
         ran.raise_for_dead()
 
 
+async def test_a_handler_is_told_whether_what_it_enqueues_is_new(headrace_queue: LocalQueue) -> None:
+    app, told = App(), []
+
+    @app.job("order")
+    async def order(payload: Any, context: Context) -> None:
+        told.extend(await context.enqueue([new_job("mail", deduplication_key="17"), new_job("mail")]))
+
+    @app.job("mail")
+    async def mail(payload: Any) -> None: ...
+
+    await headrace_queue.enqueue([new_job("order"), new_job("order")])
+    ran = await headrace_queue.run_until_empty(app)
+    assert [enqueued.is_new for enqueued in told] == [True, True, False, True]
+    assert told[2].id == told[0].id
+    assert {ended.job.id for ended in ran.completed if ended.job.name == "mail"} == {each.id for each in told}
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_what_needs_a_database_says_so(headrace_queue: LocalQueue, is_async: bool) -> None:
+    app = App()
+
+    async def order(payload: Any, context: Context) -> None:
+        await context.complete(object())
+
+    def order_in_a_thread(payload: Any, context: Context) -> None:
+        context.complete_sync(object())
+
+    app.job("order")(order if is_async else order_in_a_thread)
+    await headrace_queue.enqueue([new_job("order")])
+    (dead,) = (await headrace_queue.run_until_empty(app)).dead
+    assert dead.failures[-1].failure.error_type == "UnsupportedCapabilityError"
+    assert "complete: this queue's backend lives in no database" in (dead.error or "")
+
+
+async def test_ten_thousand_jobs_are_looked_at_once_each(headrace_queue: LocalQueue, app: App) -> None:
+    looked = 0
+
+    class Names(dict[str, Any]):
+        def __contains__(self, name: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return super().__contains__(name)
+
+    app._declarations = Names(app.jobs)
+    await headrace_queue.enqueue([new_job("mail", {"order": 1})] * 10_000)
+    ran = await headrace_queue.run_until_empty(app, concurrency=100, at_most_runs=20_000)
+    assert len(ran.completed) == looked == 10_000
+
+
 async def test_a_queue_of_the_tests_own_settings(headrace_queues: Callable[..., LocalQueue], app: App) -> None:
     queue = headrace_queues("mails", max_retries=0)
     await queue.enqueue([new_job("flaky")])
