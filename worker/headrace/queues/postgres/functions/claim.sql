@@ -88,7 +88,7 @@ BEGIN
         RETURN;
     END IF;
     -- Nobody ends the lease before this claim is committed.
-    PERFORM FROM {schema}.leases WHERE id = p_lease FOR KEY SHARE;
+    PERFORM FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL FOR KEY SHARE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -183,7 +183,7 @@ BEGIN
     IF (SELECT paused OR paused_by_hand FROM {schema}.queues WHERE id = p_queue) THEN
         RETURN;
     END IF;
-    PERFORM FROM {schema}.leases WHERE id = p_lease FOR KEY SHARE;
+    PERFORM FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL FOR KEY SHARE;
     IF NOT FOUND OR EXISTS (SELECT FROM {schema}.claims WHERE lease_id = p_lease) THEN
         RETURN;
     END IF;

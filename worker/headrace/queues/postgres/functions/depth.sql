@@ -50,7 +50,8 @@ BEGIN
         INTO held, in_flight, in_flight_seconds
         FROM {schema}.claims AS claim
             JOIN {schema}.leases AS lease
-                ON lease.id = claim.lease_id AND {schema}.runs(lease.expires_at, lease.lease_seconds),
+                ON lease.id = claim.lease_id AND lease.was_alone IS NULL
+                    AND {schema}.runs(lease.expires_at, lease.lease_seconds),
             unnest(claim.job_ids) AS number
         WHERE claim.queue_id = queue.id;
 
@@ -225,7 +226,8 @@ BEGIN
         SELECT unnest(claim.job_ids)
         FROM {schema}.claims AS claim
             JOIN {schema}.leases AS lease
-                ON lease.id = claim.lease_id AND {schema}.runs(lease.expires_at, lease.lease_seconds)
+                ON lease.id = claim.lease_id AND lease.was_alone IS NULL
+                    AND {schema}.runs(lease.expires_at, lease.lease_seconds)
         WHERE claim.queue_id = p_queue);
     RETURN EXISTS (
             SELECT

@@ -105,9 +105,6 @@ BEGIN
             OFFSET 0
             FOR UPDATE SKIP LOCKED
         ) AS dead;
-    IF ids IS NULL THEN
-        RETURN;  -- None of them is dead.
-    END IF;
     -- In the order in which producers take keys.
     FOR keyed IN
         SELECT dead.id, dead.deduplication_key AS key, dead.ctid AS place

@@ -2,7 +2,7 @@
 -- that were still held; of the others nothing has changed.
 
 -- Take jobs out of the claims of a lease; gives those that were in them, in the order of their ids. The fence: what
--- stands in no claim of a lease that exists belongs to somebody else, or is settled already.
+-- stands in no claim of a lease that exists, and is not judged, belongs to somebody else, or is settled already.
 CREATE OR REPLACE FUNCTION {schema}.unclaim(p_lease bigint, p_claims bigint[], p_ids bigint[])
 RETURNS TABLE (queue_id integer, priority smallint, job_ids bigint[])
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
@@ -11,7 +11,7 @@ DECLARE
     held {schema}.claims;
     mine bigint[];
 BEGIN
-    PERFORM FROM {schema}.leases WHERE id = p_lease FOR KEY SHARE;
+    PERFORM FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL FOR KEY SHARE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -263,7 +263,7 @@ BEGIN
     -- The row is locked, and only now the claim has the last word: whoever lets go of it from here on finds the row taken.
     IF job.id IS NULL
         OR NOT EXISTS (SELECT FROM {schema}.claims WHERE id = p_claim AND lease_id = p_lease AND p_id = ANY (job_ids))
-        OR NOT EXISTS (SELECT FROM {schema}.leases WHERE id = p_lease)
+        OR NOT EXISTS (SELECT FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL)
     THEN
         RAISE EXCEPTION 'the lease on job % is lost', p_id
             USING ERRCODE = 'JQ001', HINT = 'Roll back: somebody else has the job, or it is settled.';

@@ -25,11 +25,11 @@ SELECT {schema}.dead_letter($1, $2, $3, $4, $5)
 SELECT {schema}.discard($1, $2, $3)
 
 -- name: settled_before
--- Of jobs that were held under a lease, those that are in their claims no more though it exists: it is their holder who
--- has settled them, in a call whose answer was lost.
+-- Of jobs that were held under a lease, those that are in their claims no more though it exists, and is not judged: it is
+-- their holder who has settled them, in a call whose answer was lost.
 SELECT DISTINCT asked.id
 FROM unnest($2::bigint[], $3::bigint[]) AS asked (claim_id, id)
-WHERE EXISTS (SELECT FROM {schema}.leases WHERE id = $1)
+WHERE EXISTS (SELECT FROM {schema}.leases WHERE id = $1 AND was_alone IS NULL)
     AND NOT EXISTS (
         SELECT FROM {schema}.claims AS claim
         WHERE claim.id = asked.claim_id AND claim.lease_id = $1 AND asked.id = ANY (claim.job_ids)
