@@ -16,21 +16,20 @@ import pytest
 from msgspec import structs
 
 from headrace.job import MAX_PAYLOAD_BYTES, NewJob
-from headrace.queues.base import (
-    Depth,
-    Owner,
+from headrace.queues.base import Enqueued, Owner, Progress, QueueSettings
+from headrace.queues.errors import (
     PlaceTakenError,
-    Progress,
     QueueAccessError,
     QueueError,
     QueueNotFoundError,
-    QueueSettings,
     QueueUnavailableError,
     SchemaVersionError,
 )
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.statements import migrations, queries
+from headrace.queues.settlement import Complete
 from support.certificates import Authority
+from support.verbs import complete, enqueue, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,7 +94,7 @@ class TestErrors:
     )
     async def test_a_dsn_that_leads_nowhere(self, dsn: str, kind: type[QueueError], fix: str) -> None:
         error = await opening(Place(dsn=dsn))
-        assert type(error) is kind
+        assert isinstance(error, kind)
         assert fix in str(error)
 
     async def test_a_dsn_that_wants_a_certificate_verified_and_gives_no_authority(
@@ -162,8 +161,8 @@ class TestErrors:
         async with PostgresQueue(place, "orders") as queue:
             with pytest.raises(QueueError, match="refused"):
                 await queue.enqueue([*large, delayed, NewJob(name="refused")])
-            assert await queue.depth() == Depth()
-            ids = await queue.enqueue([*large, delayed, NewJob(name="last")])
+            assert (await queue.depth()).ready == 0
+            ids = await enqueue(queue, [*large, delayed, NewJob(name="last")])
             assert ids == sorted(set(ids), key=int)
             rows = await admin.fetch("SELECT id::text, name FROM headrace.background_jobs ORDER BY id")
         assert [row["id"] for row in rows] == ids
@@ -177,7 +176,7 @@ class TestErrors:
             (delivery,) = await queue.receive(1)
             await queue.report_progress([(delivery, Progress(message="\x00zero \ud800lone"))])
             assert await admin.fetchval("SELECT progress FROM headrace.background_jobs") is not None
-            assert (await queue.retry(delivery, delay_seconds=0, error="\x00zero \ud800lone")).accepted == 1
+            assert (await retry(queue, delivery, error="\x00zero \ud800lone")).accepted == 1
         stored = await admin.fetchval("SELECT failures -> 0 ->> 'error' FROM headrace.parked_jobs")
         assert stored == "zero ?lone"
 
@@ -188,11 +187,12 @@ class TestMigrations:
 
     def test_every_query_has_a_name_and_a_description_and_is_used(self) -> None:
         package = resources.files("headrace.queues.postgres")
-        text = package.joinpath("queries.sql").read_text()
+        text = "".join(file.read_text() for file in package.joinpath("queries").iterdir())
         code = "".join(file.read_text() for file in package.iterdir() if file.name.endswith(".py"))
         assert len(queries("headrace")) == len(re.findall(r"^-- name:", text, re.MULTILINE))
-        assert [name for name in queries("headrace") if f'"{name}"' not in code] == []
-        assert not any("{" in sql for sql in queries("headrace").values())
+        # Those that empty a table are asked for by its name.
+        assert [name for name in queries("headrace") if f'"{name.removeprefix("remove_")}"' not in code] == []
+        assert not any(re.search(r"\{\w", sql) for sql in queries("headrace").values())
 
     @pytest.mark.parametrize("isolation", ["read committed", "serializable"])
     async def test_migrators_at_once_make_one_schema(
@@ -277,18 +277,19 @@ class TestRaces:
         await queue.keep_alive()
         (taken,) = await other.receive(10)
         assert (taken.job.name, taken.job.attempt, taken.is_suspect) == ("lost", 1, False)
-        assert (await queue.complete([held])).accepted == 1
+        assert (await complete(queue, [held])).accepted == 1
 
     async def test_who_waits_for_a_deduplication_key_holds_up_no_other_caller(
         self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
         async with admin.transaction():
-            (holder,) = await queue.enqueue_in(admin, [NewJob(name="first", deduplication_key="k")])
+            (first,) = await queue.enqueue_in(admin, [NewJob(name="first", deduplication_key="k")])
             waiting = asyncio.create_task(queue.enqueue([NewJob(name="second", deduplication_key="k")]))
             await asyncio.sleep(0.1)
             await queue.enqueue([NewJob(name="plain")])
             assert not waiting.done()
-        assert await waiting == [holder]
+            assert first.is_new
+        assert await waiting == [Enqueued(id=first.id, is_new=False)]
 
     async def test_a_suspect_whose_claim_was_lost_stays_a_suspect(
         self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
@@ -298,7 +299,7 @@ class TestRaces:
         await admin.execute(
             "WITH gone AS (DELETE FROM headrace.jobs RETURNING *) "
             "INSERT INTO headrace.parked_jobs (id, queue_id, name, suspect, state) "
-            "SELECT id, queue_id, name, true, 4 FROM gone"
+            "SELECT id, queue_id, name, true, 'suspect' FROM gone"
         )
         await claim_and_lose_the_answer(queue, "claim_suspect")
         await queue.enqueue([NewJob(name="innocent")])
@@ -314,7 +315,7 @@ class TestRaces:
         await queue.keep_alive()
         await queue.enqueue([NewJob()])
         await claim_and_lose_the_answer(queue)
-        await admin.execute("INSERT INTO headrace.parked_jobs (id, queue_id, suspect, state) VALUES (9, 1, true, 4)")
+        await admin.execute(SUSPECT)
         await queue.maintain()
         assert await queue.receive(10) == []
 
@@ -339,32 +340,35 @@ class TestRaces:
             raise asyncio.CancelledError
 
         with monkeypatch.context() as patched, suppress(asyncio.CancelledError):
-            patched.setattr(queue, "_take", cut_off)  # It is claimed, and its answer never comes.
+            patched.setattr(queue._holdings, "take", cut_off)  # It is claimed, and its answer never comes.
             await queue.receive(1)
         assert [delivery.job.name for delivery in await other.receive(1, wait_seconds=20)] == ["kept"]
 
-    async def test_a_dead_workers_job_that_somebody_has_locked_is_a_suspect_all_the_same(
+    async def test_a_dead_workers_job_that_somebody_has_locked_is_put_back_later(
         self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
+        await queue.keep_alive()
         await queue.enqueue([NewJob(name="deadly")])
         (held,) = await queue.receive(1)
         await admin.execute(DEAD)
         async with admin.transaction():
             await admin.execute("SELECT FROM headrace.jobs FOR UPDATE")
             assert (await other.maintain()).rescued == 0
-            assert (await queue.complete([held])).refused == (held,), "its lease is gone"
+            assert (await complete(queue, [held])).refused == (Complete(delivery=held),), "its lease is gone"
             depth = await other.depth()
             assert (depth.ready, depth.in_flight) == (1, 0), "nobody who is known to live has it"
             left = await admin.fetch("SELECT xmin FROM headrace.claims")
             assert (await other.maintain()).rescued == 0
             assert await admin.fetch("SELECT xmin FROM headrace.claims") == left, "nothing is written in vain"
         assert await other.receive(1) == [], "held until the next round"
+        await admin.execute(DEAD)
         assert (await other.maintain()).rescued == 1
         (again,) = await other.receive(1)
-        assert (again.job.id, again.job.attempt, again.is_suspect) == (held.job.id, 1, True)
-        assert await admin.fetchval("SELECT deaths FROM headrace.jobs") == 1, "its worker held nothing else"
-        assert (await other.complete([again])).accepted == 1
-        assert await admin.fetchval("SELECT count(*) FROM headrace.leases") == 1, "nothing is left behind"
+        assert (again.job.id, again.job.attempt) == (held.job.id, 1)
+        lost = await admin.fetchrow("SELECT losses, deaths FROM headrace.jobs")
+        assert tuple(lost or ()) == (1, 1), "its worker held nothing else"
+        assert (await complete(other, [again])).accepted == 1
+        assert await admin.fetchval("SELECT count(*) FROM headrace.leases") == 0, "nothing is left behind"
 
     async def test_who_died_with_more_than_the_locked_job_is_not_charged_to_it(
         self, queue: PostgresQueue, other: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
@@ -375,14 +379,15 @@ class TestRaces:
         async with admin.transaction():
             await admin.execute("SELECT FROM headrace.jobs WHERE name = 'locked' FOR UPDATE")
             assert (await other.maintain()).rescued == 2
+        await admin.execute(DEAD)
         assert (await other.maintain()).rescued == 1
-        rows = await admin.fetch("SELECT name, suspect, deaths FROM headrace.parked_jobs ORDER BY id")
-        assert [tuple(row) for row in rows] == [("locked", True, 0), ("free", True, 0), ("other", True, 0)]
+        rows = await admin.fetch("SELECT name, losses, deaths FROM headrace.jobs ORDER BY id")
+        assert [tuple(row) for row in rows] == [("locked", 1, 0), ("free", 1, 0), ("other", 1, 0)]
 
     async def test_a_suspect_that_is_locked_when_its_worker_closes_is_still_claimed_alone(
         self, queue: PostgresQueue, place: Place, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
-        await admin.execute("INSERT INTO headrace.parked_jobs (id, queue_id, suspect, state) VALUES (9, 1, true, 4)")
+        await admin.execute(SUSPECT)
         await queue.enqueue([NewJob(name="innocent")])
         async with admin.transaction(), PostgresQueue(place, "orders") as closing:
             await closing.keep_alive()
@@ -408,7 +413,7 @@ class TestRaces:
         await queue.enqueue([NewJob(name="due", delay_seconds=60), NewJob(name="head", group="g")])
         await queue.enqueue([NewJob(group="g", expires_at=past)])
         await admin.execute("UPDATE headrace.parked_jobs SET run_at = now() WHERE name = 'due'")
-        (cancelled,) = await queue.enqueue([NewJob(name="cancelled", run_at=datetime(2100, 1, 1, tzinfo=UTC))])
+        (cancelled,) = await enqueue(queue, [NewJob(name="cancelled", run_at=datetime(2100, 1, 1, tzinfo=UTC))])
         async with admin.transaction():
             await admin.execute("SELECT headrace.lock_groups(1, ARRAY ['g'])")
             await admin.execute("SELECT FROM headrace.jobs WHERE name = 'locked' OR expires_at < now() FOR UPDATE")
@@ -419,24 +424,27 @@ class TestRaces:
             assert (done.expired, done.cancelled, done.promoted) == (0, 0, 0)
         done = await other.maintain()
         assert (done.expired, done.cancelled) == (2, 1)
-        assert sorted(delivery.job.name for delivery in await other.receive(10)) == ["due", "head", "locked"]
+        received: set[str] = set()
+        while len(received) < 3:  # What was locked stands below what was found before: another look may be needed.
+            received.update(delivery.job.name for delivery in await other.receive(10, wait_seconds=1))
+        assert received == {"due", "head", "locked"}
 
     async def test_ending_a_job_frees_no_key_that_another_job_has_by_now(
         self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
         await queue.enqueue([NewJob(deduplication_key="k")])
         await admin.execute("UPDATE headrace.deduplication_keys SET job_id = 987")
-        await queue.complete(await queue.receive(1))
-        assert await queue.enqueue([NewJob(deduplication_key="k")]) == ["987"]
+        await complete(queue, await queue.receive(1))
+        assert await queue.enqueue([NewJob(deduplication_key="k")]) == [Enqueued(id="987", is_new=False)]
 
     async def test_what_is_due_already_is_nothing_to_wait_for(
         self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
         await queue.enqueue([NewJob(delay_seconds=60), NewJob(delay_seconds=90)])
-        due_seconds = await queue._database.fetch_value("next_due", 1)
+        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1)
         assert 50 < due_seconds <= 60
         await admin.execute("UPDATE headrace.parked_jobs SET run_at = run_at - interval '70 seconds'")
-        due_seconds = await queue._database.fetch_value("next_due", 1)
+        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1)
         assert due_seconds > 10, "else a paused queue's receivers would look again and again"
 
     async def test_nobody_pays_for_anothers_faulty_call(self, queue: PostgresQueue) -> None:
@@ -468,6 +476,7 @@ class TestRaces:
                 ["g"],
                 ["k"],
                 [60],
+                [],
             )
             await queue.enqueue([NewJob(name="first", group="g"), NewJob(deduplication_key="other")])
             changed = await PostgresProvisioner(place).ensure("orders", QueueSettings(max_retries=9), OWNER)
@@ -476,12 +485,16 @@ class TestRaces:
             await waiting_for_locks(admin, 1)
             deliveries = await queue.receive(10)
             assert len(deliveries) == 2, "the open transaction's own job is not seen, and holds no group"
-            assert (await queue.complete(deliveries)).accepted == 2
+            assert (await complete(queue, deliveries)).accepted == 2
             await queue.maintain()
             assert not removing.done()
         assert await removing
         assert len(await queue.receive(10)) == 1
 
+
+SUSPECT = """
+INSERT INTO headrace.parked_jobs (id, queue_id, losses, suspect, state) VALUES (9, 1, 2, true, 'suspect')
+"""
 
 DEAD = """
 UPDATE headrace.leases SET expires_at = now() - interval '1 second';
@@ -490,8 +503,8 @@ UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now()
 
 
 async def claim_and_lose_the_answer(queue: PostgresQueue, query: str = "claim") -> None:
-    arguments = [10, [0] * 11] if query == "claim" else []
-    assert await queue._database.fetch(query, queue._queue_id, queue._heartbeat_lease, *arguments)
+    arguments = [10, [0] * 11, None] if query == "claim" else []
+    assert await queue._database.fetch(query, queue._row.id, queue._holdings.heartbeat_lease, *arguments)
 
 
 async def waiting_for_locks(admin: asyncpg.Connection[asyncpg.Record], count: int) -> None:

@@ -84,6 +84,13 @@ class TestExpensiveLooks:
         assert not frontier.next_look(ALL, 101.0).from_start
         assert frontier.next_look(ALL, 104.1).from_start
 
+    def test_but_not_where_there_is_nothing_else(self, frontier: Frontier) -> None:
+        at_work(frontier, took=0.2)
+        frontier.has_older()
+        look = frontier.next_look(ALL, 101.0)
+        found(frontier, look, at=101.0, is_short=True)
+        assert frontier.second_look(look, 101.0) == Look(ALL, START, from_start=True)
+
     def test_nor_does_a_look_that_found_nothing_lead_to_another(self, frontier: Frontier) -> None:
         at_work(frontier, took=0.2)
         look = frontier.next_look(ALL, 101.0)

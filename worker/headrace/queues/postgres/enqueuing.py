@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # what a statement says several times over.
 _STATEMENT_BYTES = 16 * 1024 * 1024
 
+# How long a statement waits for a deduplication key: another producer's statement is over by then.
+_LOCK_TIMEOUT = "100ms"
+
 
 class Enqueuing:
     """Enqueues into one queue."""
@@ -75,12 +78,18 @@ class Enqueuing:
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[Record]:
         if sum([len(job.payload) for job in jobs]) <= _STATEMENT_BYTES:
-            query, columns = _insertion(jobs)
-            return await self._database.fetch(query, self._row.id, *columns)
+            query, arguments = _insertion(jobs)
+            return await self._database.fetch(query, self._row.id, *arguments)
         insertions = map(_insertion, batches(jobs, max_bytes=_STATEMENT_BYTES))
-        return await self._database.fetch_together([(query, (self._row.id, *columns)) for query, columns in insertions])
+        return await self._database.fetch_together(
+            [(query, (self._row.id, *arguments)) for query, arguments in insertions]
+        )
 
 
-def _insertion(jobs: Sequence[NewJob]) -> tuple[str, tuple[list[object], ...]]:
-    """The query that enqueues them, and its columns."""
-    return ("enqueue", plain_columns(jobs)) if all(map(is_plain, jobs)) else ("put", all_columns(jobs))
+def _insertion(jobs: Sequence[NewJob]) -> tuple[str, tuple[object, ...]]:
+    """The query that enqueues them, and its arguments."""
+    if all(map(is_plain, jobs)):
+        return "enqueue", plain_columns(jobs)
+    if any(job.deduplication_key is not None for job in jobs):
+        return "put_keyed", (*all_columns(jobs), _LOCK_TIMEOUT)
+    return "put", all_columns(jobs)

@@ -44,7 +44,7 @@ class Frontier:
         self._frontiers: dict[frozenset[str], _Frontier] = {}
 
     def has_older(self) -> None:
-        """Something stands below the frontier, or may: the next look shall be from the start, if that is cheap."""
+        """Something stands below the frontier: the next look shall be from the start, if that is cheap."""
         for frontier in self._frontiers.values():
             frontier.has_older = True
 
@@ -57,9 +57,9 @@ class Frontier:
         return frontier.look(without, from_start=from_start)
 
     def second_look(self, first: Look, now: float) -> Look | None:
-        """Where to look after a look found nothing; None: nowhere."""
+        """Where to look after one that found nothing; None: nowhere. What is known to be there is worth any expense."""
         frontier = self._of(first.without)
-        if first.from_start or now < frontier.start_allowed_at:
+        if first.from_start or (now < frontier.start_allowed_at and not frontier.has_older):
             return None
         return frontier.look(first.without, from_start=True)
 

@@ -17,6 +17,13 @@ RETURNING id, true AS is_new
 -- Enqueue jobs that ask for more: a delay, a group, a deduplication key.
 SELECT id, is_new FROM {schema}.put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
+-- name: put_keyed
+-- The same, but no lock is waited for longer than $14: somebody's transaction may hold a key, and stay open for long.
+SELECT put.id, put.is_new
+FROM (SELECT set_config('lock_timeout', $14, true) AS limit_of_waits OFFSET 0) AS first,
+    LATERAL {schema}.put(CASE WHEN first.limit_of_waits IS NOT NULL THEN $1::integer END, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+        $12, $13) AS put
+
 -- name: wake
 -- Tell idle workers of new jobs, where there are any.
 SELECT {schema}.wake($1)
