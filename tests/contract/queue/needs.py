@@ -61,7 +61,6 @@ ERRORS = _capability("kept errors", lambda can: can.keeps_errors)
 PAUSING = _capability("pausing", lambda can: can.pausing)
 SKIPPING = _capability("names left out", lambda can: can.skips_names)
 TRANSACTIONS = _capability("transactions", lambda can: can.transactions)
-NO_TRANSACTIONS = _capability("a lack of transactions", lambda can: not can.transactions)
 
 HOUSEKEEPING = _role("housekeeping by workers", base.KeepsHouse)
 ASIDE = _role("heartbeats from another thread", base.KeepsAliveAside)

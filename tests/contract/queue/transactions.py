@@ -12,7 +12,6 @@ from contract.queue.bench import (
 )
 from contract.queue.needs import (
     COUNTING,
-    NO_TRANSACTIONS,
     TRANSACTIONS,
     Part,
     needs,
@@ -28,16 +27,10 @@ if TYPE_CHECKING:
     pass
 
 
+@needs(TRANSACTIONS, COUNTING)
 class TransactionContract(Part):
-    """What is promised of transactions to those who have none; Postgres's own tests say what it promises of its own."""
+    """Which connections are taken is the backend's own: its own tests say what it promises of them."""
 
-    @needs(NO_TRANSACTIONS)
-    async def test_who_has_no_transactions_has_no_such_methods(self, bench: Bench) -> None:
-        await made(bench)
-        async with bench.queue() as queue:
-            assert not isinstance(queue, Transactional)
-
-    @needs(TRANSACTIONS, COUNTING)
     async def test_transactions_are_of_the_backends_own_kind(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
