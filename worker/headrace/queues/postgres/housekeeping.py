@@ -44,6 +44,8 @@ class Housekeeping:
         if todo["rescue"]:
             rescued, poisoned = await self._rescue()
         await self._make_room(suspects_wait=bool(todo["suspects"]))
+        if rescued:
+            self._holdings.suspects_wait = True  # Perhaps: a look tells.
         # Who died after a handler's own transaction had completed a job left the job's group without a head.
         if todo["groups"] and await self._database.fetch_value("sweep_groups", self._row.id):
             self._frontier.has_older()

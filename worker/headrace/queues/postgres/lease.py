@@ -123,6 +123,7 @@ class HeartbeatLease:
     async def _lost(self, lease: int) -> KeptAlive:
         """Others have what was held under it, or will; go on under another."""
         lost: frozenset[DeliveryKey] = self._holdings.lost(lease)
+        self._frontier.has_older()  # Much of it went back to where we have looked.
         with suppress(QueueUnavailableError):  # What is lost must be told in any case; the next one tries again.
             await self._begin()
         return KeptAlive(lost=lost)

@@ -106,11 +106,12 @@ class Receiving:
     async def _receive_under(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
         holdings = self._holdings
         deliveries: list[Delivery] = []
-        if holdings.may_take_suspect:
+        # Nobody knows its name before; who holds nothing has no names that are full.
+        if holdings.may_take_suspect and not without:
             deliveries = await self._claim_suspect(lease)
         if not deliveries and holdings.may_take:
             deliveries = await self._claim(lease, limit, without)
-        if not deliveries and not holdings and not holdings.has_heartbeats:
+        if not deliveries and not holdings and not holdings.has_heartbeats and not without:
             deliveries = await self._claim_suspect(lease)  # Who does not keep house does not know.
         if deliveries:
             await self._rest.found(enough=len(deliveries) >= limit)

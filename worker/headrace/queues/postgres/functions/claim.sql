@@ -96,7 +96,8 @@ BEGIN
             WHERE queue_id = p_queue AND state = 'delayed' ORDER BY run_at LIMIT 1)
         OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'arrived')
     THEN
-        IF {schema}.promote(p_queue, 2 * p_limit) > 0 THEN
+        -- Among a hundred at least: of what has arrived, the highest priority goes first, whatever the limit.
+        IF {schema}.promote(p_queue, greatest(2 * p_limit, 100)) > 0 THEN
             floors := array_fill(0::bigint, ARRAY [11]);
         END IF;
     END IF;
@@ -210,7 +211,8 @@ END
 $body$;
 
 -- Whose turn it is to make room for a suspect, which is claimed alone: of the workers that send heartbeats the one that
--- holds the fewest jobs, for half a minute; then another's, none twice within an hour while there are others.
+-- holds the fewest jobs, for half a minute; then another's. Who has made room in vain is busy with long jobs, and is not
+-- asked again for five minutes: its other slots must not stand still for as long as a suspect waits.
 CREATE OR REPLACE FUNCTION {schema}.make_room(p_queue integer, p_lease bigint) RETURNS boolean
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
 DECLARE
@@ -233,12 +235,10 @@ BEGIN
             SELECT coalesce(sum(cardinality(claim.job_ids)), 0) AS count
             FROM {schema}.claims AS claim
             WHERE claim.lease_id = lease.id
-        ) AS held,
-        LATERAL (
-            SELECT coalesce(lease.made_room_at BETWEEN now() - interval '1 hour' AND now(), false) AS was_lately
-        ) AS turn
+        ) AS held
     WHERE lease.queue_id = p_queue AND lease.heartbeats AND lease.was_alone IS NULL AND lease.expires_at > now()
-    ORDER BY turn.was_lately, CASE WHEN turn.was_lately THEN lease.made_room_at END, held.count, lease.id
+        AND (lease.made_room_at IS NULL OR lease.made_room_at NOT BETWEEN now() - interval '330 seconds' AND now())
+    ORDER BY held.count, lease.id
     LIMIT 1;
     UPDATE {schema}.leases
     SET made_room_at = now()
