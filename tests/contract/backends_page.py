@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +45,13 @@ def written() -> str:
 
 def _tables(offers: list[Offer]) -> Iterator[str]:
     yield "\n## What each can do\n"
-    yield from _head("", offers)
+    yield from _head("", offers, "")
+    meanings = _meanings()
     for field in fields(Capabilities):
-        yield _row(f"`{field.name}`", [_value(getattr(offer.capabilities, field.name)) for offer in offers])
+        values = [_value(getattr(offer.capabilities, field.name)) for offer in offers]
+        yield _row(f"`{field.name}`", [*values, meanings.get(field.name, "")])
     for role in ROLES:
-        yield _row(_sentence(role.words), [_value(role.is_met_by(offer)) for offer in offers])
+        yield _row(_sentence(role.words), [*(_value(role.is_met_by(offer)) for offer in offers), ""])
     yield "\n## What each promises\n"
     yield "Each line is a test of the contract, which runs over every backend that has what it is about."
     for part in parts(QueueContract):
@@ -66,8 +70,24 @@ def _title(part: type) -> str:
     return _sentence(words.strip().removesuffix(" contract"))
 
 
-def _head(first: str, offers: list[Offer]) -> list[str]:
-    return [_row(first, [offer.name for offer in offers]), _row("---", ["---"] * len(offers))]
+def _meanings() -> dict[str, str]:
+    """What stands below each field in its class."""
+    (declared,) = ast.parse(inspect.getsource(Capabilities)).body
+    assert isinstance(declared, ast.ClassDef)
+    return {
+        field.target.id: " ".join(words.value.value.replace("`", "").split())
+        for field, words in zip(declared.body, declared.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(words, ast.Expr)
+        and isinstance(words.value, ast.Constant)
+        and isinstance(words.value.value, str)
+    }
+
+
+def _head(first: str, offers: list[Offer], *more: str) -> list[str]:
+    columns = [*(offer.name for offer in offers), *more]
+    return [_row(first, columns), _row("---", ["---"] * len(columns))]
 
 
 def _row(first: str, cells: list[str]) -> str:

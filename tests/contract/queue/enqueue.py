@@ -10,6 +10,7 @@ from msgspec import structs
 
 from contract.queue.bench import QUEUE, Bench, arrival, arrivals, made, names, standing
 from contract.queue.needs import (
+    ATOMIC,
     COUNTING,
     DELAYS,
     EXPIRY,
@@ -154,6 +155,26 @@ class EnqueueContract(Part):
             )
             depth = await standing(queue)
             assert (depth.ready, depth.delayed) == (4, 1)
+
+    @needs(ATOMIC, COUNTING)
+    async def test_others_see_all_jobs_of_a_call_or_none(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as producer, bench.queue() as other:
+            enqueuing = asyncio.create_task(producer.enqueue([NewJob()] * 2500))
+            seen = {0}
+            while not enqueuing.done():
+                seen.add((await standing(other)).ready)
+                await asyncio.sleep(0)
+            seen.add((await standing(other)).ready)
+            assert seen == {0, 2500}
+            assert len(await enqueuing) == 2500
+
+    async def test_every_byte_arrives(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            payload = bytes(range(256)) * 256
+            await queue.enqueue([NewJob(payload=payload, content_type="application/octet-stream")])
+            assert [delivery.job.payload for delivery in await arrival(queue)] == [payload]
 
     async def test_the_largest_payload_arrives(self, bench: Bench) -> None:
         await made(bench)
