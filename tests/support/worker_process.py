@@ -97,7 +97,7 @@ def running_worker(
                 "HEADRACE_LOG_LEVEL": "DEBUG",
                 "BACKGROUND_JOBS__POLLINTERVALSECONDS": "0.2",
                 "BACKGROUND_JOBS__NAMESPACE": "shop",
-                "PYTHONPATH": str(TESTS),
+                "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "RECORDS": str(directory),
                 **environment,
             },
