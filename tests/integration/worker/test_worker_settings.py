@@ -8,6 +8,7 @@ from headrace import new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.shell import headrace
+from support.verbs import enqueue
 from support.worker_process import eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ BackgroundJobs:
 """)
     with running_worker(tmp_path, "--config", str(config), queue=None, dsn=database_dsn) as worker:
         async with PostgresQueue(Place(dsn=database_dsn), "orders") as orders:
-            (job_id,) = await orders.enqueue([new_job("quick")])
+            (job_id,) = await enqueue(orders, [new_job("quick")])
         async with PostgresQueue(Place(dsn=database_dsn), "mails") as mails:
             await mails.enqueue([new_job("welcome", {"user": 3})])
             await eventually(lambda: records(tmp_path, "done")[job_id] == 1, what="the function ran")
