@@ -201,7 +201,8 @@ def kind_of(verb: str, delay_seconds: float) -> Callable[[Delivery], Settlement]
                 return Release(delivery=delivery, delay_seconds=delay_seconds)
             case "dead_letter":
                 return DeadLetter(delivery=delivery, reason="GaveUp")
-        return Discard(delivery=delivery)
+            case _:
+                return Discard(delivery=delivery)
 
     return settlement
 

@@ -13,8 +13,9 @@ from headrace import App, new_job
 from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.runtime.chores import STATS_SECONDS
 from headrace.runtime.handlers.python import PythonHandler
-from headrace.runtime.worker import STATS_SECONDS, Worker
+from headrace.runtime.worker import Worker
 from support.worker_process import eventually
 
 if TYPE_CHECKING:

@@ -15,11 +15,13 @@ import pytest
 
 from headrace import App, Context, new_job
 from headrace.metrics import Metrics
-from headrace.queues.base import Owner, QueueSettings, UnsupportedCapabilityError
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.worker import Worker
+from support.verbs import enqueue
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ async def test_a_handler_commits_its_work_with_its_job(world: World, declare: Ca
     declare(world)
     async with PostgresQueue(world.place, "orders") as queue:
         jobs = [new_job("note", group=f"g{number % 3}" if number % 2 else None) for number in range(30)]
-        ids = await queue.enqueue(jobs)
+        ids = await enqueue(queue, jobs)
     async with world.working() as metrics:
         await eventually(world.is_done, what="all done")
         await eventually(lambda: counted(metrics, "completed_total") == len(ids), what="all counted")
@@ -141,7 +143,7 @@ async def test_a_handler_that_fails_before_its_commit_is_tried_again_without_an_
             await connection.close()
 
     async with PostgresQueue(world.place, "orders") as queue:
-        ids = await queue.enqueue([new_job("note")])
+        ids = await enqueue(queue, [new_job("note")])
     async with world.working() as metrics:
         await eventually(world.is_done, what="done")
         assert counted(metrics, "retried_total") == 2
@@ -195,8 +197,9 @@ async def test_sessions_killed_leases_lost_and_handlers_dead_at_any_moment_neith
     chance = random.Random(SEED)
     declare(world)
     async with PostgresQueue(world.place, "orders") as queue:
-        ids = await queue.enqueue(
-            [new_job("note", group=f"g{number % 5}" if number % 3 == 0 else None) for number in range(KILLED_JOBS)]
+        ids = await enqueue(
+            queue,
+            [new_job("note", group=f"g{number % 5}" if number % 3 == 0 else None) for number in range(KILLED_JOBS)],
         )
     killed = rescues = 0
     admins = [world.admin.get_server_pid()]

@@ -9,6 +9,7 @@ from headrace import new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support import worker_app
+from support.verbs import enqueue
 from support.worker_process import eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def test_a_blocked_event_loop_is_noticed_located_and_counted_and_makes_the
         with running_worker(tmp_path, *APP, dsn=database_dsn, BACKGROUND_JOBS__STUCKAFTERSECONDS="4") as worker:
             await eventually(lambda: worker.get("/readyz")[0] == 200, what="ready")
             assert worker.get("/healthz") == (200, "ok\n")
-            (job_id,) = await queue.enqueue([new_job("blocking", "gate")])
+            (job_id,) = await enqueue(queue, [new_job("blocking", "gate")])
             await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="the job under way")
             await eventually(lambda: "event loop has not turned" in worker.log, what="the complaint")
             assert worker.metric("event_loop_stalls_total") == 1, "the metrics are served all the same"

@@ -19,6 +19,7 @@ from headrace.queues.memory import MemoryBackend, MemoryQueue
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.sync import Producer, enqueue_in
 from support.otlp import attributes, receiving
+from support.verbs import enqueue
 from support.worker_process import eventually, running_worker
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ async def test_one_trace_leads_from_the_producer_through_the_run_to_its_spans_an
 ) -> None:
     with exporting_worker(tmp_path, receiver, database_dsn, HEADRACE_LOG_FORMAT="json") as worker:
         with TRACER.start_as_current_span("checkout") as checkout:
-            (job_id,) = await queue.enqueue([new_job("traced", "x")])
+            (job_id,) = await enqueue(queue, [new_job("traced", "x")])
         await eventually(lambda: len(receiver.spans("process orders")) == 2, what="the job's span and its child's")
         await eventually(lambda: bool(receiver.spans("resize")), what="the handler's own span")
         (own,) = receiver.spans("resize")
@@ -278,7 +279,7 @@ async def test_whoever_enqueues_within_a_span_sends_its_context_along(
 async def test_calls_that_travel_together_keep_their_own_traces(queue: PostgresQueue) -> None:
     async def checkout(number: int) -> tuple[str, str]:
         with TRACER.start_as_current_span("checkout") as span:
-            (job_id,) = await queue.enqueue([new_job("quick", number)])
+            (job_id,) = await enqueue(queue, [new_job("quick", number)])
         return job_id, f"{span.get_span_context().trace_id:032x}"
 
     expected = dict(await asyncio.gather(*(checkout(number) for number in range(20))))

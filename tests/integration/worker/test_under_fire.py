@@ -14,11 +14,13 @@ import asyncpg
 import pytest
 
 from headrace import new_job
-from headrace.queues.base import Depth, Owner, QueueSettings, QueueUnavailableError
+from headrace.queues.base import Depth, Owner, QueueSettings
+from headrace.queues.errors import QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.postgres import PostgresServer, find_binaries, free_port, running_server, standby_of
 from support.small_disk import fill, small_disk
 from support.tcp_proxy import TcpProxy
+from support.verbs import enqueue
 from support.worker_process import eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ async def enqueued(queue: PostgresQueue, count: int, name: str = "quick") -> lis
     ids: list[str] = []
     while len(ids) < count:
         try:
-            ids += await queue.enqueue([new_job(name)])
+            ids += await enqueue(queue, [new_job(name)])
         except QueueUnavailableError:
             await asyncio.sleep(0.1)
     return ids
@@ -54,7 +56,7 @@ async def until_unavailable(queue: PostgresQueue) -> tuple[list[str], QueueUnava
     ids: list[str] = []
     while True:
         try:
-            ids += await queue.enqueue([new_job("quick", os.urandom(50_000).hex())] * 10)
+            ids += await enqueue(queue, [new_job("quick", os.urandom(50_000).hex())] * 10)
         except QueueUnavailableError as error:
             return ids, error
 
@@ -110,7 +112,7 @@ async def test_dead_workers_are_found_though_sessions_end_again_and_again(
     admin: asyncpg.Connection[asyncpg.Record], database_dsn: str, tmp_path: Path
 ) -> None:
     async with await provisioned(database_dsn) as queue:
-        (job_id,) = await queue.enqueue([new_job("gated", "gate")])
+        (job_id,) = await enqueue(queue, [new_job("gated", "gate")])
         with running_worker(tmp_path, *APP, dsn=database_dsn) as killed:
             await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="under way")
             killed.kill()
@@ -128,7 +130,7 @@ async def test_dead_workers_are_found_though_sessions_end_again_and_again(
 async def test_connections_that_went_dead_without_a_word(database_dsn: str, tmp_path: Path) -> None:
     port = urlsplit(database_dsn).port or 5432
     async with await provisioned(database_dsn) as queue, TcpProxy(port).running() as proxy:
-        (running,) = await queue.enqueue([new_job("gated", "gate")])
+        (running,) = await enqueue(queue, [new_job("gated", "gate")])
         dsn = database_dsn.replace(f":{port}", f":{proxy.port}")
         with running_worker(tmp_path, *APP, dsn=dsn) as worker:
             await eventually(lambda: records(tmp_path, "started")[running] == 1, what="under way")
@@ -145,7 +147,7 @@ async def test_connections_that_went_dead_without_a_word(database_dsn: str, tmp_
 async def test_a_network_that_is_silent_for_longer_than_a_lease(database_dsn: str, tmp_path: Path) -> None:
     port = urlsplit(database_dsn).port or 5432
     async with await provisioned(database_dsn) as queue, TcpProxy(port).running() as proxy:
-        (running,) = await queue.enqueue([new_job("gated", "gate")])
+        (running,) = await enqueue(queue, [new_job("gated", "gate")])
         dsn = database_dsn.replace(f":{port}", f":{proxy.port}")
         with running_worker(tmp_path, *APP, dsn=dsn) as worker:
             await eventually(lambda: records(tmp_path, "started")[running] == 1, what="under way")
@@ -228,7 +230,7 @@ async def test_a_failover_to_a_standby(tmp_path: Path) -> None:
             )
             async with await provisioned(dsn) as queue:
                 with running_worker(tmp_path, *APP, dsn=dsn) as worker:
-                    (running,) = await queue.enqueue([new_job("gated", "gate")])
+                    (running,) = await enqueue(queue, [new_job("gated", "gate")])
                     await eventually(lambda: records(tmp_path, "started")[running] == 1, what="under way")
                     producing = asyncio.create_task(enqueued(queue, 300))
                     await eventually(lambda: len(records(tmp_path, "done")) > 50, what="some done")

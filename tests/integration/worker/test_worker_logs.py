@@ -10,6 +10,7 @@ import pytest
 from headrace import new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from support.verbs import enqueue
 from support.worker_process import eventually, running_worker
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ async def test_in_json_every_line_of_a_job_has_it_in_fields_the_handlers_own_too
     await PostgresProvisioner(place).ensure("orders", QueueSettings(), owner)
     headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     async with PostgresQueue(place, "orders") as queue:
-        ids = await queue.enqueue([new_job(name, "first", headers=headers), new_job(name, "second")])
+        ids = await enqueue(queue, [new_job(name, "first", headers=headers), new_job(name, "second")])
     with running_worker(
         tmp_path, "--app", "support.worker_app:app", dsn=database_dsn, HEADRACE_LOG_FORMAT="json"
     ) as worker:

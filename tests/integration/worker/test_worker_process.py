@@ -11,6 +11,7 @@ import pytest
 from headrace import NewJob, new_job
 from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from support.verbs import enqueue
 from support.worker_process import attempts, eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ async def queue(database_dsn: str) -> AsyncIterator[PostgresQueue]:
 async def test_every_job_is_run_once_and_the_metrics_say_so(
     queue: PostgresQueue, database_dsn: str, tmp_path: Path
 ) -> None:
-    ids = await queue.enqueue([new_job("quick")] * 150 + [new_job("in-thread")] * 150)
+    ids = await enqueue(queue, [new_job("quick")] * 150 + [new_job("in-thread")] * 150)
     with running_worker(tmp_path, *APP, dsn=database_dsn) as worker:
         await eventually(lambda: worker.metric("completed_total") == 300, what="300 completed")
         assert records(tmp_path, "done") == dict.fromkeys(ids, 1)
@@ -77,7 +78,7 @@ async def test_failures_are_retried_then_dead_lettered_and_never_stop_the_worker
     database_dsn: str, tmp_path: Path
 ) -> None:
     async with await provision(database_dsn, max_retries=2) as queue:
-        (failing,) = await queue.enqueue([new_job("failing", 7)])
+        (failing,) = await enqueue(queue, [new_job("failing", 7)])
         await queue.enqueue([new_job("hopeless"), new_job("exiting"), NewJob(name="quick", payload=b"{no json")])
         with running_worker(
             tmp_path, *APP, dsn=database_dsn, BACKGROUND_JOBS__RETRY__INITIALDELAYSECONDS="0.01"
@@ -114,7 +115,7 @@ async def test_a_handler_enqueues_further_jobs_and_they_are_counted(
 async def test_a_job_of_a_killed_worker_completes_elsewhere_uncharged(
     queue: PostgresQueue, database_dsn: str, tmp_path: Path
 ) -> None:
-    (job_id,) = await queue.enqueue([new_job("gated", "gate")])
+    (job_id,) = await enqueue(queue, [new_job("gated", "gate")])
     with running_worker(tmp_path, *APP, dsn=database_dsn) as killed:
         await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="the job under way")
         with running_worker(tmp_path, *APP, dsn=database_dsn) as other:
@@ -131,12 +132,12 @@ async def test_a_job_of_a_killed_worker_completes_elsewhere_uncharged(
 async def test_a_drain_finishes_what_runs_and_takes_nothing_new(
     queue: PostgresQueue, database_dsn: str, tmp_path: Path
 ) -> None:
-    running = await queue.enqueue([new_job("gated", "gate")] * 2)
+    running = await enqueue(queue, [new_job("gated", "gate")] * 2)
     with running_worker(tmp_path, *APP, "--concurrency", "2", dsn=database_dsn) as worker:
         await eventually(lambda: len(records(tmp_path, "started")) == 2, what="both slots taken")
         worker.terminate()
         await eventually(lambda: "draining" in worker.log, what="draining")
-        (left,) = await queue.enqueue([new_job("quick")])
+        (left,) = await enqueue(queue, [new_job("quick")])
         (tmp_path / "gate").touch()
         assert await worker.exit_status() == 0
     assert records(tmp_path, "done") == dict.fromkeys(running, 1)
@@ -148,7 +149,7 @@ async def test_a_drain_finishes_what_runs_and_takes_nothing_new(
 async def test_what_outlasts_the_drain_goes_back_uncharged_at_once(
     queue: PostgresQueue, database_dsn: str, tmp_path: Path, hasten: str
 ) -> None:
-    (job_id,) = await queue.enqueue([new_job("gated", "never")])
+    (job_id,) = await enqueue(queue, [new_job("gated", "never")])
     timeout = "0.1" if hasten == "timeout" else "3600"
     with running_worker(tmp_path, *APP, "--drain-timeout", timeout, dsn=database_dsn) as worker:
         await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="the job under way")
@@ -165,7 +166,7 @@ async def test_what_outlasts_the_drain_goes_back_uncharged_at_once(
 async def test_a_function_that_nobody_can_stop_does_not_hold_the_process(
     queue: PostgresQueue, database_dsn: str, tmp_path: Path, name: str
 ) -> None:
-    (job_id,) = await queue.enqueue([new_job(name, "never")])
+    (job_id,) = await enqueue(queue, [new_job(name, "never")])
     with running_worker(tmp_path, *APP, "--drain-timeout", "0", dsn=database_dsn) as worker:
         await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="the job under way")
         worker.terminate()
@@ -205,8 +206,8 @@ async def test_a_program_gets_its_job_and_its_exit_status_decides(database_dsn: 
     script.write_text(SCRIPT)
     script.chmod(0o755)
     async with await provision(database_dsn, max_retries=1) as queue:
-        (good,) = await queue.enqueue([new_job("good", {"picture": 17}, headers={"traceparent": "00"})])
-        (secret,) = await queue.enqueue([new_job("secret", "x" * 200_000)])
+        (good,) = await enqueue(queue, [new_job("good", {"picture": 17}, headers={"traceparent": "00"})])
+        (secret,) = await enqueue(queue, [new_job("secret", "x" * 200_000)])
         await queue.enqueue([new_job("bad"), new_job("hopeless")])
         with running_worker(tmp_path, "--exec", str(script), dsn=database_dsn, **SOON_AGAIN) as worker:
             await eventually(lambda: worker.metric("failed_total") == 2, what="the bad ones dead-lettered")
@@ -289,7 +290,7 @@ async def test_jobs_go_on_while_the_database_restarts_and_their_completions_arri
     own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     async with await provision(own_postgres.dsn) as queue:
-        ids = await queue.enqueue([new_job("gated", "gate")] * 5)
+        ids = await enqueue(queue, [new_job("gated", "gate")] * 5)
         with running_worker(tmp_path, *APP, dsn=own_postgres.dsn) as worker:
             await eventually(lambda: len(records(tmp_path, "started")) == 5, what="all under way")
             own_postgres.stop()
@@ -309,7 +310,7 @@ async def test_a_worker_cut_off_for_longer_than_its_lease_stops_its_jobs_by_itse
     own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     async with await provision(own_postgres.dsn) as queue:
-        (job_id,) = await queue.enqueue([new_job("gated", "gate")])
+        (job_id,) = await enqueue(queue, [new_job("gated", "gate")])
         with running_worker(tmp_path, *APP, dsn=own_postgres.dsn) as worker:
             await eventually(lambda: records(tmp_path, "started")[job_id] == 1, what="under way")
             own_postgres.stop()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_operator.settings import LogFormat, Settings, OperatorSettingsError, settings_from_env
+from headrace_operator.settings import LogFormat, OperatorSettingsError, Settings, settings_from_env
 
 
 def test_nothing_set_is_the_defaults() -> None:
