@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import structs
@@ -20,7 +20,7 @@ from contract.queue.needs import (
     Part,
     needs,
 )
-from headrace.job import MAX_PAYLOAD_BYTES, NewJob
+from headrace.job import MAX_PAYLOAD_BYTES, InvalidJobError, NewJob
 from headrace.queues.errors import UnsupportedCapabilityError
 from support.verbs import complete, enqueue, retry
 
@@ -98,6 +98,27 @@ class EnqueueContract(Part):
         await made(bench)
         async with bench.queue() as queue:
             assert await queue.enqueue([]) == []
+
+    @pytest.mark.parametrize(
+        ("jobs", "complaint"),
+        [
+            (None, "list of NewJob, not NoneType"),
+            (NewJob(), "list of NewJob, not NewJob"),
+            (iter([NewJob()]), "list of NewJob, not list_iterator"),
+            ([NewJob(), None], "list of NewJob, not of NoneType"),
+            ("resize", "list of NewJob, not of str"),
+            ([{"name": "resize"}], "list of NewJob, not of dict"),
+        ],
+    )
+    async def test_what_are_no_jobs_is_refused_and_stops_nobody_elses(
+        self, bench: Bench, jobs: Any, complaint: str
+    ) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            with pytest.raises(InvalidJobError, match=complaint):
+                await queue.enqueue(jobs)
+            assert await enqueue(queue, [NewJob()])
+            assert len(await arrivals(queue, 1)) == 1
 
     async def test_calls_at_once_each_get_their_own_ids(self, bench: Bench) -> None:
         await made(bench)

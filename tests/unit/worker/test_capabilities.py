@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from headrace.job import NewJob
+from headrace.job import InvalidJobError, NewJob
 from headrace.queues import BACKENDS
 from headrace.queues.capabilities import refuse_unsupported
 from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.queues.memory.capabilities import CAPABILITIES as ALL
+from headrace.sync import Producer, enqueue_in
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEYED = NewJob(deduplication_key="k")
@@ -103,3 +104,16 @@ def test_what_a_backend_can_do_is_known_without_its_packages(scheme: str, monkey
 
     monkeypatch.setattr("headrace.queues.require_packages", missing)
     assert BACKENDS[scheme].capabilities.atomic_batches
+
+
+@pytest.mark.parametrize("jobs", [None, NewJob(), iter([NewJob()]), [NewJob(), None], "resize", [{"name": "resize"}]])
+def test_what_are_no_jobs_is_refused_by_every_way_to_enqueue(jobs: Any) -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    with Producer(nowhere) as producer:
+        for refuse in (
+            lambda: refuse_unsupported(jobs, ALL),
+            lambda: enqueue_in(object(), "orders", jobs),
+            lambda: producer.enqueue("orders", jobs),
+        ):
+            with pytest.raises(InvalidJobError, match="must be a list of NewJob, not"):
+                refuse()

@@ -7,15 +7,16 @@ import pytest
 from headrace import QueueError, from_url, new_job
 from headrace.queues.memory import MemoryQueue
 from headrace.queues.postgres import PostgresQueue
+from support.verbs import complete
 
 
 async def test_memory_is_one_queue_within_the_process() -> None:
     async with from_url("memory://", "letters") as one, from_url("memory://", "letters") as two:
         assert isinstance(one, MemoryQueue)
-        (job_id,) = await one.enqueue([new_job("send")])
+        (enqueued,) = await one.enqueue([new_job("send")])
         (delivery,) = await two.receive(1)
-        assert delivery.job.id == job_id
-        await two.complete([delivery])
+        assert delivery.job.id == enqueued.id
+        await complete(two, [delivery])
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from headrace.job import MAX_DELAY_SECONDS, MAX_PAYLOAD_BYTES
+from headrace.job import MAX_DELAY_SECONDS, MAX_PAYLOAD_BYTES, InvalidJobError, NewJob
 from headrace.queues.errors import UnsupportedCapabilityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from datetime import datetime
-
-    from headrace.job import NewJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class Capabilities:
     """Whether jobs can be enqueued and completed within a transaction of the caller's own (`Transactional`)."""
 
 
-def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities, *, now: datetime | None = None) -> None:
+def refuse_unsupported(jobs: Sequence[NewJob], capabilities: Capabilities, *, now: datetime | None = None) -> None:
     """Raise where a job asks for what a backend lacks.
 
     Parameters
@@ -67,10 +66,16 @@ def refuse_unsupported(jobs: Iterable[NewJob], capabilities: Capabilities, *, no
 
     Raises
     ------
+    InvalidJobError
+        When they are no sequence of `NewJob`: an iterator would be empty when it comes to sending them.
     UnsupportedCapabilityError
         It names the first field that can't be had, and the fix.
     """
+    if not isinstance(jobs, Sequence):
+        raise InvalidJobError(f"jobs: must be a list of NewJob, not {type(jobs).__name__}")
     for job in jobs:
+        if not isinstance(job, NewJob):
+            raise InvalidJobError(f"jobs: must be a list of NewJob, not of {type(job).__name__}; new_job() makes one")
         for refusal in _refusals(job, capabilities, now):
             raise UnsupportedCapabilityError(refusal)
 

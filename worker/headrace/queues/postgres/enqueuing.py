@@ -45,9 +45,9 @@ class Enqueuing:
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         """See `headrace.queues.base.Queue`."""
+        refuse_unsupported(jobs, CAPABILITIES)
         if not jobs:
             return []
-        refuse_unsupported(jobs, CAPABILITIES)
         self._row.check()
         jobs = trace_context.carried(jobs)
         is_keyed = any(job.deduplication_key is not None for job in jobs)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.queues import DEFAULT_SCHEMA
 from headrace.queues.batches import batches
+from headrace.queues.capabilities import refuse_unsupported
 from headrace.queues.errors import QueueAccessError, QueueError, QueueUnavailableError
 from headrace.queues.postgres import transactions
+from headrace.queues.postgres.capabilities import CAPABILITIES
 from headrace.queues.postgres.patience import (
     PATIENCE_BYTES,
     NothingDoneError,
@@ -89,6 +91,7 @@ def enqueue_in(connection: Any, queue: str, jobs: Sequence[NewJob], *, schema: s
     ...     order.save()
     ...     enqueue_in(django.db.connection, "orders", [new_job("send-receipt", {"order": order.id})])
     """
+    refuse_unsupported(jobs, CAPABILITIES)
     return transactions.enqueue_sync(connection, schema, queue, jobs)
 
 
@@ -169,6 +172,7 @@ class Producer:
         QueueError
             When the queue does not exist, or a job is refused; nothing was enqueued.
         """
+        refuse_unsupported(jobs, CAPABILITIES)
         if not jobs:
             return []
         patient_until = time.monotonic() + self._patience.seconds
