@@ -73,6 +73,17 @@ def test_a_look_from_the_frontier_never_moves_it_back(frontier: Frontier) -> Non
 class TestExpensiveLooks:
     """An old transaction keeps a million dead rows at the start."""
 
+    @pytest.fixture
+    def frontier(self) -> Frontier:
+        frontier = Frontier()
+        found(frontier, frontier.next_look(ALL, 90.0), (0, 6), at=90.0, took=0.2)
+        return frontier
+
+    def test_one_that_was_slow_by_chance_tells_nothing(self, frontier: Frontier) -> None:
+        at_work(frontier, took=0.001)
+        found(frontier, frontier.next_look(ALL, 101.0), (0, 9), at=101.0, took=0.2)
+        assert frontier.next_look(ALL, 101.0 + FRONTIER_SECONDS).from_start
+
     def test_they_are_made_seldom(self, frontier: Frontier) -> None:
         at_work(frontier, took=0.2)
         assert not frontier.next_look(ALL, 100.0 + 3.9).from_start

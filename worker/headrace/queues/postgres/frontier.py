@@ -82,7 +82,8 @@ class Frontier:
         frontier = self._of(look.without)
         frontier.was_short = is_short
         if look.from_start:
-            took_seconds = ended - started
+            # One that was slow by chance tells nothing of the next.
+            took_seconds, frontier.took_seconds = min(ended - started, frontier.took_seconds), ended - started
             expense_seconds = _EXPENSE_FACTOR * took_seconds if took_seconds > _EXPENSIVE_SECONDS else 0.0
             frontier.start_allowed_at = ended + expense_seconds
             frontier.ends_at = ended + max(expense_seconds, FRONTIER_SECONDS)
@@ -107,6 +108,8 @@ class _Frontier:
         self.floors = [0] * LEVELS
         self.ends_at = 0.0
         self.start_allowed_at = 0.0
+        self.took_seconds = 0.0
+        """How long the last look from the start took."""
         self.was_short = True
         self.has_older = False
 

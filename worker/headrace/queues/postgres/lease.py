@@ -15,6 +15,8 @@ from headrace.queues.postgres.statements import queries
 from headrace.queues.postgres.totals import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncpg import Record
 
     from headrace.queues.base import DeliveryKey
@@ -69,7 +71,7 @@ class HeartbeatLease:
             await self._database.fetch_promptly("drop_strays", lease, strays, urgent=True)
             self._frontier.has_older()
         self._row.see(rows[0])
-        return KeptAlive(cancelled=holdings.keys_of(rows[0]["cancelled"]))
+        return KeptAlive(lost=await self._lost_early(), cancelled=holdings.keys_of(rows[0]["cancelled"]))
 
     async def keep_alive_aside(self) -> None:
         """See `headrace.queues.base.KeepsAliveAside`."""
@@ -120,9 +122,23 @@ class HeartbeatLease:
             self._tally.put_back(taken)
         return rows
 
+    async def _lost_early(self) -> frozenset[DeliveryKey]:
+        """What was received before the first heartbeat, under leases of its own, may be lost by itself."""
+        early = self._holdings.leases - {self._holdings.heartbeat_lease}
+        if not early:
+            return frozenset()
+        rows = await self._database.fetch_promptly("lost_leases", list(early), urgent=True)
+        return self._given_up(row[0] for row in rows)
+
+    def _given_up(self, leases: Iterable[int]) -> frozenset[DeliveryKey]:
+        lost: frozenset[DeliveryKey] = frozenset().union(*map(self._holdings.lost, leases))
+        if lost:
+            self._frontier.has_older()  # It goes back, under its old ids.
+        return lost
+
     async def _lost(self, lease: int) -> KeptAlive:
         """Others have what was held under it, or will; go on under another."""
-        lost: frozenset[DeliveryKey] = self._holdings.lost(lease)
+        lost = self._given_up([lease])
         self._frontier.has_older()  # Much of it went back to where we have looked.
         with suppress(QueueUnavailableError):  # What is lost must be told in any case; the next one tries again.
             await self._begin()

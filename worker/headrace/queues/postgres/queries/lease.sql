@@ -39,6 +39,12 @@ SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.mess
     {schema}.keep_watch(queue.id)
 FROM lease JOIN {schema}.queues AS queue ON queue.id = lease.queue_id
 
+-- name: lost_leases
+-- Of leases, those that were judged, or are gone.
+SELECT asked.id
+FROM unnest($1::bigint[]) AS asked (id)
+WHERE NOT EXISTS (SELECT FROM {schema}.leases WHERE leases.id = asked.id AND leases.was_alone IS NULL)
+
 -- name: extend_lease
 -- Still here, and no more than that: for a worker whose event loop is stuck.
 UPDATE {schema}.leases
