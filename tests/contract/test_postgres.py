@@ -80,13 +80,17 @@ class PostgresBench:
         await self._stack.aclose()
 
 
+def look_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine, too: where such a look is expensive, what came back may be found a little later."""
+    monkeypatch.setattr("headrace.queues.postgres.frontier._EXPENSIVE_SECONDS", float("inf"))
+
+
 class TestPostgres(QueueContract):
     offer = PostgresBench.offer
 
     @pytest.fixture
     async def bench(self, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBench]:
-        # On a slow machine, too: where a look from the start is expensive, what came back may be found a little later.
-        monkeypatch.setattr("headrace.queues.postgres.frontier._EXPENSIVE_SECONDS", float("inf"))
+        look_from_the_start(monkeypatch)
         connection = await asyncpg.connect(database_dsn)
         try:
             bench = PostgresBench(database_dsn, connection)

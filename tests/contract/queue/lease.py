@@ -11,6 +11,7 @@ from contract.queue.bench import (
     Bench,
     arrival,
     arrivals,
+    cancel,
     every_verb,
     kept,
     made,
@@ -22,8 +23,10 @@ from contract.queue.bench import (
 )
 from contract.queue.needs import (
     ASIDE,
+    CANCELLATION,
     FENCED,
     HOUSEKEEPING,
+    JOBS,
     TIME,
     UNCHARGED,
     Part,
@@ -246,7 +249,7 @@ class LeaseOverTimeContract(Part):
             assert (await kept(other)).rescued == 1
             assert refused(await complete(receiver, [held])) == [held]
 
-    async def test_heartbeats_keep_nothing_that_was_received_before_the_first_of_them(self, bench: Bench) -> None:
+    async def test_what_was_received_before_the_first_heartbeat_is_lost_by_itself(self, bench: Bench) -> None:
         await made(bench, visibility_timeout_seconds=10)
         async with bench.queue() as worker, bench.queue() as other:
             await worker.enqueue([NewJob(name="early"), NewJob(name="later")])
@@ -257,5 +260,22 @@ class LeaseOverTimeContract(Part):
                 await bench.pass_time(LEASE_SECONDS - 1)
                 assert await worker.keep_alive() == KeptAlive()
             assert (await kept(other)).rescued == 1
+            assert (await worker.keep_alive()).lost == {early.key}
             assert refused(await complete(worker, [early])) == [early]
             assert (await complete(worker, [later])).accepted == 1
+
+    @needs(CANCELLATION, JOBS)
+    async def test_a_heartbeat_tells_lost_from_cancelled(self, bench: Bench) -> None:
+        await made(bench, visibility_timeout_seconds=10)
+        async with bench.queue() as worker, bench.queue() as other:
+            await worker.enqueue([NewJob(name="early"), NewJob(name="stopped"), NewJob(name="fine")])
+            (early,) = await worker.receive(1)
+            await worker.keep_alive()
+            stopped, _ = await worker.receive(2)
+            for _ in range(3):
+                await bench.pass_time(LEASE_SECONDS - 1)
+                await worker.keep_alive()
+            await kept(other)
+            assert await cancel(bench, stopped.job.id) == "requested"
+            told = await worker.keep_alive()
+            assert told == KeptAlive(lost=frozenset({early.key}), cancelled=frozenset({stopped.key}))

@@ -13,13 +13,15 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from contract.queue.bench import standing
 from contract.queue.suite import QueueContract
-from contract.test_postgres import PostgresBench
+from contract.test_postgres import PostgresBench, look_from_the_start
 from headrace import from_url, new_job
 from headrace.job import MAX_PAYLOAD_BYTES
 from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
 from support.pooler import running_pooler
+from support.verbs import complete, enqueue
 from support.worker_process import WorkerProcess, eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -57,17 +59,17 @@ async def test_every_job_runs_once_however_sessions_change(place: Place) -> None
                 enqueued, *_ = await asyncio.gather(
                     queue.enqueue([new_job("plain"), group]), queue.keep_alive(), queue.depth(), queue.maintain()
                 )
-                ids += enqueued
+                ids += [job.id for job in enqueued]
                 deliveries = await queue.receive(5)
                 done.update(delivery.job.id for delivery in deliveries)
-                assert (await queue.complete(deliveries)).refused == ()
+                assert (await complete(queue, deliveries)).refused == ()
         return ids
 
     enqueued = [job_id for ids in await asyncio.gather(*map(client, range(CLIENTS))) for job_id in ids]
     async with PostgresQueue(place, "orders") as queue:
         while deliveries := await queue.receive(100):
             done.update(delivery.job.id for delivery in deliveries)
-            await queue.complete(deliveries)
+            await complete(queue, deliveries)
     assert done == Counter(enqueued)
     assert len(enqueued) == CLIENTS * 20
 
@@ -77,7 +79,7 @@ async def test_what_takes_several_statements_is_enqueued_through_it(place: Place
 
     async def client() -> list[str]:
         async with PostgresQueue(place, "orders") as queue:
-            return [job_id for _ in range(2) for job_id in await queue.enqueue(large)]
+            return [job_id for _ in range(2) for job_id in await enqueue(queue, large)]
 
     ids = [job_id for ids in await asyncio.gather(*(client() for _ in range(CLIENTS))) for job_id in ids]
     assert len(set(ids)) == CLIENTS * 2 * len(large)
@@ -108,13 +110,11 @@ async def test_past_it_workers_are_told_of_new_jobs(place: Place, own_postgres: 
         assert isinstance(worker, PostgresQueue)
         while not worker.is_listening:  # noqa: ASYNC110 - there is nothing to wait on
             await asyncio.sleep(0.01)
-        for _ in range(3):  # The first look announces, whatever else it is.
-            await worker.wait(0.1)
-        waiting = asyncio.create_task(worker.wait(30))
+        waiting = asyncio.create_task(worker.receive(1, wait_seconds=300))
         await asyncio.sleep(0.1)
         await producer.enqueue([new_job("work")])
         async with asyncio.timeout(20):
-            await waiting
+            assert len(await waiting) == 1
 
 
 async def test_through_it_nobody_believes_to_be_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,13 +129,18 @@ async def test_through_it_nobody_believes_to_be_told(place: Place, caplog: pytes
 class TestContract(QueueContract):
     """All that every backend promises, it promises through a pooler, too."""
 
+    offer = PostgresBench.offer
+
     @pytest.fixture
-    async def bench(self, database_dsn: str) -> AsyncIterator[PostgresBench]:
+    async def bench(self, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBench]:
+        look_from_the_start(monkeypatch)
         parts = urlsplit(database_dsn)
         connection = await asyncpg.connect(database_dsn)
         try:
             with running_pooler(parts.port or 5432, server_connections=3) as dsn:
-                yield PostgresBench(dsn.rpartition("/")[0] + parts.path, connection)
+                bench = PostgresBench(dsn.rpartition("/")[0] + parts.path, connection)
+                yield bench
+                await bench.close()
         finally:
             await connection.close()
 
@@ -149,13 +154,13 @@ async def test_a_worker_does_its_work_through_it(place: Place, tmp_path: Path) -
         ):
             for worker in (one, other):
                 await eventually(partial(is_ready, worker), what="ready")
-            ids = await queue.enqueue([new_job("quick")] * 200)
+            ids = await enqueue(queue, [new_job("quick")] * 200)
             await eventually(lambda: len(records(tmp_path, "done")) == 200, what="all done")
             for worker in (one, other):
                 worker.terminate()
                 assert await worker.exit_status() == 0
         assert records(tmp_path, "done") == dict.fromkeys(ids, 1)
-        assert await queue.depth() == Depth()
+        assert await standing(queue) == Depth()
 
 
 def is_ready(worker: WorkerProcess) -> bool:
