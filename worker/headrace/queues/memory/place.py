@@ -142,7 +142,7 @@ class Place:
                 entry.charge(failed, now)
                 self._dead_letter(entry, now, reason, None if failed is None else failed.error)
                 is_dead = True
-        self.tally.add(settlement, is_dead=is_dead)
+        self.tally.count([settlement], [settlement] if is_dead else [])
         return "dead" if is_dead else "accepted"
 
     def _put_back(self, entry: Entry, now: datetime, *, run_at: datetime | None = None) -> None:

@@ -12,7 +12,7 @@ from headrace.queues.postgres.connection import Connector
 from headrace.queues.postgres.errors import our_errors
 from headrace.queues.postgres.lanes import PROMPT_TIMEOUT_SECONDS
 from headrace.queues.postgres.statements import queries
-from headrace.queues.postgres.totals import Tally
+from headrace.queues.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

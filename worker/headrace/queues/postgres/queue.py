@@ -27,8 +27,8 @@ from headrace.queues.postgres.queue_row import QueueRow
 from headrace.queues.postgres.receiving import Receiving
 from headrace.queues.postgres.rows import storable
 from headrace.queues.postgres.settling import Settling
-from headrace.queues.postgres.totals import Tally
 from headrace.queues.postgres.wake_up import Rest
+from headrace.queues.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

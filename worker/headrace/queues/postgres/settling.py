@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from headrace.queues.postgres.frontier import Frontier
     from headrace.queues.postgres.holdings import Holdings
     from headrace.queues.postgres.queue_row import QueueRow
-    from headrace.queues.postgres.totals import Tally
     from headrace.queues.settlement import Failure, Settlement
+    from headrace.queues.tally import Tally
 
 _Columns: TypeAlias = "list[list[object]]"
 
