@@ -151,7 +151,6 @@ class Bench:
                 retry=RetryPolicy(initial_delay_seconds=0.05),
                 idempotency=Idempotency(store=mortal),
                 heartbeat_seconds=HEARTBEAT_SECONDS,
-                lease_seconds=LEASE_SECONDS,
             )
             working = asyncio.create_task(worker.run())
             async with asyncio.timeout(_TIMEOUT_SECONDS), PostgresQueue(self.place, queue) as looking:

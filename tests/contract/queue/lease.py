@@ -98,6 +98,7 @@ class LeaseContract(Part):
     async def test_heartbeats_hold_a_job_for_longer_than_a_lease(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue(lease_seconds=2) as worker, bench.queue(lease_seconds=2) as other:
+            assert worker.lease_seconds == 2, "a worker trusts its lease for as long as the queue says"
             await worker.keep_alive()
             await worker.enqueue([NewJob()])
             held = await arrival(worker)

@@ -68,7 +68,6 @@ class World:
             drain_timeout_seconds=5,
             retry=RetryPolicy(initial_delay_seconds=0.01, max_delay_seconds=0.2),
             heartbeat_seconds=HEARTBEAT_SECONDS,
-            lease_seconds=LEASE_SECONDS,
         )
         task = asyncio.create_task(worker.run())
         try:

@@ -317,7 +317,8 @@ class TestKeys:
             return claim.state is ClaimState.CLAIMED
 
         store = OutOfReach(records=shop.records)
-        async with shop.queue() as producer, shop.once(lease_seconds=1.0, slots=1, store=store):
+        brief = MemoryQueue(shop.backend, "orders", lease_seconds=1.0)
+        async with shop.queue() as producer, shop.once(queue=brief, slots=1, store=store):
             await known_to_be_brief(shop, producer)
             await producer.enqueue([new_job("slow", number, idempotency_key=str(number)) for number in (1, 2)])
             await eventually(lambda: shop.counted("prefetched") == 1, what="one waits")

@@ -35,7 +35,8 @@ HEARTBEAT_SECONDS = 5.0
 """How often a worker extends its lease and looks after others'."""
 
 LEASE_SECONDS = 20.0
-"""How long a heartbeat lease lasts: with the look every 5 s, a dead worker's jobs start again within 30 s."""
+"""How long a heartbeat lease lasts, where a backend needs no other time: with the look every 5 s, a dead worker's jobs
+start again within 30 s."""
 
 SERVICE_BUCKETS_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Upper bounds of `Totals.service_histogram`; one bucket more holds what is longer."""
@@ -193,6 +194,11 @@ class Queue(Protocol):
     @property
     def settings(self) -> QueueSettings:
         """The queue's own settings, as of the last look at them."""
+        ...
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a heartbeat holds what is held: whoever got none through for so long may have lost it to others."""
         ...
 
     async def __aenter__(self) -> Self:

@@ -13,7 +13,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from headrace.queues.base import HEARTBEAT_SECONDS, LEASE_SECONDS, KeepsAliveAside
+from headrace.queues.base import HEARTBEAT_SECONDS, KeepsAliveAside
 from headrace.queues.errors import QueueError, SchemaVersionError
 from headrace.runtime.clock import lease_seconds as now
 
@@ -61,8 +61,6 @@ class LeaseKeeper:
         Is told.
     heartbeat_seconds
         How often. Defaults to `HEARTBEAT_SECONDS`.
-    lease_seconds
-        How long the lease lasts. Defaults to `LEASE_SECONDS`.
     """
 
     def __init__(
@@ -71,12 +69,11 @@ class LeaseKeeper:
         holder: Holder,
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._queue = queue
         self._holder = holder
         self._heartbeat_seconds = heartbeat_seconds
-        self._trust_seconds = lease_seconds * TRUSTED_SHARE
+        self._trust_seconds = queue.lease_seconds * TRUSTED_SHARE
         self._trusted_until = 0.0
         self._answers: bool | None = None
         self._is_outgrown = False

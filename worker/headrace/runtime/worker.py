@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from headrace.health import STUCK_AFTER_SECONDS
 from headrace.queues.base import (
     HEARTBEAT_SECONDS,
-    LEASE_SECONDS,
     Counts,
     KeepsAliveAside,
     KeepsHouse,
@@ -83,8 +82,8 @@ class Worker:
         The store, opened, and how it is used. None: no idempotency.
     tracer
         Follows the jobs' runs. Defaults to nothing.
-    heartbeat_seconds, lease_seconds
-        How the lease is kept; must be what the queue was made with.
+    heartbeat_seconds
+        How often the lease is extended.
     stuck_after_seconds
         How long the event loop may stand before the lease is let go of.
     before_abandoning
@@ -106,7 +105,6 @@ class Worker:
         idempotency: Idempotency | None = None,
         tracer: Tracer = NO_TRACING,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        lease_seconds: float = LEASE_SECONDS,
         stuck_after_seconds: float = STUCK_AFTER_SECONDS,
         before_abandoning: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -123,8 +121,8 @@ class Worker:
         self._side = ContextSide(queue, metrics)
         self._guard = None
         if idempotency is not None:
-            self._guard = IdempotencyGuard(idempotency, metrics, terms=handler.terms, lease_seconds=lease_seconds)
-        self._keeper = LeaseKeeper(queue, self, heartbeat_seconds=heartbeat_seconds, lease_seconds=lease_seconds)
+            self._guard = IdempotencyGuard(idempotency, metrics, terms=handler.terms, lease_seconds=queue.lease_seconds)
+        self._keeper = LeaseKeeper(queue, self, heartbeat_seconds=heartbeat_seconds)
         self._settler = Settler(queue, metrics, self._job_log, on_reported=self._look_again, guard=self._guard)
         self._slots = Slots(
             handler,

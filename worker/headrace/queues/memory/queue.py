@@ -75,6 +75,11 @@ class MemoryQueue:
         return CAPABILITIES
 
     @property
+    def lease_seconds(self) -> float:
+        """See `headrace.queues.base.Queue`."""
+        return self._lease_seconds
+
+    @property
     def is_listening(self) -> bool:
         """See `headrace.queues.base.Listens`. Always, within one process."""
         return True

@@ -76,6 +76,7 @@ class PostgresQueue:
         self._row = row = QueueRow(database, name)
         self._listens = listens
         self._holdings = holdings = Holdings()
+        self._lease_seconds = lease_seconds
         frontier, tally = Frontier(), Tally()
         self._rest = Rest(database, row)
         self._enqueuing = Enqueuing(database, row, patience or Patience())
@@ -103,6 +104,11 @@ class PostgresQueue:
     def settings(self) -> QueueSettings:
         """See `headrace.queues.base.Queue`."""
         return self._row.settings
+
+    @property
+    def lease_seconds(self) -> float:
+        """See `headrace.queues.base.Queue`."""
+        return self._lease_seconds
 
     @property
     def is_listening(self) -> bool:
