@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from typing import Any
 import asyncpg
 
 from benchmarks.contestants.contestant import MissingError
+from benchmarks.contestants.ledger import clock
 from benchmarks.contestants.order import Order, Setting, Verb, Workload
-from benchmarks.places import TESTS
+from benchmarks.places import TESTS, WORKER
 from benchmarks.report import LIMIT, OURS
-from support.postgres import PostgresServer, free_port, fresh_database
+from benchmarks.server_time import server_seconds
+from support.postgres import PostgresServer, free_port, fresh_database, running_server
 from support.redis import running_redis
 
 _MODULES = {OURS: "ours", "PgQueuer": "pgqueuer", "Procrastinate": "procrastinate", LIMIT: "raw_sql"}
@@ -67,6 +69,18 @@ class Drained:
     """Since before the first job was enqueued, whatever wrote them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowded:
+    """What a crowd came to, while all of it was at work."""
+
+    jobs_per_second: float
+    server_seconds_per_job: float
+    """Processor time of the database server, whatever it did."""
+
+
+# From the last process's first job until what comes is measured: caches are warm, and nothing begins any more.
+_CROWD_SETTLE_SECONDS = 3.0
+
 _SERVER = Candidate(contestant=LIMIT, module="http_server")
 
 
@@ -94,10 +108,10 @@ class Process:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
-    async def figures(self) -> dict[str, Any]:
+    async def figures(self) -> Any:
         """What it found, once it is done."""
         await self.heard()
-        figures: dict[str, Any] = json.loads(self._report.read_text())
+        figures: Any = json.loads(self._report.read_text())
         return figures
 
 
@@ -182,7 +196,66 @@ class Arena:
         workload = candidate.share(workload)
         report = await self._alone(candidate, "drain_chunks", workload, holds_xmin=True)
         _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        if workload.groups:
+            _check_order(candidate, report["numbers"], workload.groups)
         return list(map(float, report["rates"]))
+
+    @contextmanager
+    def wider(self, connections: int) -> Iterator[Arena]:
+        """An arena on a server of its own, whose only setting that is not stock is how many connections it takes."""
+        with running_server(stock=True, settings=(f"max_connections={connections}",)) as server:
+            arena = Arena(server, self._peers_python, self._directory)
+            arena._numbers = self._numbers
+            yield arena
+
+    async def crowd(self, candidate: Candidate, workload: Workload, *, workers: int, seconds: float) -> Crowded:
+        """Have so many processes work on a queue that does not run dry, and look at them for some seconds."""
+        workload = candidate.share(workload)
+        assert self._server.process is not None
+        postmaster = self._server.process.pid
+        async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
+            order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings)
+            async with self._process(candidate, order) as filling:
+                filling.begin()
+                await filling.heard()
+            await session.execute("VACUUM ANALYZE")
+            await session.execute("CHECKPOINT")
+            async with self._process(candidate, replace(order, verb="crowd", alone=False, workers=workers)) as crowd:
+                await asyncio.sleep(_CROWD_SETTLE_SECONDS)
+                began, spent = clock(), server_seconds(postmaster)
+                await asyncio.sleep(seconds)
+                ended, spent = clock(), server_seconds(postmaster) - spent
+                crowd.begin()
+                reports = await crowd.figures()
+            async with self._process(candidate, replace(order, verb="count")) as counting:
+                counting.begin()
+                left = (await counting.figures())["remaining"]
+        numbers = [number for report in reports for number in report["numbers"]]
+        _check(candidate, numbers, enqueued=workload.jobs, left=left)
+        if not left:
+            raise BrokenError(f"{candidate}: {workload.jobs} jobs were too few")
+        jobs = sum(began <= time < ended for report in reports for time in report["times"])
+        return Crowded(jobs_per_second=jobs / (ended - began), server_seconds_per_job=spent / max(jobs, 1))
+
+    async def beside(self, candidate: Candidate, workload: Workload, *, held: int, samples: int) -> tuple[float, float]:
+        """The server's processor time of one request for jobs and its completion, alone and beside who hold so many."""
+        seconds = []
+        assert self._server.process is not None
+        async with fresh_database(self._server.dsn) as dsn:
+            order = Order(
+                verb="beside", dsn=dsn, workload=workload, settings=candidate.settings, samples=samples, some=held
+            )
+            async with self._process(candidate, order) as process:
+                process.begin()
+                for _ in range(2):
+                    await process.heard()
+                    spent = server_seconds(self._server.process.pid)
+                    process.begin()
+                    await process.heard()
+                    seconds.append((server_seconds(self._server.process.pid) - spent) / samples)
+                    process.begin()
+                await process.heard()
+        return seconds[0], seconds[1]
 
     async def wake(self, candidate: Candidate, samples: int) -> list[float]:
         """Seconds from enqueue to start."""
@@ -277,7 +350,8 @@ class Arena:
                 await stack.enter_async_context(session.transaction(isolation="repeatable_read"))
                 await session.fetch("SELECT count(*) FROM pg_class")
             process.begin()
-            return await process.figures()
+            figures: dict[str, Any] = await process.figures()
+            return figures
 
     async def _together(self, candidate: Candidate, order: Order, processes: int) -> list[dict[str, Any]]:
         async with AsyncExitStack() as stack:
@@ -299,7 +373,7 @@ class Arena:
                 stderr=log,
                 # What it starts ends with it.
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(TESTS)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, WORKER) if ours else (TESTS,)))},
             )
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):

@@ -53,6 +53,28 @@ class Attempt:
 Measure = Callable[[Arena, Candidate], Awaitable[Attempt]]
 
 
+def drain(workload: Workload, *, processes: int = 1, some: Mapping[str, int] | None = None) -> Measure:
+    """The rate at which these jobs are worked off, or the first of them, so many by contestant."""
+
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        count = None if some is None else some[candidate.contestant]
+        drained = await arena.drain(candidate, workload, processes=processes, some=count)
+        return Attempt(value=drained.jobs_per_second, details="" if count is None else f"{count:,} of them")
+
+    return measure
+
+
+def last_chunk_to_first(workload: Workload) -> Measure:
+    """How the rate fares while another transaction holds xmin."""
+
+    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
+        rates = await arena.drain_chunks(candidate, workload)
+        said_rates = ", ".join(f"{rate / 1000:.1f}" for rate in rates)
+        return Attempt(value=rates[-1] / rates[0], details=f"thousand jobs/s: {said_rates}")
+
+    return measure
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One benchmark."""

@@ -1,13 +1,25 @@
-"""The benchmarks: what each measures, of whom, at which settings. Those of the worker are a module of their own."""
+"""The benchmarks: what each measures, of whom, at which settings. Those of rougher weather and of
+the worker are modules of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from benchmarks.arena import Arena, Candidate
 from benchmarks.contestants.order import CALLERS, CHUNKS, Workload
 from benchmarks.report import LIMIT, OURS
-from benchmarks.scenario import Attempt, Measure, Scenario, ours, pgqueuer, procrastinate, raw_sql
+from benchmarks.rough_scenarios import ROUGH_SCENARIOS
+from benchmarks.scenario import (
+    Attempt,
+    Measure,
+    Scenario,
+    drain,
+    last_chunk_to_first,
+    ours,
+    pgqueuer,
+    procrastinate,
+    raw_sql,
+)
 from benchmarks.worker_scenarios import WORKER_SCENARIOS
 
 _DECODING = (
@@ -21,15 +33,6 @@ BEST = (
     procrastinate(concurrency=10, delete_jobs="always"),
     raw_sql(batch=500),
 )
-
-
-def _drain(workload: Workload, *, processes: int = 1, some: Mapping[str, int] | None = None) -> Measure:
-    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
-        count = None if some is None else some[candidate.contestant]
-        drained = await arena.drain(candidate, workload, processes=processes, some=count)
-        return Attempt(value=drained.jobs_per_second, details="" if count is None else f"{count:,} of them")
-
-    return measure
 
 
 def _wal(workload: Workload) -> Measure:
@@ -50,15 +53,6 @@ def _enqueue_many(workload: Workload) -> Measure:
 def _enqueue_concurrent(workload: Workload) -> Measure:
     async def measure(arena: Arena, candidate: Candidate) -> Attempt:
         return Attempt(value=await arena.enqueue(candidate, workload, "enqueue_concurrent"))
-
-    return measure
-
-
-def _pinned_xmin(workload: Workload) -> Measure:
-    async def measure(arena: Arena, candidate: Candidate) -> Attempt:
-        rates = await arena.drain_chunks(candidate, workload)
-        said_rates = ", ".join(f"{rate / 1000:.1f}" for rate in rates)
-        return Attempt(value=rates[-1] / rates[0], details=f"thousand jobs/s: {said_rates}")
 
     return measure
 
@@ -98,7 +92,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="One worker, 20,000 jobs, at the best of a few settings",
         unit="jobs/s",
         how="Median of three at each setting.",
-        measure=_drain(_NO_OP),
+        measure=drain(_NO_OP),
         candidates=(
             *(ours(slots=slots) for slots in (100, 500, 1000)),
             *(pgqueuer(batch=batch) for batch in (100, 500, 1000)),
@@ -113,7 +107,7 @@ SCENARIOS: Sequence[Scenario] = (
         unit="jobs/s",
         how="Ours runs 10 jobs at a time, PgQueuer takes 10 at a time, Procrastinate runs one and keeps finished jobs. "
         "The limit has no defaults: it is that at batch 500. Median of three.",
-        measure=_drain(_NO_OP),
+        measure=drain(_NO_OP),
         candidates=(ours(), pgqueuer(autovacuum=False), procrastinate(), raw_sql(batch=500)),
         repetitions=3,
     ),
@@ -144,7 +138,7 @@ SCENARIOS: Sequence[Scenario] = (
         how=f"The same worker works off {CHUNKS} chunks of 10,000, each enqueued in one call and timed from its first "
         "job to its last; the figure is the last chunk's rate over the first's. The limit's SQL does nothing about it. "
         "Median of three.",
-        measure=_pinned_xmin(_PINNED),
+        measure=last_chunk_to_first(_PINNED),
         candidates=(ours(slots=500), pgqueuer(batch=500), raw_sql(batch=500)),
         repetitions=3,
         missing={"Procrastinate": "not run: it would take minutes"},
@@ -164,7 +158,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="A million jobs waiting; how fast the first of them go",
         unit="jobs/s",
         how="From the first request to the 20,000th job handled (the 2,000th of Procrastinate's).",
-        measure=_drain(_BACKLOG, some={OURS: 20_000, "PgQueuer": 20_000, "Procrastinate": 2000, LIMIT: 20_000}),
+        measure=drain(_BACKLOG, some={OURS: 20_000, "PgQueuer": 20_000, "Procrastinate": 2000, LIMIT: 20_000}),
         candidates=(
             ours(slots=500),
             pgqueuer(batch=500),
@@ -178,7 +172,7 @@ SCENARIOS: Sequence[Scenario] = (
         unit="jobs/s",
         how="The order within each group is checked. Procrastinate's locks are the nearest that the peers have. Median "
         "of three.",
-        measure=_drain(_GROUPS),
+        measure=drain(_GROUPS),
         candidates=(
             *(ours(slots=slots) for slots in (100, 500)),
             procrastinate(concurrency=10, delete_jobs="always"),
@@ -191,7 +185,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="20,000 jobs of 11 priorities, mixed",
         unit="jobs/s",
         how="Median of three.",
-        measure=_drain(_PRIORITIES),
+        measure=drain(_PRIORITIES),
         candidates=BEST,
         repetitions=3,
     ),
@@ -200,7 +194,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="20,000 jobs with 2 kB each that do not compress",
         unit="jobs/s",
         how=_DECODING,
-        measure=_drain(_2KB),
+        measure=drain(_2KB),
         candidates=BEST,
         repetitions=3,
     ),
@@ -209,7 +203,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="1,000 jobs with 100 kB each that do not compress",
         unit="jobs/s",
         how=_DECODING,
-        measure=_drain(_100KB),
+        measure=drain(_100KB),
         candidates=(
             ours(slots=100),
             pgqueuer(batch=100),
@@ -223,7 +217,7 @@ SCENARIOS: Sequence[Scenario] = (
         title="80,000 jobs worked off by four processes",
         unit="jobs/s",
         how="Four workers on one queue, begun together.",
-        measure=_drain(_FOUR, processes=4),
+        measure=drain(_FOUR, processes=4),
         candidates=BEST,
     ),
     Scenario(
@@ -247,5 +241,6 @@ SCENARIOS: Sequence[Scenario] = (
         candidates=(ours(), pgqueuer(), procrastinate(jobs=None), raw_sql()),
         better="lower",
     ),
+    *ROUGH_SCENARIOS,
     *WORKER_SCENARIOS,
 )

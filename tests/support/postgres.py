@@ -151,7 +151,7 @@ def find_binaries() -> Path:
 
 
 @contextmanager
-def running_server(*, stock: bool = False) -> Iterator[PostgresServer]:
+def running_server(*, stock: bool = False, settings: tuple[str, ...] = ()) -> Iterator[PostgresServer]:
     """A server of the caller's own, gone afterwards; with stock settings, on what lasts: /tmp may be memory."""
     parent = "/var/tmp" if stock else None
     with tempfile.TemporaryDirectory(prefix="headrace-postgres-", dir=parent, ignore_cleanup_errors=True) as name:
@@ -161,7 +161,7 @@ def running_server(*, stock: bool = False) -> Iterator[PostgresServer]:
         server = PostgresServer(binaries=find_binaries(), directory=directory, port=free_port(), stock=stock)
         server.initialize()
         try:
-            server.start()
+            server.start(*settings)
             yield server
         finally:
             server.stop()

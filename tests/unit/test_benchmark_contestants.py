@@ -11,6 +11,7 @@ from benchmarks.contestants import by_hand, http_server
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Handler, Order, Workload
 from benchmarks.contestants.stand_ins.ours import StandIn
+from headrace.queues.settlement import Complete
 from support.postgres import free_port
 
 
@@ -28,7 +29,7 @@ async def test_a_stand_in_hands_each_job_out_once_and_counts_what_is_completed()
     stand_in = StandIn(Workload(jobs=5))
 
     taken = [await stand_in.receive(2) for _ in range(4)]
-    await stand_in.complete(taken[0])
+    await stand_in.settle([Complete(delivery=delivery) for delivery in taken[0]])
 
     assert [len(deliveries) for deliveries in taken] == [2, 2, 1, 0]
     assert {delivery.job.id for deliveries in taken for delivery in deliveries} == set("01234")

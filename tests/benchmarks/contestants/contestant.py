@@ -46,6 +46,34 @@ class Contestant(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """A worker's requests for jobs by themselves."""
+
+    async def hold(self, jobs: int) -> None:
+        """Take so many as others would who hold them for good: a hundred workers."""
+        ...
+
+    async def take(self) -> Finish:
+        """Take some; gives what completes them."""
+        ...
+
+
+class Finish(Protocol):
+    """Completes what was taken."""
+
+    async def __call__(self) -> None:
+        """Returns once it is durable."""
+        ...
+
+
+class Taking(Contestant, Protocol):
+    """A contestant whose requests for jobs can be told from the rest."""
+
+    def taking(self) -> AbstractAsyncContextManager[Taker]:
+        """Connected."""
+        ...
+
+
 class Startable(Contestant, Protocol):
     """A contestant with a command of its own."""
 

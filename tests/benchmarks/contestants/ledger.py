@@ -20,6 +20,8 @@ class Ledger:
         """When the worker first asked for jobs."""
         self.marks: list[float] = []
         """When each awaited number of jobs had been handled."""
+        self.times: list[float] | None = None
+        """Given, when each job began."""
         self.alarm: asyncio.Event | None = None
         """Given, jobs sleep until it goes off."""
         self._failure = ""
@@ -29,6 +31,8 @@ class Ledger:
     def handled(self, number: int) -> None:
         """A job runs."""
         self.numbers.append(number)
+        if self.times is not None:
+            self.times.append(clock())
         if len(self.numbers) == self._mark:
             self.marks.append(clock())
             self._reached.set()

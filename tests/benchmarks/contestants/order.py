@@ -11,9 +11,10 @@ from functools import cache
 from typing import Literal
 
 Setting = int | str | bool
-QueueVerb = Literal["fill", "enqueue_many", "enqueue_concurrent", "drain", "drain_some", "drain_chunks", "idle", "wake"]
+DrainVerb = Literal["drain", "drain_some", "drain_chunks", "crowd", "beside"]
+QueueVerb = Literal["fill", "count", "enqueue_many", "enqueue_concurrent", "idle", "wake"]
 WorkerVerb = Literal["claim", "overhead", "sleep", "start", "serve"]
-Verb = QueueVerb | WorkerVerb
+Verb = DrainVerb | QueueVerb | WorkerVerb
 Handler = Literal["python", "http", "exec"]
 
 CALLERS = 100
@@ -22,6 +23,8 @@ CHUNKS = 10
 """Into how many parts `drain_chunks` divides its jobs."""
 PROGRAM = "/bin/true"
 """What a job is to an exec handler."""
+DELAY_SECONDS = 0.05
+"""By how much jobs are delayed, where some are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,16 @@ class Workload:
     """Of so many levels, in turn."""
     handler: Handler = "python"
     """What runs them."""
+    seconds: float = 0.0
+    """How long each runs, asleep."""
+    failing: int = 0
+    """The first attempt of each so-many-th job raises; 1 is of all, 0 of none. The next comes without a delay."""
+    delayed: int = 0
+    """Each so-many-th job is delayed by `DELAY_SECONDS`; 0 is none."""
+    keyed: bool = False
+    """Whether each has a deduplication key of its own."""
+    history: bool = False
+    """Whether finished jobs are kept."""
 
     def group(self, number: int) -> str | None:
         """The job's message group."""
@@ -47,6 +60,18 @@ class Workload:
     def priority(self, number: int) -> int:
         """The job's priority."""
         return number % self.priorities
+
+    def fails(self, number: int) -> bool:
+        """Whether the job's first attempt raises."""
+        return bool(self.failing) and number % self.failing == 0
+
+    def delay_seconds(self, number: int) -> float:
+        """The job's delay."""
+        return DELAY_SECONDS if self.delayed and number % self.delayed == 0 else 0.0
+
+    def key(self, number: int) -> str | None:
+        """The job's deduplication key."""
+        return f"order-{number}" if self.keyed else None
 
     def payload(self, number: int) -> dict[str, int | str]:
         """What the job carries, before any encoding."""
@@ -74,8 +99,10 @@ class Order:
     """Whether no other process works on the queue."""
     some: int = 0
     """How many jobs `drain_some` does."""
+    workers: int = 1
+    """How many processes `crowd` is."""
     samples: int = 0
-    """How many `wake`, `claim` and `start` take."""
+    """How many `wake`, `beside`, `claim` and `start` take."""
 
     def to_json(self) -> str:
         """As it is handed to the process."""

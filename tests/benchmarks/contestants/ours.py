@@ -14,7 +14,8 @@ from typing import Any
 
 import prometheus_client
 
-from benchmarks.contestants.contestant import Counter, MissingError, Producer, Startable
+from benchmarks.contestants.contestant import Counter, Finish, MissingError, Producer, Startable, Taker
+from benchmarks.contestants.failure import fail
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import PROGRAM, Order, Workload
 from headrace import App, Context
@@ -22,8 +23,11 @@ from headrace.health import Pulse, serving
 from headrace.job import Job, NewJob, new_job
 from headrace.metrics import Metrics
 from headrace.queues import from_url
-from headrace.queues.base import Owner, Queue, QueueSettings, UnsupportedCapabilityError
-from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.queues.base import Counts, Owner, Queue, QueueSettings
+from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.queues.postgres import Place, PostgresProvisioner
+from headrace.queues.settlement import Complete
+from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import Handler
 from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.http import HttpHandler
@@ -33,6 +37,10 @@ from headrace.runtime.worker import Worker
 
 QUEUE = "bench"
 _DEFAULT_SLOTS = 10
+_HISTORY_SECONDS = 3600.0
+# Of a request by itself.
+_TAKEN = 15
+_HELD_BY_ONE = 300
 
 
 class _Producer:
@@ -48,6 +56,8 @@ class _Producer:
                 workload.payload(number),
                 priority=workload.priority(number),
                 group=workload.group(number),
+                delay_seconds=workload.delay_seconds(number),
+                deduplication_key=workload.key(number),
             )
             for number in numbers
         ]
@@ -67,7 +77,9 @@ class Headrace:
 
     async def install(self) -> None:
         owner = Owner(namespace="", name=QUEUE, uid="")
-        await PostgresProvisioner(Place(dsn=self._order.dsn)).ensure(QUEUE, QueueSettings(), owner)
+        kept_seconds = _HISTORY_SECONDS if self._order.workload.history else 0.0
+        settings = QueueSettings(completed_retention_seconds=kept_seconds)
+        await PostgresProvisioner(Place(dsn=self._order.dsn)).ensure(QUEUE, settings, owner)
 
     @asynccontextmanager
     async def producing(self) -> AsyncIterator[Producer]:
@@ -77,11 +89,12 @@ class Headrace:
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[Counter]:
         async with from_url(self._order.dsn, QUEUE) as queue:
+            assert isinstance(queue, Counts)
 
             async def remaining() -> int:
                 depth = await queue.depth()
                 assert not depth.dead_lettered, "no job fails here"
-                return depth.ready + depth.delayed + depth.in_flight
+                return depth.ready + depth.delayed + depth.blocked + depth.in_flight
 
             yield remaining
 
@@ -109,6 +122,12 @@ class Headrace:
                 await running
                 beating.cancel()
 
+    @asynccontextmanager
+    async def taking(self) -> AsyncIterator[Taker]:
+        async with from_url(self._order.dsn, QUEUE) as queue, from_url(self._order.dsn, QUEUE) as others:
+            await queue.keep_alive()
+            yield _Taker(queue, others)
+
     def command(self) -> list[str]:
         return [
             *(str(Path(sys.executable).with_name("headrace")), "worker", "--dsn", self._order.dsn, "--queue", QUEUE),
@@ -118,27 +137,57 @@ class Headrace:
     def _queue(self, *, waits: bool) -> Queue:
         dsn = self._order.dsn
         # What waits is woken (mode MessageQueue); what drains needs no waking.
-        return PostgresQueue(Place(dsn=dsn), QUEUE, listens=True) if waits else from_url(dsn, QUEUE)
+        return from_url(dsn, QUEUE, listens=waits)
 
     def _handler(self, ledger: Ledger, slots: int) -> Handler:
         match self._order.workload.handler:
             case "python":
-                return _functions(ledger, slots)
+                return _functions(ledger, slots, self._order.workload)
             case "http":
                 return _noting(HttpHandler(self._order.url), ledger)
             case "exec":
                 return _noting(ExecHandler([PROGRAM]), ledger)
 
 
-def _functions(ledger: Ledger, slots: int) -> Handler:
+class _Taker:
+    def __init__(self, queue: Queue, others: Queue) -> None:
+        self._queue = queue
+        self._others = others
+
+    async def hold(self, jobs: int) -> None:
+        # Without heartbeats, each call is under a lease of its own.
+        held = 0
+        while held < jobs:
+            held += len(await self._others.receive(min(_HELD_BY_ONE, jobs - held)))
+
+    async def take(self) -> Finish:
+        deliveries = await self._queue.receive(_TAKEN)
+        assert deliveries, "there are jobs"
+
+        async def finish() -> None:
+            settled = await self._queue.settle([Complete(delivery=delivery) for delivery in deliveries])
+            assert not settled.refused, "they are held"
+
+        return finish
+
+
+def _functions(ledger: Ledger, slots: int, workload: Workload) -> Handler:
     app = App()
 
-    @app.job("noop")
     async def noop(payload: dict[str, Any]) -> None:
         ledger.handled(payload["number"])
         if ledger.alarm is not None:
             await ledger.alarm.wait()
+        if workload.seconds:
+            await asyncio.sleep(workload.seconds)
 
+    async def failing(payload: dict[str, Any], context: Context) -> None:
+        if context.attempt == 1 and workload.fails(payload["number"]):
+            fail(payload["number"])
+        ledger.handled(payload["number"])
+
+    at_once = RetryPolicy(initial_delay_seconds=0.0)
+    app.job("noop", retry=at_once)(failing if workload.failing else noop)
     return PythonHandler(app, threads=slots)
 
 

@@ -18,6 +18,7 @@ import psycopg
 from procrastinate.worker import Worker
 
 from benchmarks.contestants.contestant import Counter, Producer, Startable
+from benchmarks.contestants.failure import fail
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Order, Workload
 
@@ -38,12 +39,13 @@ class _Producer:
     def prepare(self, numbers: Sequence[int]) -> list[tuple[Any, list[dict[str, Any]]]]:
         # Jobs of one call share their priority and lock.
         workload = self._workload
-        calls: dict[tuple[int, str | None], list[dict[str, Any]]] = defaultdict(list)
+        calls: dict[tuple[int, str | None, str | None], list[dict[str, Any]]] = defaultdict(list)
         for number in numbers:
-            calls[workload.priority(number), workload.group(number)].append(workload.payload(number))
+            call = workload.priority(number), workload.group(number), workload.key(number)
+            calls[call].append(workload.payload(number))
         return [
-            (self._task.configure(priority=priority, lock=group), payloads)
-            for (priority, group), payloads in calls.items()
+            (self._task.configure(priority=priority, lock=group, queueing_lock=key), payloads)
+            for (priority, group, key), payloads in calls.items()
         ]
 
     async def enqueue(self, prepared: list[tuple[Any, list[dict[str, Any]]]]) -> None:
@@ -91,19 +93,24 @@ class Procrastinate:
 
     @asynccontextmanager
     async def working(self, ledger: Ledger, *, waits: bool) -> AsyncIterator[asyncio.Task[None]]:
-        async def noop(number: int, **_: Any) -> None:
+        workload = self._order.workload
+
+        async def noop(context: Any, number: int, **_: Any) -> None:
+            if not context.job.attempts and workload.fails(number):
+                fail(number)
             ledger.handled(number)
             if ledger.alarm is not None:
                 await ledger.alarm.wait()
 
         connections = min(max(_MIN_CONNECTIONS, self._concurrency + 2), _MAX_CONNECTIONS)
         async with self._app(connections).open_async() as app:
-            app.task(name="noop")(noop)
+            app.task(name="noop", pass_context=True, retry=workload.failing > 0)(noop)
             ledger.watch(app.job_manager, "fetch_job")
             worker = Worker(
                 app,
                 concurrency=self._concurrency,
-                wait=waits,
+                # The last one that failed may come again when nothing else is left.
+                wait=waits or workload.failing > 0,
                 listen_notify=waits,
                 delete_jobs=str(self._order.settings.get("delete_jobs", "never")),
                 install_signal_handlers=False,

@@ -25,8 +25,9 @@ from typing import Any, TextIO
 
 import uvloop
 
+from benchmarks.contestants import crowd
 from benchmarks.contestants.apps.notes import DSN_VARIABLE, NOTES_VARIABLE
-from benchmarks.contestants.contestant import Claimer, Contestant, Counter, MissingError, Startable
+from benchmarks.contestants.contestant import Claimer, Contestant, Counter, MissingError, Startable, Taking
 from benchmarks.contestants.http_server import HttpServer
 from benchmarks.contestants.ledger import Ledger, clock
 from benchmarks.contestants.order import CALLERS, CHUNKS, Order
@@ -42,6 +43,7 @@ _SETTLE_SECONDS = 8.0
 _WAKE_PAUSE_SECONDS = (0.06, 0.14)
 _WAKE_WARM_UP = 10
 _CLAIM_WARM_UP = 200
+_TAKE_WARM_UP = 20
 
 
 async def fill(contestant: Contestant, order: Order) -> Figures:
@@ -53,6 +55,14 @@ async def fill(contestant: Contestant, order: Order) -> Figures:
             end = min(start + order.workload.per_call, order.workload.jobs)
             await producer.enqueue(producer.prepare(range(start, end)))
     return {}
+
+
+async def count(contestant: Contestant, order: Order) -> Figures:
+    """How many jobs the database holds."""
+    del order
+    await begin()
+    async with contestant.counting() as remaining:
+        return {"remaining": await remaining()}
 
 
 async def enqueue_many(contestant: Contestant, order: Order) -> Figures:
@@ -143,6 +153,21 @@ async def drain_chunks(contestant: Contestant, order: Order) -> Figures:
                 await enqueuing
                 await _emptied(remaining)
     return {"rates": rates, "numbers": ledger.numbers}
+
+
+async def beside(contestant: Taking, order: Order) -> Figures:
+    """Request jobs and complete them, alone, and then beside others who hold as many as ``some``; each when told."""
+    await fill(contestant, order)
+    async with contestant.taking() as taker:
+        for held in (0, order.some):
+            await taker.hold(held)
+            for _ in range(_TAKE_WARM_UP):
+                await (await taker.take())()
+            await begin()
+            for _ in range(order.samples):
+                await (await taker.take())()
+            await begin()
+    return {}
 
 
 async def idle(contestant: Contestant, order: Order) -> Figures:
@@ -260,11 +285,13 @@ async def serve(server: HttpServer, order: Order) -> Figures:
 
 VERBS: Mapping[str, Callable[[Any, Order], Awaitable[Figures]]] = {
     "fill": fill,
+    "count": count,
     "enqueue_many": enqueue_many,
     "enqueue_concurrent": enqueue_concurrent,
     "drain": drain,
     "drain_some": drain_some,
     "drain_chunks": drain_chunks,
+    "beside": beside,
     "idle": idle,
     "wake": wake,
     "claim": claim,
@@ -343,7 +370,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     order = Order.from_json(text)
     performer: Performer = importlib.import_module(f"benchmarks.contestants.{name}").create(order)
-    say(uvloop.run(_perform(performer, order)))
+    if order.verb == "crowd":
+        crowd.work(performer, order, say)
+    else:
+        say(uvloop.run(_perform(performer, order)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -10,8 +12,9 @@ from benchmarks.contestants.contestant import Contestant, Counter
 from benchmarks.contestants.order import Order, Workload
 from benchmarks.contestants.ours import QUEUE, Headrace
 from headrace.job import Job, new_job
-from headrace.queues.base import Delivery, Owner, Queue, QueueSettings, Settled
+from headrace.queues.base import Delivery, Owner, Queue, QueueSettings
 from headrace.queues.memory import MemoryBackend, MemoryQueue
+from headrace.queues.settlement import Settled, Settlement
 
 
 class StandIn(MemoryQueue):
@@ -24,15 +27,22 @@ class StandIn(MemoryQueue):
         self.unfinished = workload.jobs
         self._ready = [_delivery(number, workload) for number in range(workload.jobs)]
 
-    async def receive(self, limit: int, *, wait_seconds: float = 0.0) -> list[Delivery]:
-        del wait_seconds
+    async def receive(
+        self,
+        limit: int,
+        *,
+        wait_seconds: float = 0.0,
+        stop: asyncio.Event | None = None,
+        without: AbstractSet[str] = frozenset(),
+    ) -> list[Delivery]:
+        del wait_seconds, stop, without
         deliveries = self._ready[-limit:]
         del self._ready[-limit:]
         return deliveries
 
-    async def complete(self, deliveries: Sequence[Delivery]) -> Settled:
-        self.unfinished -= len(deliveries)
-        return Settled(accepted=len(deliveries))
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
+        self.unfinished -= len(settlements)
+        return Settled(accepted=len(settlements))
 
 
 class HeadraceAlone(Headrace):
@@ -77,4 +87,4 @@ def _delivery(number: int, workload: Workload) -> Delivery:
         run_at=now,
         expires_at=None,
     )
-    return Delivery(job=job, lease="1")
+    return Delivery(job=job, receipt="1")
