@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from headrace.job import MAX_DELAY_SECONDS
+from headrace.job import MAX_DELAY_SECONDS, InvalidJobError, NewJob
 from headrace.queues.base import Progress
 from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.retry import RetryPolicy, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from headrace.job import Job, NewJob
+    from headrace.job import Job
     from headrace.queues.base import Enqueued
-    from headrace.retry import RetryPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,8 +42,8 @@ class Retry(Exception):  # noqa: N818
         Seconds until the next attempt. Defaults to what the retry policy says.
     """
 
-    def __init__(self, reason: str = "the handler asked for another attempt", *, after: Seconds | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str = "", *, after: Seconds | None = None) -> None:
+        super().__init__(reason or "the handler asked for another attempt")
         self.delay_seconds = None if after is None else _seconds("Retry(after=…)", after)
 
 
@@ -56,8 +56,8 @@ class DeadLetter(Exception):  # noqa: N818
         Why, for people to read.
     """
 
-    def __init__(self, reason: str = "the handler gave it up") -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the handler gave it up")
 
 
 class Snooze(Exception):  # noqa: N818
@@ -78,12 +78,12 @@ Seconds = float | timedelta
 
 
 def _seconds(what: str, given: Seconds) -> float:
-    seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
-    if not 0 <= seconds <= MAX_DELAY_SECONDS:
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if not is_number(seconds) or not 0 <= seconds <= MAX_DELAY_SECONDS:
         raise ValueError(
-            f"{what}: {given} must be a number of seconds, 0 or more and at most {MAX_DELAY_SECONDS}, or a timedelta"
+            f"{what}: {given!r} must be a number of seconds, 0 or more and at most {MAX_DELAY_SECONDS}, or a timedelta"
         )
-    return seconds
+    return float(seconds)
 
 
 class Run(Protocol):
@@ -216,9 +216,9 @@ class Context:
         message
             Such as "page 2 of 5"; at most 200 characters are kept.
         """
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"progress({fraction}): must be from 0 to 1")
-        self._run.report(Progress(fraction=fraction, message=message[:_MAX_PROGRESS_LENGTH]))
+        if fraction is not None and not (is_number(fraction) and 0 <= fraction <= 1):
+            raise ValueError(f"progress({fraction!r}): must be from 0 to 1")
+        self._run.report(Progress(fraction=fraction, message=str(message or "")[:_MAX_PROGRESS_LENGTH]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,11 +301,20 @@ class App:
         AppError
             When the name is taken, the function can't be called with a payload, or a value makes no sense.
         """
-        if max_concurrent is not None and max_concurrent < 1:
-            raise AppError(f"job {name!r}: max_concurrent must be 1 or more")
+        _check_name(name)
+        rules = {
+            "retry must be a RetryPolicy": retry is None or isinstance(retry, RetryPolicy),
+            "max_concurrent must be a whole number, 1 or more": max_concurrent is None
+            or (type(max_concurrent) is int and max_concurrent >= 1),
+            "process must be True or False": process is None or isinstance(process, bool),
+            "idempotency_key must be a function of the payload": idempotency_key is None or callable(idempotency_key),
+        }
+        for rule, is_kept in rules.items():
+            if not is_kept:
+                raise AppError(f"job {name!r}: {rule}")
         try:
             timeout_seconds = None if timeout is None else _seconds("timeout", timeout)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise AppError(f"job {name!r}: {error}") from None
         if timeout_seconds == 0:
             raise AppError(f"job {name!r}: timeout must be more than 0")
@@ -333,9 +342,24 @@ class App:
         return declare
 
 
+def _check_name(name: object) -> None:
+    """Raise where no job can have this name."""
+    if callable(name):
+        raise AppError('App.job takes the job\'s name: write @app.job("resize")')
+    try:
+        NewJob(name=name)  # type: ignore[arg-type]
+    except InvalidJobError as error:
+        raise AppError(str(error)) from None
+
+
 def _parameters(name: str, function: Callable[..., Any]) -> tuple[Any, bool]:
     """The payload's annotation, and whether the function takes a context beside it."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise AppError(f"job {name!r}: its function must take (payload) or (payload, context): {error}") from None
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise AppError(f"job {name!r}: its function yields: called, it would do nothing; return instead")
     positional = [
         parameter
         for parameter in parameters

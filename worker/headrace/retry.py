@@ -27,13 +27,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for name, minimum in (("initial_delay_seconds", 0.0), ("multiplier", 1.0), ("max_delay_seconds", 0.0)):
-            value: float = getattr(self, name)
-            if not minimum <= value <= MAX_DELAY_SECONDS:
-                raise ValueError(f"{name} {value}: must be from {minimum:g} to {MAX_DELAY_SECONDS}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter {self.jitter}: must be from 0 to 1")
-        if self.max_retries is not None and self.max_retries < 0:
-            raise ValueError(f"max_retries {self.max_retries}: must be 0 or more")
+            value = getattr(self, name)
+            if not is_number(value) or not minimum <= value <= MAX_DELAY_SECONDS:
+                raise ValueError(f"{name} {value!r}: must be a number from {minimum:g} to {MAX_DELAY_SECONDS}")
+        if not is_number(self.jitter) or not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter {self.jitter!r}: must be a number from 0 to 1")
+        if self.max_retries is not None and (type(self.max_retries) is not int or self.max_retries < 0):
+            raise ValueError(f"max_retries {self.max_retries!r}: must be a whole number, 0 or more")
 
     def is_last(self, attempt: int) -> bool:
         """Whether no attempt may follow this one (1 is the first), as far as this policy goes."""
@@ -55,6 +55,11 @@ class RetryPolicy:
             delay = self.max_delay_seconds
         # Taken off rather than put on, so that the maximum is one.
         return min(delay, self.max_delay_seconds) * (1 - self.jitter * chance)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one that can be calculated with; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def unknown_name_delay_seconds(age_seconds: float, chance: float) -> float:

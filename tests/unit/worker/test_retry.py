@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +48,16 @@ def test_an_unknown_name_waits_as_long_as_it_has_waited(age: float, delay: float
 def test_a_policy_whose_delays_no_backend_can_store_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} .*to 10000000000"):
         RetryPolicy(**{name: value})  # type: ignore[arg-type]  # none of them is max_retries
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        *(({"max_retries": value}, "max_retries .* whole number") for value in (1.5, "1", True, -1)),
+        *(({"jitter": value}, "jitter .* from 0 to 1") for value in (None, "1", -0.1, 1.1, math.nan)),
+        *(({"max_delay_seconds": value}, "max_delay_seconds .* number") for value in (None, "1", True, timedelta(1))),
+    ],
+)
+def test_a_policy_of_no_numbers_is_refused(fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        RetryPolicy(**fields)
