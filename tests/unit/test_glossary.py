@@ -16,6 +16,7 @@ from headrace.queues.base import Maintained
 from headrace.queues.envelope import INVALID_ENVELOPE
 from headrace.queues.inspection import Change, JobState
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry
+from headrace.runtime.payloads import INVALID_PAYLOAD
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "glossary.md").read_text()
@@ -54,10 +55,8 @@ def test_what_housekeeping_does_is_there() -> None:
 
 
 def test_every_reason_of_ours_is_there() -> None:
-    said_where = (
-        r"""(?:remember_dead|dead_letter_taken|_dead_letter)\([^;]*?['"]([A-Z]\w+)['"]|reason="([A-Z]\w+)\""""
-    )
-    reasons = {INVALID_ENVELOPE}
+    said_where = r"""(?:remember_dead|dead_letter_taken|_dead_letter)\([^;]*?['"]([A-Z]\w+)['"]|reason="([A-Z]\w+)\""""
+    reasons = {INVALID_ENVELOPE, INVALID_PAYLOAD}
     for path in SOURCES:
         reasons |= {one or other for one, other in re.findall(said_where, path.read_text())}
     assert reasons >= {"RetriesExhausted", "Expired", "WorkerLost"}

@@ -166,7 +166,8 @@ class TestPayloads:
             await producer.enqueue([new_job("job", payload)])
             await eventually(lambda: world.counted("failed_total") == 1, what="dead")
         (dead,) = world.backend.places["orders"].dead.values()
-        assert said in (dead.reason or "")
+        assert dead.reason == "InvalidPayload"
+        assert said in (dead.error or "")
         assert SEEN == []
 
     def test_a_type_that_is_defined_out_of_sight_is_refused_at_the_start(self) -> None:

@@ -59,9 +59,10 @@ class JobLog:
             case Failed(error=error, fingerprint=fingerprint):
                 if self._repeats.is_first("failed", job.name, fingerprint):
                     log.warning("job failed %s seconds=%.3f: %s", described(job), attempt.run_seconds, error)
-            case GivenUp(reason=reason):
+            case GivenUp(reason=reason, error=error):
                 if self._repeats.is_first("given up", job.name):
-                    log.warning("job given up %s seconds=%.3f: %s", described(job), attempt.run_seconds, reason)
+                    why = reason if error is None else f"{reason}: {error}"
+                    log.warning("job given up %s seconds=%.3f: %s", described(job), attempt.run_seconds, why)
             case Snoozed(delay_seconds=delay_seconds):
                 if self._repeats.is_first("snoozed", job.name):
                     log.info("job snoozed %s, again in %.1f s", described(job), delay_seconds)

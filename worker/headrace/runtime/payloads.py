@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from headrace.job import Job
 
 
+INVALID_PAYLOAD = "InvalidPayload"
+"""The reason for which a job is dead-lettered whose payload is not what its handler takes."""
+
+
 class InvalidPayloadError(ValueError):
     """The payload is not what the handler takes; the message says where."""
 

@@ -19,7 +19,7 @@ from headrace.runtime.failures import failure_of
 from headrace.runtime.handlers import HandlerError, Terms
 from headrace.runtime.handlers.python_processes import ProcessDiedError, Processes
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Outcome, Snoozed, clipped
-from headrace.runtime.payloads import InvalidPayloadError, decoder
+from headrace.runtime.payloads import INVALID_PAYLOAD, InvalidPayloadError, decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class PythonHandler:
         try:
             payload = decode(job)
         except InvalidPayloadError as error:
-            return GivenUp(clipped(str(error)))
+            return GivenUp(INVALID_PAYLOAD, clipped(str(error)))
         if declaration.in_process:
             return await self._in_process(declaration, job, payload)
         arguments = (payload, context()) if declaration.takes_context else (payload,)
