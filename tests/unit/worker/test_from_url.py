@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
 from headrace import QueueError, from_url, new_job
+from headrace.queues import inspector_from_url
 from headrace.queues.memory import MemoryQueue
 from headrace.queues.postgres import PostgresQueue
 from support.verbs import complete
@@ -29,6 +31,25 @@ def test_an_unknown_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(QueueError, match="postgresql://") as caught:
         from_url(url, "orders")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [None, 5, b"postgresql://me:secret@db"])
+def test_what_is_no_url_is_refused(url: Any) -> None:
+    with pytest.raises(QueueError, match="no queue backend for a URL without a scheme"):
+        from_url(url, "orders")
+
+
+@pytest.mark.parametrize("queue", [None, "", 5])
+@pytest.mark.parametrize("url", ["memory://", "postgresql://me@db/jobs"])
+def test_what_is_no_name_is_refused(url: str, queue: Any) -> None:
+    with pytest.raises(QueueError, match="must be the name of a JobQueue"):
+        from_url(url, queue)
+
+
+def test_an_option_that_is_none_is_not_given() -> None:
+    nothing = dict.fromkeys(("schema", "ca_certificates", "listens", "direct_url", "patience_seconds"))
+    assert isinstance(from_url("postgresql://me@db/jobs", "orders", holder=None, **nothing), PostgresQueue)
+    inspector_from_url("postgresql://me@db/jobs", schema=None, ca_certificates=None)
 
 
 @pytest.mark.parametrize("direct_url", ["mysql://me:secret@db", "me:secret@db", "postgresql://[me:secret"])

@@ -74,20 +74,24 @@ def from_url(url: str, queue: str, *, holder: str | None = None, **options: Any)
     holder
         What stands beside the leases of a worker, for people to read. Defaults to host name and process id.
     **options
-        Those of the URL's backend. Of Postgres: ``schema`` (defaults to ``headrace``), ``ca_certificates`` (PEM; given,
-        the server is verified against it), ``listens`` (whether waiting for jobs is cut short by new ones, by LISTEN;
-        defaults to looking now and then alone), ``direct_url`` (past a connection pooler, where the URL leads to one:
-        for LISTEN; defaults to the URL), ``patience_seconds`` and ``patience_bytes`` (how long `Queue.enqueue` waits
-        for a database that is away, and how much may wait: payloads, and 1 KiB a job; default to 0 s and 64 MiB).
+        Those of the URL's backend; None is as if it were not given. Of Postgres: ``schema`` (defaults to
+        ``headrace``), ``ca_certificates`` (PEM; given, the server is verified against it), ``listens`` (whether waiting
+        for jobs is cut short by new ones, by LISTEN; defaults to looking now and then alone), ``direct_url`` (past a
+        connection pooler, where the URL leads to one: for LISTEN; defaults to the URL), ``patience_seconds`` and
+        ``patience_bytes`` (how long `Queue.enqueue` waits for a database that is away, and how much may wait: payloads,
+        and 1 KiB a job; default to 0 s and 64 MiB).
 
     Raises
     ------
     QueueError
-        When the URL names no backend, or one whose packages are not installed; when an option is not the backend's.
+        When the URL names no backend, or one whose packages are not installed; when an option is not the backend's, or
+        the queue has no name.
     """
     backend = backend_of(url)
-    _refuse_unknown(options, backend.options, backend)
-    opened: Queue = _module(backend).open_queue(url, queue, holder=holder, **options)
+    name: object = queue
+    if not (isinstance(name, str) and name):
+        raise QueueError(f"queue {queue!r}: must be the name of a JobQueue")
+    opened: Queue = _module(backend).open_queue(url, queue, holder=holder, **_given(options, backend.options, backend))
     return opened
 
 
@@ -107,8 +111,7 @@ def inspector_from_url(url: str, **options: Any) -> Inspector:
         When the URL names no backend, or one whose packages are not installed; when an option is not the backend's.
     """
     backend = backend_of(url)
-    _refuse_unknown(options, backend.inspector_options, backend)
-    opened: Inspector = _module(backend).open_inspector(url, **options)
+    opened: Inspector = _module(backend).open_inspector(url, **_given(options, backend.inspector_options, backend))
     return opened
 
 
@@ -121,8 +124,9 @@ def backend_of(url: str, what: str = "the queue's URL") -> Backend:
         When it names none. The URL is not repeated: it may hold a password.
     """
     examples = " or ".join(dict.fromkeys(backend.example for backend in BACKENDS.values()))
+    given: object = url
     try:
-        scheme = urlsplit(url).scheme
+        scheme = urlsplit(given).scheme if isinstance(given, str) else ""
     except ValueError:
         raise QueueError(f"{what} is malformed: write {examples}") from None
     if scheme not in BACKENDS:
@@ -154,9 +158,11 @@ def _module(backend: Backend) -> Any:
     return importlib.import_module(backend.module)
 
 
-def _refuse_unknown(options: Mapping[str, object], known: frozenset[str], backend: Backend) -> None:
+def _given(options: Mapping[str, object], known: frozenset[str], backend: Backend) -> dict[str, object]:
+    """The options that are given: None is none."""
     if unknown := sorted(options.keys() - known):
         takes = ", ".join(sorted(known)) or "no options"
         raise QueueError(
             f"{unknown[0]}: no option of {backend.example.partition(':')[0]}:// queues, which take {takes}"
         )
+    return {name: value for name, value in options.items() if value is not None}
