@@ -14,13 +14,18 @@ import asyncpg
 import pytest
 
 from headrace.job import NewJob
-from headrace.queues.base import Delivery, LeaseLostError, Owner, QueueSettings, QueueUnavailableError, Settled
+from headrace.queues.base import Delivery, Owner, QueueSettings
+from headrace.queues.errors import QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
-from headrace.queues.postgres.connection import Database, addresses
+from headrace.queues.postgres.connection import addresses
+from headrace.queues.postgres.database import Database
 from headrace.queues.postgres.listener import Listener
+from headrace.queues.postgres.patience import Patience
 from headrace.queues.postgres.statements import queries
+from headrace.queues.settlement import Complete, DeadLetter, Discard, Failure, Release, Retry, Settled, Settlement
 from support.postgres import running_server, standby_of
 from support.tcp_proxy import TcpProxy
+from support.verbs import complete, enqueue
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -56,17 +61,44 @@ def through(proxy: TcpProxy, place: Place) -> Place:
 
 
 class TestSilence:
-    async def test_after_one_dead_connection_the_idle_ones_are_not_trusted_either(
+    async def test_after_one_dead_session_the_other_is_asked_before_it_is_trusted(
         self, place: Place, proxy: TcpProxy
     ) -> None:
-        database = Database(through(proxy, place), max_connections=4, command_timeout_seconds=1)
+        database = Database(through(proxy, place), command_timeout_seconds=3)
         await database.open()
-        await asyncio.gather(*(database.fetch("depths", ["orders"]) for _ in range(3)))
+        assert await database.fetch_promptly("find_queue", "orders")
         proxy.silence()
         with pytest.raises(QueueUnavailableError):
             await database.fetch("depths", ["orders"])
+        assert await database.fetch_promptly("find_queue", "orders")
         assert await database.fetch("depths", ["orders"])
         await database.close()
+
+    async def test_one_slow_statement_leaves_the_other_session_as_it_is(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        database = Database(place, command_timeout_seconds=1)
+        await database.open()
+        prompt = await database.lanes.prompt.run(session_number)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE headrace.jobs")
+            with pytest.raises(QueueUnavailableError, match="in time"):
+                await database.fetch("depths", ["orders"])
+        assert await database.lanes.prompt.run(session_number) == prompt
+        await database.close()
+
+    async def test_a_statement_that_the_server_cuts_off_costs_no_session(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        name = urlsplit(place.dsn).path[1:]
+        await admin.execute(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
+        async with PostgresQueue(place, "orders") as queue:
+            before = await queue._database.lanes.work.run(session_number)
+            async with admin.transaction():
+                await admin.execute("LOCK TABLE headrace.jobs")
+                with pytest.raises(QueueUnavailableError, match="statement timeout"):
+                    await queue.depth()
+            assert await queue._database.lanes.work.run(session_number) == before
 
     async def test_a_call_on_a_dead_connection_can_be_cancelled(self, place: Place, proxy: TcpProxy) -> None:
         async with PostgresQueue(through(proxy, place), "orders") as queue:
@@ -81,21 +113,19 @@ class TestSilence:
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
         async with PostgresQueue(place, "orders") as queue:
-            await queue.enqueue([NewJob()])
             async with admin.transaction():
                 await admin.execute("LOCK TABLE headrace.jobs")
-                calls = [asyncio.create_task(queue.depth()) for _ in range(3)]
-                await eventually(lambda: blocked(admin, 3), what="waiting")
-                await admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'"
-                )
-                errors = await asyncio.gather(*calls, return_exceptions=True)
-        assert {type(error) for error in errors} == {QueueUnavailableError}
-        assert not [error for error in errors if "pool" in str(error)]
+                call = asyncio.create_task(queue.depth())
+                await eventually(lambda: blocked(admin), what="waiting")
+                await end_sessions(admin)
+                with pytest.raises(QueueUnavailableError):
+                    await call
+            assert (await queue.depth()).ready == 0
 
     async def test_a_heartbeat_gets_through_though_every_other_call_hangs(
-        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("headrace.queues.postgres.lanes.PROMPT_TIMEOUT_SECONDS", 0.5)
         async with PostgresQueue(place, "orders") as queue:
             await queue.keep_alive()
             async with admin.transaction():
@@ -110,11 +140,82 @@ class TestSilence:
                         queue.maintain(),
                     )
                 ]
-                await asyncio.sleep(0.2)
-                await queue.keep_alive()
+                await eventually(lambda: blocked(admin, 2), what="hanging on both lanes")
+                with suppress(QueueUnavailableError):  # A claim that hangs is given up within its limit …
+                    await queue.keep_alive()
+                await queue.keep_alive()  # … and the next heartbeat comes before any other.
             for call in calls:
                 with suppress(QueueUnavailableError):
                     await call
+
+
+class TestEndedSessions:
+    """The server ends sessions that are idle: at its restart, by idle_session_timeout, by an administrator."""
+
+    async def test_nobody_hears_of_it(self, place: Place, admin: asyncpg.Connection[asyncpg.Record]) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.keep_alive()
+            for number in range(20):
+                # Not a turn of the event loop goes by in which the client could take notice.
+                await end_sessions(admin)
+                assert await enqueue(queue, [NewJob(name=f"{number}")])
+                await end_sessions(admin)
+                assert len(await queue.receive(1)) == 1
+                await end_sessions(admin)
+                assert not (await queue.keep_alive()).lost
+        assert await admin.fetchval("SELECT count(*) FROM headrace.jobs") == 20, "each is there once"
+
+    async def test_what_asks_before_the_client_has_taken_notice_is_sent_again(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            session: Any = queue._database.lanes.work._connection
+            # As if the server's goodbye had been read, and the end of the connection not yet.
+            with suppress(asyncpg.PostgresError):
+                await session.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            assert await enqueue(queue, [NewJob()])
+
+    async def test_patient_producers_wait_for_a_server_that_is_away(self, own_postgres: PostgresServer) -> None:
+        where = Place(dsn=own_postgres.dsn)
+        await PostgresProvisioner(where).ensure("orders", QueueSettings(), OWNER)
+        async with PostgresQueue(where, "orders", patience=Patience(seconds=60)) as queue:
+            own_postgres.stop()
+            calls = [asyncio.create_task(enqueue(queue, [NewJob()])) for _ in range(10)]
+            await asyncio.sleep(0.2)
+            assert not any(call.done() for call in calls)
+            await asyncio.to_thread(own_postgres.start)
+            ids = [job_id for call in calls for job_id in await call]
+            assert (await queue.depth()).ready == len(set(ids)) == 10
+
+    async def test_who_is_told_of_jobs_is_told_again_with_the_first_answer(self, own_postgres: PostgresServer) -> None:
+        where = Place(dsn=own_postgres.dsn)
+        await PostgresProvisioner(where).ensure("orders", QueueSettings(), OWNER)
+        async with PostgresQueue(where, "orders", listens=True) as queue:
+            await eventually(lambda: listens(queue), what="listening")
+            own_postgres.stop()
+            listener = queue._database.lanes.listener
+            await eventually(lambda: pauses_long(listener), what="resting for long")
+            await asyncio.to_thread(own_postgres.start)
+            await queue.keep_alive()
+            async with asyncio.timeout(5):  # The rest lasts for longer.
+                while not queue.is_listening:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+
+
+async def listens(queue: PostgresQueue) -> bool:
+    return queue.is_listening
+
+
+async def pauses_long(listener: Listener) -> bool:
+    return listener.pause_seconds > 5
+
+
+async def session_number(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+    return connection.get_server_pid()
+
+
+async def end_sessions(admin: asyncpg.Connection[asyncpg.Record]) -> None:
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'headrace'"
+    )
 
 
 class TestLateAnswers:
@@ -126,9 +227,14 @@ class TestLateAnswers:
 
         await eventually(is_claimed, what="claimed")
 
-    async def test_what_a_heartbeat_gave_back_meanwhile_is_not_received(
-        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
+    async def test_what_nobody_has_heard_of_is_given_back_by_a_later_heartbeat(
+        self,
+        place: Place,
+        proxy: TcpProxy,
+        admin: asyncpg.Connection[asyncpg.Record],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr("headrace.queues.postgres.lanes.PROMPT_TIMEOUT_SECONDS", 1.0)
         async with PostgresQueue(through(proxy, place), "orders") as queue:
             await queue.keep_alive()
             assert await queue.receive(1) == [], "prepared: from now on a claim is one question and one answer"
@@ -136,29 +242,14 @@ class TestLateAnswers:
             proxy.hold_answers()
             late = asyncio.create_task(queue.receive(1))
             await self.claimed(admin)
+            with pytest.raises(QueueUnavailableError):
+                await late
+            assert not (await queue.keep_alive()).lost
             await admin.execute("UPDATE headrace.claims SET claimed_at = now() - interval '1 hour'")
             await queue.keep_alive()
-            proxy.resume()
-            assert await late == []
             (delivery,) = await queue.receive(1)
             assert delivery.job.id == job_id
-            assert (await queue.complete([delivery])).accepted == 1
-
-    async def test_what_was_leased_under_a_lease_lost_meanwhile_is_not_received(
-        self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
-    ) -> None:
-        async with PostgresQueue(through(proxy, place), "orders") as queue:
-            await queue.keep_alive()
-            assert await queue.receive(1) == [], "prepared, as above"
-            await enqueued_elsewhere(place)
-            proxy.hold_answers()
-            late = asyncio.create_task(queue.receive(1))
-            await self.claimed(admin)
-            await admin.execute("DELETE FROM headrace.leases")
-            with pytest.raises(LeaseLostError):
-                await queue.keep_alive()
-            proxy.resume()
-            assert await late == []
+            assert (await complete(queue, [delivery])).accepted == 1
 
     async def test_without_heartbeats_what_a_cancelled_call_had_leased_is_there_for_the_next(
         self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
@@ -177,35 +268,42 @@ class TestLateAnswers:
             await eventually(lambda: receives_one(queue), what="received after all")
 
 
-Settle = Callable[[PostgresQueue, Delivery], Awaitable[Settled]]
+Settle = Callable[[Delivery], Settlement]
 
 
-async def complete(queue: PostgresQueue, delivery: Delivery) -> Settled:
-    return await queue.complete([delivery])
+def completed(delivery: Delivery) -> Settlement:
+    return Complete(delivery=delivery)
 
 
-async def release(queue: PostgresQueue, delivery: Delivery) -> Settled:
-    return await queue.release([delivery], delay_seconds=60)
+def released(delivery: Delivery) -> Settlement:
+    return Release(delivery=delivery, delay_seconds=60)
 
 
-async def retry(queue: PostgresQueue, delivery: Delivery) -> Settled:
-    return await queue.retry(delivery, delay_seconds=60, error="no")
+def failed(delivery: Delivery) -> Settlement:
+    return Retry(delivery=delivery, delay_seconds=60, failure=Failure(error="no"))
 
 
-async def dead_letter(queue: PostgresQueue, delivery: Delivery) -> Settled:
-    return await queue.dead_letter(delivery, reason="Hopeless")
+def given_up(delivery: Delivery) -> Settlement:
+    return DeadLetter(delivery=delivery, reason="Hopeless")
 
 
-async def discard(queue: PostgresQueue, delivery: Delivery) -> Settled:
-    return await queue.discard(delivery)
+def cancelled(delivery: Delivery) -> Settlement:
+    return Discard(delivery=delivery)
 
 
 class TestLostAnswers:
     """A job is settled, and the connection breaks before the answer: the worker tells once more."""
 
     @pytest.mark.parametrize(
-        ("settle", "max_retries", "dead_lettered"),
-        [(complete, 3, 0), (release, 3, 0), (retry, 3, 0), (retry, 0, 1), (dead_letter, 3, 1), (discard, 3, 0)],
+        ("settle", "max_retries", "is_dead"),
+        [
+            (completed, 3, False),
+            (released, 3, False),
+            (failed, 3, False),
+            (failed, 0, True),
+            (given_up, 3, True),
+            (cancelled, 3, False),
+        ],
     )
     async def test_what_was_done_by_then_is_accepted(
         self,
@@ -214,44 +312,56 @@ class TestLostAnswers:
         admin: asyncpg.Connection[asyncpg.Record],
         settle: Settle,
         max_retries: int,
-        dead_lettered: int,
+        is_dead: bool,
     ) -> None:
         await admin.execute("UPDATE headrace.queues SET max_retries = $1", max_retries)
         async with PostgresQueue(through(proxy, place), "orders") as queue:
-            delivery = await one_of_two(place, queue, settle)
-            await self.answer_is_lost(proxy, admin, settle(queue, delivery))
-            assert await settle(queue, delivery) == Settled(accepted=1, dead_lettered=dead_lettered)
-            assert await settle(queue, delivery) == Settled(accepted=0, refused=(delivery,)), "but once"
+            settlement = settle(await one_of_two(place, queue, settle))
+            await self.answer_is_lost(proxy, admin, queue.settle([settlement]))
+            done = Settled(accepted=1, dead_lettered=(settlement,) if is_dead else ())
+            assert await queue.settle([settlement]) == done
+            assert await queue.settle([settlement]) == Settled(accepted=0, refused=(settlement,)), "but once"
 
     async def test_what_a_transaction_of_the_handlers_completed_is_accepted(
         self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
-        async def commit(queue: PostgresQueue, delivery: Delivery) -> Settled:
-            async with admin.transaction():
-                await queue.complete_in(admin, delivery)
-            return await queue.complete([delivery])
-
         async with PostgresQueue(through(proxy, place), "orders") as queue:
-            delivery = await one_of_two(place, queue, commit)
-            async with admin.transaction():
-                await queue.complete_in(admin, delivery)
-            await self.answer_is_lost(proxy, admin, queue.complete([delivery]))
-            assert await queue.complete([delivery]) == Settled(accepted=1)
+            first, second = await two_held(place, queue)
+            for delivery in (first, second):
+                async with admin.transaction():
+                    await queue.complete_in(admin, delivery)
+            assert (await complete(queue, [first])).accepted == 1
+            await self.answer_is_lost(proxy, admin, complete(queue, [second]))
+            assert await complete(queue, [second]) == Settled(accepted=1)
 
     async def test_what_was_not_done_is_done_by_the_next_call(self, place: Place, proxy: TcpProxy) -> None:
         async with PostgresQueue(through(proxy, place), "orders") as queue:
-            delivery = await one_of_two(place, queue, complete)
-            await self.question_is_lost(proxy, queue.complete([delivery]))
-            assert await queue.complete([delivery]) == Settled(accepted=1)
+            delivery = await one_of_two(place, queue, completed)
+            await self.question_is_lost(proxy, complete(queue, [delivery]))
+            assert await complete(queue, [delivery]) == Settled(accepted=1)
 
     async def test_what_was_not_done_before_the_lease_was_lost_is_refused(self, place: Place, proxy: TcpProxy) -> None:
         async with PostgresQueue(through(proxy, place), "orders") as queue, PostgresQueue(place, "orders") as other:
-            delivery = await one_of_two(place, queue, complete)
-            await self.question_is_lost(proxy, queue.complete([delivery]))
+            delivery = await one_of_two(place, queue, completed)
+            await self.question_is_lost(proxy, complete(queue, [delivery]))
             await run_out(place.dsn)
             await execute(place.dsn, "UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now()")
             assert (await other.maintain()).rescued == 1
-            assert await queue.complete([delivery]) == Settled(accepted=0, refused=(delivery,))
+            refused = Settled(accepted=0, refused=(Complete(delivery=delivery),))
+            assert await complete(queue, [delivery]) == refused
+
+    async def test_kinds_that_got_no_answer_are_told_from_those_that_did(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            first, second = await two_held(place, queue)
+            settlements = [completed(first), given_up(second)]
+            await admin.execute("ALTER TABLE headrace.dead_jobs RENAME TO away")
+            told = await queue.settle(settlements)
+            assert (told.accepted, told.unsettled) == (1, (settlements[1],))
+            assert "headrace" in told.error
+            await admin.execute("ALTER TABLE headrace.away RENAME TO dead_jobs")
+            assert (await queue.settle(told.unsettled)).dead_lettered == (settlements[1],)
 
     async def answer_is_lost(
         self, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record], call: Awaitable[Settled]
@@ -277,17 +387,22 @@ class TestLostAnswers:
 
 async def one_of_two(place: Place, queue: PostgresQueue, settle: Settle) -> Delivery:
     """A job that is held. One before it is settled: so its statement is prepared, and the next is but one question."""
+    first, second = await two_held(place, queue)
+    assert (await queue.settle([settle(first)])).accepted == 1
+    return second
+
+
+async def two_held(place: Place, queue: PostgresQueue) -> tuple[Delivery, Delivery]:
     await enqueued_elsewhere(place)
     await enqueued_elsewhere(place)
     await queue.keep_alive()
     first, second = await queue.receive(2)
-    assert (await settle(queue, first)).accepted == 1
-    return second
+    return first, second
 
 
 async def enqueued_elsewhere(place: Place) -> list[str]:
     async with PostgresQueue(place, "orders") as producer:
-        return await producer.enqueue([NewJob()])
+        return await enqueue(producer, [NewJob()])
 
 
 async def blocked(admin: asyncpg.Connection[asyncpg.Record], count: int = 1) -> bool:
@@ -345,18 +460,14 @@ class TestSeveralHosts:
             assert await queue.enqueue([NewJob()]), "connected anew"
 
 
-class BrokenSession:
-    """A listener's session that is of no use any more, and says so in one of the client's ways."""
+class BrokenLane:
+    """The prompt lane, whose session is of no use any more, and says so in one of the client's ways."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
-        self.is_terminated = False
 
-    async def execute(self, *_: object) -> None:
+    async def run(self, *_: object, **__: object) -> None:
         raise self._error
-
-    def terminate(self) -> None:
-        self.is_terminated = True
 
 
 class TestListening:
@@ -372,12 +483,15 @@ class TestListening:
         ],
         ids=lambda error: type(error).__name__,
     )
-    async def test_however_its_session_breaks_a_worker_goes_on_by_polling(self, error: BaseException) -> None:
-        listener = Listener(Place(dsn="postgresql://nobody@127.0.0.1:1/none"), lambda: None)
-        session: Any = BrokenSession(error)
-        listener._connection = session
-        assert not await listener.want(1)
-        assert session.is_terminated, "for the next to take its place"
+    async def test_however_its_session_breaks_a_worker_goes_on_by_polling(
+        self, place: Place, error: BaseException
+    ) -> None:
+        async with PostgresQueue(place, "orders", listens=True) as queue:
+            await eventually(lambda: listens(queue), what="listening")
+            assert queue._rest.ear is not None
+            broken: Any = BrokenLane(error)
+            queue._database.lanes.listener._lane = broken
+            assert not await queue._rest.ear.want(1)
 
 
 WATCH_LEASE_SECONDS = 3.0
@@ -424,7 +538,7 @@ async def everybody_reports_first(alive: PostgresQueue, held: Delivery, fresh: P
 
     await eventually(is_judged, what="judged")
     assert rescued == 1, "the dead one's"
-    assert (await alive.complete([held])).accepted == 1
+    assert (await complete(alive, [held])).accepted == 1
 
 
 class TestJudgement:

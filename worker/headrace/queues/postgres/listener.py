@@ -107,6 +107,8 @@ class Listener:
         self._test_passed = asyncio.Event()
         self._stir = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.pause_seconds = _FIRST_PAUSE_SECONDS
+        """How long it rests after it could not listen; but no longer than until anything else gets a session."""
         lane.on_session = self._stir.set
 
     @property
@@ -164,20 +166,18 @@ class Listener:
 
     async def _run(self) -> None:
         """Listen, until cancelled."""
-        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 with our_errors(""):
                     await self._lane.run(self._attach, urgent=True)
             except QueueError as error:
                 self._session = None
-                log.warning("not told of new jobs, polling alone, again in %.1f s: %s", pause, error)
-                # Once anything else gets a session, this will, too.
+                log.warning("not told of new jobs, polling alone, again in %.1f s: %s", self.pause_seconds, error)
                 self._stir.clear()
-                await _set_within(self._stir, pause)
-                pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+                await _set_within(self._stir, self.pause_seconds)
+                self.pause_seconds = min(self.pause_seconds * 2, _LAST_PAUSE_SECONDS)
             else:
-                pause = _FIRST_PAUSE_SECONDS
+                self.pause_seconds = _FIRST_PAUSE_SECONDS
                 self._stir.clear()
                 if self.is_up:
                     await _set_within(self._stir, self._self_test_seconds)
