@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from headrace.queues.base import Counts
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Failure, Release, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.job import NewJob
-    from headrace.queues.base import Delivery, Queue
+    from headrace.queues.base import Delivery, Depth, Queue
     from headrace.queues.settlement import Settled
 
 
@@ -43,3 +45,9 @@ async def dead_letter(
 
 async def discard(queue: Queue, delivery: Delivery) -> Settled:
     return await queue.settle([Discard(delivery=delivery)])
+
+
+async def standing(queue: Queue) -> Depth:
+    """How many jobs stand where, without times and totals."""
+    assert isinstance(queue, Counts)
+    return replace(await queue.depth(), counted_at=None, totals=None)

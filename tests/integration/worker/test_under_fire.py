@@ -20,7 +20,7 @@ from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.postgres import PostgresServer, find_binaries, free_port, running_server, standby_of
 from support.small_disk import fill, small_disk
 from support.tcp_proxy import TcpProxy
-from support.verbs import enqueue
+from support.verbs import enqueue, standing
 from support.worker_process import eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ async def all_done(directory: Path, ids: list[str]) -> None:
 async def empty(queue: PostgresQueue) -> None:
     async def is_empty() -> bool:
         with suppress(QueueUnavailableError):
-            return await queue.depth() == Depth()
+            return await standing(queue) == Depth()
         return False
 
     await eventually(is_empty, what="an empty queue")
@@ -169,7 +169,7 @@ async def test_a_transaction_that_is_open_all_the_while(
             for _ in range(10):
                 await queue.enqueue([new_job("quick")] * 300)
             await eventually(lambda: worker.metric("completed_total") == 3000, what="all completed")
-        assert await queue.depth() == Depth()
+        assert await standing(queue) == Depth()
 
 
 async def test_a_disk_that_is_full_for_data(own_postgres: PostgresServer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from headrace import NewJob, new_job
 from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
-from support.verbs import enqueue
+from support.verbs import enqueue, standing
 from support.worker_process import attempts, eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def test_every_job_is_run_once_and_the_metrics_say_so(
         assert worker.get("/readyz") == (200, "ok\n")
         worker.terminate()
         assert await worker.exit_status() == 0
-    assert await queue.depth() == Depth()
+    assert await standing(queue) == Depth()
 
 
 async def test_failures_are_retried_then_dead_lettered_and_never_stop_the_worker(
@@ -126,7 +126,7 @@ async def test_a_job_of_a_killed_worker_completes_elsewhere_uncharged(
             assert other.metric("rescued_total") == 1
     assert attempts(tmp_path, job_id) == {"1"}, "a lost worker charges nothing"
     assert records(tmp_path, "done") == {job_id: 1}
-    assert await queue.depth() == Depth()
+    assert await standing(queue) == Depth()
 
 
 async def test_a_drain_finishes_what_runs_and_takes_nothing_new(
@@ -181,11 +181,13 @@ async def test_a_timed_out_job_is_a_failed_attempt(database_dsn: str, tmp_path: 
         with running_worker(
             tmp_path, *APP, "--concurrency", "2", dsn=database_dsn, BACKGROUND_JOBS__JOBTIMEOUTSECONDS="0.2"
         ) as worker:
-            await eventually(lambda: worker.metric("failed_total") == 2, what="both dead-lettered")
+            await eventually(lambda: worker.metric("failed_total") == 1, what="the coroutine's is dead-lettered")
             await queue.enqueue([new_job("quick")])
             await eventually(lambda: worker.metric("completed_total") == 1, what="the other slot still works")
             assert "timed out after 0.2 s" in worker.log
+            assert (await standing(queue)).in_flight == 1, "a function in a thread is held until it has returned"
             (tmp_path / "gate").touch()
+            await eventually(lambda: worker.metric("failed_total") == 2, what="the thread's is dead-lettered, too")
 
 
 SCRIPT = """#!/bin/sh
