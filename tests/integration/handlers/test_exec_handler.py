@@ -14,7 +14,7 @@ import pytest
 
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.exec import ExecHandler
-from headrace.runtime.outcome import COMPLETED, Failed, GivenUp
+from headrace.runtime.outcome import COMPLETED, REJECTED, Failed, GivenUp
 from support.jobs import ENQUEUED_AT, job
 from support.worker_process import eventually
 
@@ -136,7 +136,7 @@ async def test_a_program_inherits_no_open_file_and_python_does_not_ignore_signal
         ("exit 3", Failed("exit status 3")),
         ("echo disk on fire >&2; exit 1", Failed("exit status 1: disk on fire")),
         ("kill -KILL $$", Failed("signal 9")),
-        ("echo no such picture >&2; exit 100", GivenUp("exit status 100: no such picture")),
+        ("echo no such picture >&2; exit 100", GivenUp(REJECTED, error="exit status 100: no such picture")),
     ],
 )
 async def test_the_exit_status_decides_and_standard_error_is_kept(

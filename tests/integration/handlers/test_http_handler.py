@@ -18,7 +18,7 @@ from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.memory import MemoryBackend, MemoryQueue
 from headrace.runtime.handlers import HandlerError
 from headrace.runtime.handlers.http import HttpHandler
-from headrace.runtime.outcome import COMPLETED, Failed, GivenUp, Interrupted
+from headrace.runtime.outcome import COMPLETED, REJECTED, Failed, GivenUp, Interrupted
 from headrace.runtime.worker import Worker
 from support.certificates import Authority
 from support.jobs import job
@@ -101,9 +101,11 @@ async def test_a_job_is_one_post_with_its_payload_as_the_body(made: Made) -> Non
         (response("202 Accepted"), COMPLETED),
         (b"HTTP/1.1 204 No Content\r\n\r\n", COMPLETED),
         (response("299 Odd"), COMPLETED),
-        (response("400 Bad Request", b"no picture"), GivenUp("status 400 Bad Request: no picture")),
-        (response("404 Not Found"), GivenUp("status 404 Not Found")),
-        (response("422", b"\xff"), GivenUp("status 422: \N{REPLACEMENT CHARACTER}")),
+        (response("400 Bad Request", b"no picture"), GivenUp(REJECTED, error="status 400 Bad Request: no picture")),
+        (response("404 Not Found"), Failed("status 404 Not Found")),
+        (response("403 Forbidden"), Failed("status 403 Forbidden")),
+        (response("410 Gone"), GivenUp(REJECTED, error="status 410 Gone")),
+        (response("422", b"\xff"), GivenUp(REJECTED, error="status 422: \N{REPLACEMENT CHARACTER}")),
         (response("408 Request Timeout"), Failed("status 408 Request Timeout")),
         (response("409 Conflict", b"locked"), Failed("status 409 Conflict: locked")),
         (response("425 Too Early"), Failed("status 425 Too Early")),
@@ -418,7 +420,7 @@ async def test_a_worker_sends_a_queues_jobs_and_takes_the_answers(made: Made) ->
         writer.write(
             {
                 "good": OK,
-                "bad": response("404 Not Found"),
+                "bad": response("400 Bad Request"),
                 "busy": response("503 Busy", b"", "Retry-After: 0") if asked_to_wait else OK,
             }[request.header("Headrace-Job-Name") or ""]
         )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 MAX_ERROR_LENGTH = 4000
 """Errors are for people to read: their end says most."""
 
+REJECTED = "Rejected"
+"""Why a job is given up that a server or a program refused: what it said is the error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:

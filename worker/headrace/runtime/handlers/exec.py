@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from headrace import trace_context
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
 from headrace.runtime.handlers.exec_processes import RUN_VARIABLE, Orphans, Process, keep_open_files_to_ourselves
-from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Outcome
+from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, REJECTED, Failed, GivenUp, Outcome
 from headrace.settings import is_secret_variable
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _outcome(status: int | None, said: str) -> Outcome:
     else:
         ended = f"signal {-status}" if status < 0 else f"exit status {status}"
     report = f"{ended}: {said}" if said else ended
-    return GivenUp(report) if status == DEAD_LETTER_EXIT_STATUS else Failed(report)
+    return GivenUp(REJECTED, error=report) if status == DEAD_LETTER_EXIT_STATUS else Failed(report)
 
 
 def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:

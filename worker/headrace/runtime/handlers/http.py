@@ -25,7 +25,7 @@ from yarl import URL
 from headrace import trace_context
 from headrace.job import BYTES_CONTENT_TYPE
 from headrace.runtime.handlers import DEFAULT_TERMS, HandlerError, Terms
-from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, Failed, GivenUp, Interrupted, Outcome
+from headrace.runtime.outcome import COMPLETED, MAX_ERROR_LENGTH, REJECTED, Failed, GivenUp, Interrupted, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,8 @@ CONNECT_PATIENCE_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 """What a server may ask for is no longer than a day."""
 
-_RETRIED = frozenset({408, 409, 425, 429})
+# These refuse for good. Any other may pass: a deploy answers 404 for a while, a proxy 401 or 403.
+_REJECTING = frozenset({400, 410, 413, 415, 422})
 
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.05
@@ -210,8 +211,8 @@ def _outcome(status: int, reason: str, headers: Mapping[str, str], body: str) ->
         location = headers.get("Location", "")
         return Failed(f"{answered}: redirects are not followed; give the URL where they lead: {location[:200]}")
     report = f"{answered}: {body}" if body else answered
-    if 400 <= status < 500 and status not in _RETRIED:
-        return GivenUp(report)
+    if status in _REJECTING:
+        return GivenUp(REJECTED, error=report)
     return Failed(report, delay_seconds=retry_after_seconds(headers.get("Retry-After"), datetime.now(UTC)))
 
 
