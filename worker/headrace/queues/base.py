@@ -293,7 +293,7 @@ class Queue(Protocol):
 class Transactional(Protocol):
     """A queue that lives in a database, whose transactions can be the caller's own."""
 
-    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob], *, notify: bool = True) -> list[Enqueued]:
         """As `Queue.enqueue`, within the transaction that is open on the caller's connection: both happen, or neither.
 
         Parameters
@@ -301,6 +301,11 @@ class Transactional(Protocol):
         connection
             What the backend's documentation names; Postgres takes those of asyncpg, psycopg and SQLAlchemy (async).
             Synchronous code uses `headrace.sync.enqueue_in`.
+        jobs
+            What to enqueue.
+        notify
+            Whether workers that wait are told at the commit. False where the transaction will be prepared (two-phase
+            commit), which PostgreSQL refuses after a notification: workers find the jobs by looking. Defaults to True.
 
         Raises
         ------

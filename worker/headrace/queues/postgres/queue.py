@@ -184,10 +184,10 @@ class PostgresQueue:
 
     # Within transactions of the caller's own
 
-    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    async def enqueue_in(self, connection: Any, jobs: Sequence[NewJob], *, notify: bool = True) -> list[Enqueued]:
         """See `headrace.queues.base.Transactional`. Needs no connection of this queue's own: it may be closed."""
         refuse_unsupported(jobs, CAPABILITIES)
-        return await transactions.enqueue(connection, self._database.place.schema, self.name, jobs)
+        return await transactions.enqueue(connection, self._database.place.schema, self.name, jobs, notify=notify)
 
     async def complete_in(self, connection: Any, delivery: Delivery) -> None:
         """See `headrace.queues.base.Transactional`."""

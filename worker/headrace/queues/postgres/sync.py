@@ -58,7 +58,9 @@ _UNDONE = ("53", "40", "55P03", "57014", "57P03")
 _REFUSED = re.compile(r"authentication|pg_hba|password|role .* does not exist", re.IGNORECASE)
 
 
-def enqueue_in(connection: Any, queue: str, jobs: Sequence[NewJob], *, schema: str = DEFAULT_SCHEMA) -> list[Enqueued]:
+def enqueue_in(
+    connection: Any, queue: str, jobs: Sequence[NewJob], *, schema: str = DEFAULT_SCHEMA, notify: bool = True
+) -> list[Enqueued]:
     """Enqueue within the transaction that is open on the caller's own connection: both happen, or neither.
 
     Parameters
@@ -71,6 +73,9 @@ def enqueue_in(connection: Any, queue: str, jobs: Sequence[NewJob], *, schema: s
         What to enqueue, all or none.
     schema
         The schema that holds the queue. Defaults to ``headrace``.
+    notify
+        Whether workers that wait are told at the commit. False where the transaction will be prepared (two-phase
+        commit), which PostgreSQL refuses after a notification: workers find the jobs by looking. Defaults to True.
 
     Returns
     -------
@@ -92,7 +97,7 @@ def enqueue_in(connection: Any, queue: str, jobs: Sequence[NewJob], *, schema: s
     ...     enqueue_in(django.db.connection, "orders", [new_job("send-receipt", {"order": order.id})])
     """
     refuse_unsupported(jobs, CAPABILITIES)
-    return transactions.enqueue_sync(connection, schema, queue, jobs)
+    return transactions.enqueue_sync(connection, schema, queue, jobs, notify=notify)
 
 
 class Producer:

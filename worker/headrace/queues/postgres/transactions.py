@@ -43,7 +43,10 @@ BATCH_BYTES = 4 * 1024 * 1024
 
 # Parameters go as text, which every driver sends in the same way, whatever codecs a connection has been given. Each {}
 # is the place of one.
-_ENQUEUE = "SELECT id, is_new FROM {schema}.enqueue_many(CAST({} AS text), CAST(CAST({} AS text) AS jsonb))"
+_ENQUEUE = (
+    "SELECT id, is_new FROM {schema}.enqueue_many(CAST({} AS text), CAST(CAST({} AS text) AS jsonb), "
+    "CAST(CAST({} AS text) AS boolean))"
+)
 _COMPLETE = "SELECT {schema}.complete_in_transaction(" + ", ".join(["CAST(CAST({} AS text) AS bigint)"] * 3) + ")"
 
 _Rows: TypeAlias = "list[Any]"
@@ -81,7 +84,7 @@ class _Statement:
         return parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
 
 
-async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[Enqueued]:
+async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob], *, notify: bool) -> list[Enqueued]:
     """Enqueue within the transaction that is open on an asynchronous connection.
 
     Raises
@@ -94,7 +97,8 @@ async def enqueue(connection: Any, schema: str, queue: str, jobs: Sequence[NewJo
     fetch = _async(connection)
     enqueued: list[Enqueued] = []
     for batch in batches(jobs, max_bytes=BATCH_BYTES):
-        enqueued += enqueued_from(await _await(fetch(_enqueue_statement(schema, queue, batch)), schema))
+        statement = _enqueue_statement(schema, queue, batch, notify=notify)
+        enqueued += enqueued_from(await _await(fetch(statement), schema))
     return enqueued
 
 
@@ -114,12 +118,12 @@ async def complete(connection: Any, schema: str, lease: int, claim: int, job_id:
     await _await(fetch(_complete_statement(schema, lease, claim, job_id)), schema)
 
 
-def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob]) -> list[Enqueued]:
+def enqueue_sync(connection: Any, schema: str, queue: str, jobs: Sequence[NewJob], *, notify: bool) -> list[Enqueued]:
     """As `enqueue`, on a synchronous connection."""
     fetch = _sync(connection)
     enqueued: list[Enqueued] = []
     for batch in batches(jobs, max_bytes=BATCH_BYTES):
-        enqueued += enqueued_from(_call(fetch, _enqueue_statement(schema, queue, batch), schema))
+        enqueued += enqueued_from(_call(fetch, _enqueue_statement(schema, queue, batch, notify=notify), schema))
     return enqueued
 
 
@@ -156,8 +160,8 @@ def _described(job: NewJob) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _enqueue_statement(schema: str, queue: str, jobs: Sequence[NewJob]) -> _Statement:
-    return _Statement(_ENQUEUE, schema, queue, described(jobs))
+def _enqueue_statement(schema: str, queue: str, jobs: Sequence[NewJob], *, notify: bool) -> _Statement:
+    return _Statement(_ENQUEUE, schema, queue, described(jobs), str(notify))
 
 
 def _complete_statement(schema: str, lease: int, claim: int, job_id: int) -> _Statement:
