@@ -141,7 +141,7 @@ BEGIN
         payload, content_type, headers, deduplication_key, failures, extra
     FROM fresh
     WHERE group_key IS NULL;
-    PERFORM {schema}.add_totals(p_queue, p_redriven => cardinality(ids));
+    PERFORM {schema}.add_totals(p_queue, p_redriven => coalesce(cardinality(ids), 0));
     RETURN QUERY SELECT unnest(ids);
 END
 $body$;
