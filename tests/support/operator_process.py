@@ -65,6 +65,8 @@ class OperatorProcess:
         kubeconfig = self.control_plane.kubeconfig_for_service_account(NAMESPACE, SERVICE_ACCOUNT)
         environment = {
             "PATH": os.environ["PATH"],
+            # Of the tree that is tested, wherever another is installed.
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "KUBECONFIG": str(kubeconfig),
             "HEADRACE_NAMESPACE": NAMESPACE,
             "HEADRACE_WATCH_NAMESPACES": ",".join(self.watch_namespaces),

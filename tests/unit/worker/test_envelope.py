@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from xml.sax.saxutils import escape
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
@@ -75,8 +76,15 @@ def in_xml(string: str) -> str:
     return found
 
 
+def in_utc(job: Job) -> Job:
+    """With its moments as they come back: in the hour that a zone has twice, Python calls none equal to another's."""
+    expires_at = None if job.expires_at is None else job.expires_at.astimezone(UTC)
+    return structs.replace(job, run_at=job.run_at.astimezone(UTC), expires_at=expires_at)
+
+
 @given(new_jobs, st.integers(1, 10**6))
 @example(NewJob(payload=b""), 1)
+@example(NewJob(expires_at=datetime(1999, 10, 31, 1, tzinfo=ZoneInfo("America/Boise"))), 1)
 @example(NewJob(payload=b"\r\n"), 1)
 @example(NewJob(payload="\ufffe".encode(), headers={"\uffff": "\r\x01", "]]>": "&amp;<"}), 2)
 @example(NewJob(payload=b"\xff\x00", extra={"version": 2, "tags": ["a", {"\ufffe": "\x02"}]}), 1)
@@ -87,7 +95,7 @@ def test_every_string_and_byte_comes_back_by_way_of_xml(new: NewJob, attempt: in
     assert message.body
     assert XML_1_0.fullmatch(message.body)
     assert XML_1_0.fullmatch(message.attribute)
-    assert received(Message(body=in_xml(message.body), attribute=in_xml(message.attribute))) == job
+    assert received(Message(body=in_xml(message.body), attribute=in_xml(message.attribute))) == in_utc(job)
     assert encode(received(message)) == message, "a hop changes nothing"
 
 
