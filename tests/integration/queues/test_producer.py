@@ -16,15 +16,9 @@ import pytest
 from msgspec import structs
 
 from headrace import new_job
-from headrace.job import MAX_PAYLOAD_BYTES
-from headrace.queues.base import (
-    Owner,
-    QueueAccessError,
-    QueueError,
-    QueueNotFoundError,
-    QueueSettings,
-    QueueUnavailableError,
-)
+from headrace.job import MAX_PAYLOAD_BYTES, NewJob
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import QueueAccessError, QueueError, QueueNotFoundError, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner
 from headrace.sync import Producer
 
@@ -56,6 +50,10 @@ def names(admin: psycopg.Connection[Any]) -> list[str]:
     return [row[0] for row in admin.execute(f"SELECT name FROM {QUOTED}.jobs ORDER BY id").fetchall()]
 
 
+def enqueued(producer: Producer, jobs: list[NewJob]) -> list[str]:
+    return [each.id for each in producer.enqueue("orders", jobs)]
+
+
 def sessions(admin: psycopg.Connection[Any]) -> list[int]:
     query = (
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace-producer' AND datname = current_database()"
@@ -64,7 +62,7 @@ def sessions(admin: psycopg.Connection[Any]) -> list[int]:
 
 
 def test_jobs_are_there_when_the_call_returns(producer: Producer, admin: psycopg.Connection[Any]) -> None:
-    ids = producer.enqueue("orders", [new_job("100 % 'a' \\ %s", {"b": "c"}), new_job("d", b"\x00")])
+    ids = enqueued(producer, [new_job("100 % 'a' \\ %s", {"b": "c"}), new_job("d", b"\x00")])
     assert names(admin) == ["100 % 'a' \\ %s", "d"]
     assert ids == sorted(ids, key=int)
     assert producer.enqueue("orders", []) == []
@@ -123,7 +121,7 @@ def test_a_lock_that_somebody_forgot_ends_in_an_error(
     producer: Producer, admin: psycopg.Connection[Any], database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(database_dsn) as other, monkeypatch.context() as patched:
-        patched.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
+        patched.setattr("headrace.queues.postgres.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
         other.execute(f"LOCK TABLE {QUOTED}.jobs")
         with pytest.raises(QueueUnavailableError, match="timeout"):
             producer.enqueue("orders", [new_job("a")])
@@ -147,8 +145,8 @@ def test_a_session_with_a_server_that_is_read_only_is_not_used_again(
 def test_a_server_that_says_nothing_any_more_is_not_waited_for(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr("headrace.sync._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("headrace.queues.postgres.sync.COMMAND_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("headrace.queues.postgres.sync._SILENCE_SECONDS", 0.2)
     asyncio.run(PostgresProvisioner(Place(dsn=own_postgres.dsn)).ensure("orders", QueueSettings(), OWNER))
     with Producer(own_postgres.dsn) as producer, psycopg.connect(own_postgres.dsn, autocommit=True) as admin:
         producer.enqueue("orders", [new_job("a")])
@@ -170,7 +168,7 @@ def test_more_than_one_statement_takes_is_all_there_or_none(producer: Producer, 
     with pytest.raises(QueueError, match="refused"):
         producer.enqueue("orders", [*large, new_job("refused")])
     assert names(admin) == []
-    ids = producer.enqueue("orders", [*large, new_job("9")])
+    ids = enqueued(producer, [*large, new_job("9")])
     assert admin.execute(f"SELECT id::text, name FROM {QUOTED}.jobs ORDER BY id").fetchall() == [
         (job_id, f"{number}") for number, job_id in enumerate(ids)
     ]
@@ -187,7 +185,7 @@ def test_more_than_one_statement_takes_is_all_there_or_none(producer: Producer, 
 def test_a_dsn_that_leads_nowhere(dsn: str, kind: type[QueueError], fix: str) -> None:
     with pytest.raises(QueueError, match=fix) as caught:
         Producer(dsn).enqueue("orders", [new_job("a")])
-    assert type(caught.value) is kind
+    assert type(caught.value) is kind, "by the port's own name"
     assert "hidden" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -221,3 +219,40 @@ def test_no_thread_waits_for_another(producer: Producer, database_dsn: str) -> N
         other.commit()
         blocked.join(10)
     assert done.is_set()
+
+
+def test_what_has_a_key_that_is_taken_is_not_new(producer: Producer) -> None:
+    job = new_job("a", deduplication_key="k")
+    (first,), (again,) = producer.enqueue("orders", [job]), producer.enqueue("orders", [job])
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.id == first.id
+
+
+class TestPatience:
+    def test_threads_wait_for_a_server_that_is_away(self, own_postgres: PostgresServer) -> None:
+        asyncio.run(PostgresProvisioner(Place(dsn=own_postgres.dsn)).ensure("orders", QueueSettings(), OWNER))
+        with Producer(own_postgres.dsn, patience_seconds=60) as producer, ThreadPoolExecutor(4) as threads:
+            producer.enqueue("orders", [new_job("before")])
+            own_postgres.stop()
+            calls = [threads.submit(producer.enqueue, "orders", [new_job(f"{number}")]) for number in range(4)]
+            time.sleep(0.2)
+            assert not any(call.done() for call in calls)
+            own_postgres.start()
+            assert len({call.result(60)[0].id for call in calls}) == 4
+        with psycopg.connect(own_postgres.dsn) as admin:
+            assert admin.execute("SELECT count(*) FROM headrace.jobs").fetchone() == (5,)
+
+    def test_they_are_told_when_their_time_is_over(self) -> None:
+        with pytest.raises(QueueUnavailableError, match="can't be reached") as caught:
+            Producer("postgresql://me@127.0.0.1:1/x", patience_seconds=0.2).enqueue("orders", [new_job("a")])
+        assert type(caught.value) is QueueUnavailableError
+
+    def test_no_more_wait_than_there_is_room_for(self) -> None:
+        producer = Producer("postgresql://me@127.0.0.1:1/x", patience_seconds=60, patience_bytes=1000)
+        with pytest.raises(QueueUnavailableError, match="1000 bytes are full"):
+            producer.enqueue("orders", [new_job("a")])
+
+    @pytest.mark.parametrize(("seconds", "size"), [(-1, 1), (float("nan"), 1), (1, 0)])
+    def test_it_has_bounds(self, seconds: float, size: int) -> None:
+        with pytest.raises(QueueError, match="patience_seconds: must be 0 or more"):
+            Producer("postgresql://db/x", patience_seconds=seconds, patience_bytes=size)

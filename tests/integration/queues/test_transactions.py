@@ -15,19 +15,20 @@ import sqlalchemy
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from headrace import new_job, sync
-from headrace.queues.base import (
+from headrace.queues.base import Enqueued, Owner, QueueSettings
+from headrace.queues.errors import (
     LeaseLostError,
-    Owner,
     QueueAccessError,
     QueueError,
     QueueNotFoundError,
-    QueueSettings,
     SchemaVersionError,
     UnsupportedCapabilityError,
 )
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.queues.settlement import Complete
 from support import transactions
 from support.transactions import ASYNC_KINDS, SYNC_KINDS
+from support.verbs import complete, dead_letter, discard, enqueue, release, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,7 +115,7 @@ class TestEnqueue:
         later = datetime.now(UTC) + timedelta(hours=1)
         async with kind(world.dsn) as opened:
             await opened.execute(INSERT)
-            ids = await world.queue().enqueue_in(
+            enqueued = await world.queue().enqueue_in(
                 opened.connection,
                 [
                     new_job(
@@ -134,8 +135,10 @@ class TestEnqueue:
             )
             assert await world.jobs() == 0, "nobody sees it before the commit"
         assert await world.effects() == 1
+        ids = [each.id for each in enqueued]
         assert ids[4] == ids[0]
         assert len(set(ids)) == 4
+        assert [each.is_new for each in enqueued] == [True] * 4 + [False]
         async with world.queue() as queue:
             first, second = await queue.receive(10)
             assert (await queue.depth()).delayed == 2
@@ -173,7 +176,7 @@ class TestEnqueue:
         jobs = [new_job(str(number), bytes(1_000_000)) for number in range(6)]
         jobs += [new_job(str(number)) for number in range(6, 1500)]
         async with kind(world.dsn) as opened:
-            ids = await world.queue().enqueue_in(opened.connection, jobs)
+            ids = [each.id for each in await world.queue().enqueue_in(opened.connection, jobs)]
             assert await world.queue().enqueue_in(opened.connection, []) == []
         names = await world.admin.fetch(f"SELECT name FROM {QUOTED}.jobs ORDER BY id")
         assert [row["name"] for row in names] == [job.name for job in jobs]
@@ -188,12 +191,12 @@ class TestEnqueue:
             sync.enqueue_in(opened.connection, "orders", [new_job("never")], schema=SCHEMA)
             raise ApplicationError
         with kind(database_dsn) as opened:
-            ids = sync.enqueue_in(
+            first, second = sync.enqueue_in(
                 opened.connection, "orders", [new_job("a", "100 % :b"), new_job("b", b"\x00")], schema=SCHEMA
             )
         with psycopg.connect(database_dsn) as connection:
             rows = connection.execute(f"SELECT id, name, payload FROM {QUOTED}.jobs ORDER BY id").fetchall()
-        assert rows == [(int(ids[0]), "a", b'"100 % :b"'), (int(ids[1]), "b", b"\x00")]
+        assert rows == [(int(first.id), "a", b'"100 % :b"'), (int(second.id), "b", b"\x00")]
 
     @sync_kinds
     def test_synchronous_code_is_told_what_the_queue_refuses(self, database_dsn: str, kind: Any) -> None:
@@ -296,10 +299,10 @@ class TestComplete:
                 await queue.complete_in(opened.connection, delivery)
             assert (await world.jobs(), await world.effects()) == (0, 1)
             assert (await queue.depth()).ready == 0
-            settled = await queue.complete([delivery])
+            settled = await complete(queue, [delivery])
             assert (settled.accepted, settled.refused) == (1, ())
             assert await world.claims() == 0
-            assert await queue.enqueue([new_job("b", deduplication_key="k")]) != [delivery.job.id], "the key is free"
+            assert await enqueue(queue, [new_job("b", deduplication_key="k")]) != [delivery.job.id], "the key is free"
 
     @async_kinds
     async def test_after_a_rollback_the_job_is_as_it_was(self, world: World, kind: Any) -> None:
@@ -313,10 +316,10 @@ class TestComplete:
                     await queue.complete_in(opened.connection, delivery)
                     raise ApplicationError
             assert (await world.jobs(), await world.effects(), await world.claims()) == (1, 0, 1)
-            assert (await queue.retry(delivery, delay_seconds=0, error="rolled back")).accepted == 1
+            assert (await retry(queue, delivery, error="rolled back")).accepted == 1
             again = await take_one(queue)
             assert (again.job.id, again.job.attempt) == (delivery.job.id, 2)
-            assert (await queue.complete([again])).accepted == 1
+            assert (await complete(queue, [again])).accepted == 1
         assert await world.jobs() == 0
 
     @async_kinds
@@ -335,8 +338,8 @@ class TestComplete:
                         await queue.complete_in(opened.connection, delivery)
                     # Who looks away and commits all the same commits nothing.
             assert await world.effects() == 0
-            assert (await queue.complete([delivery])).refused == (delivery,)
-            assert (await other.complete([taken])).accepted == 1
+            assert (await complete(queue, [delivery])).refused == (Complete(delivery=delivery),)
+            assert (await complete(other, [taken])).accepted == 1
 
     @sync_kinds
     def test_handlers_in_threads_complete_on_synchronous_connections(self, database_dsn: str, kind: Any) -> None:
@@ -351,10 +354,10 @@ class TestComplete:
                 await asyncio.to_thread(run, queue, first, False)
                 with suppress(ApplicationError):
                     await asyncio.to_thread(run, queue, second, True)
-                settled = await queue.complete([first])
+                settled = await complete(queue, [first])
                 assert settled.accepted == 1
                 assert (await queue.depth()).in_flight == 1
-                assert (await queue.retry(second, delay_seconds=0, error="rolled back")).accepted == 1
+                assert (await retry(queue, second, error="rolled back")).accepted == 1
                 assert (await queue.depth()).ready == 1
 
         def run(queue: PostgresQueue, delivery: Delivery, fails: bool) -> None:
@@ -374,12 +377,12 @@ class TestComplete:
                 async with transactions.asyncpg_connection(world.dsn) as opened:
                     await queue.complete_in(opened.connection, delivery)
             for settled in (
-                await queue.retry(retried, delay_seconds=0, error="too late"),
-                await queue.dead_letter(dead, reason="too late"),
-                await queue.release([released]),
-                await queue.discard(discarded),
+                await retry(queue, retried, error="too late"),
+                await dead_letter(queue, dead, reason="too late"),
+                await release(queue, [released]),
+                await discard(queue, discarded),
             ):
-                assert (settled.accepted, settled.dead_lettered, settled.refused) == (1, 0, ())
+                assert (settled.accepted, settled.dead_lettered, settled.refused) == (1, (), ())
             assert (await world.jobs(), await world.claims()) == (0, 0)
             assert (await queue.depth()).dead_lettered == 0
 
@@ -409,7 +412,7 @@ class TestComplete:
             async with transactions.asyncpg_connection(world.dsn) as opened:
                 await queue.complete_in(opened.connection, delivery)
                 assert await queue.receive(1) == []
-            assert (await queue.complete([delivery])).accepted == 1
+            assert (await complete(queue, [delivery])).accepted == 1
             assert (await take_one(queue)).job.name == "1"
 
     async def test_a_job_and_its_successor_of_the_same_key_change_places_at_once(self, world: World) -> None:
@@ -422,9 +425,10 @@ class TestComplete:
                 (successor,) = await queue.enqueue_in(
                     opened.connection, [new_job("hourly", deduplication_key="hourly", delay_seconds=3600)]
                 )
-            assert successor != delivery.job.id
-            assert (await queue.complete([delivery])).accepted == 1
-            assert await queue.enqueue([new_job("hourly", deduplication_key="hourly")]) == [successor]
+            assert successor.is_new
+            assert (await complete(queue, [delivery])).accepted == 1
+            again = await queue.enqueue([new_job("hourly", deduplication_key="hourly")])
+            assert again == [Enqueued(id=successor.id, is_new=False)]
 
     @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
     async def test_heartbeats_and_neighbours_do_not_disturb_strictly_isolated_transactions(
@@ -438,9 +442,9 @@ class TestComplete:
                 await opened.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
                 await opened.execute(INSERT)
                 await queue.keep_alive()
-                await queue.complete([second])
+                await complete(queue, [second])
                 await queue.complete_in(opened.connection, first)
-            assert (await queue.complete([first])).accepted == 1
+            assert (await complete(queue, [first])).accepted == 1
         assert (await world.jobs(), await world.effects()) == (0, 1)
 
 
@@ -460,9 +464,9 @@ class TestWhileATransactionIsOpen:
             ):
                 await queue.complete_in(opened.connection, completed)
                 await queue.enqueue_in(opened.connection, [new_job("new", deduplication_key="new", group="g")])
-                assert (await queue.complete([neighbour])).accepted == 1
-                assert (await queue.release([released])).accepted == 1
-                assert (await queue.retry(retried, delay_seconds=0, error="no luck")).accepted == 1
+                assert (await complete(queue, [neighbour])).accepted == 1
+                assert (await release(queue, [released])).accepted == 1
+                assert (await retry(queue, retried, error="no luck")).accepted == 1
                 await queue.keep_alive()
                 assert (await other.receive(1))[0].job.id == released.job.id
                 await other.maintain()
@@ -490,18 +494,20 @@ class TestWhileATransactionIsOpen:
                     await queue.complete_in(opened.connection, first)
                     await world.lose_leases()
                     (taken,) = await other.receive(10)
-                    assert taken.job.id == second.job.id, "a suspect, claimed alone"
-                    await other.complete([taken])
+                    assert taken.job.id == second.job.id
+                    await complete(other, [taken])
                     raise ApplicationError
             assert await other.receive(10) == [], "rolled back, and held until the next round"
+            await world.let_leases_run_out()
             assert (await other.maintain()).rescued == 1
             again = await take_one(other)
-            assert (again.job.id, again.job.attempt, again.is_suspect) == (first.job.id, 1, True)
+            assert (again.job.id, again.job.attempt) == (first.job.id, 1)
 
     async def test_a_worker_closes_though_its_suspect_is_in_a_transaction(self, world: World) -> None:
         async with world.queue() as queue:
             await queue.keep_alive()
             await queue.enqueue([new_job("a")])
+            await world.admin.execute(f"UPDATE {QUOTED}.jobs SET losses = 1, lost_at = now()")
             await queue.receive(1)
             await world.lose_leases()
         async with transactions.asyncpg_connection(world.dsn) as opened:
@@ -528,7 +534,7 @@ class TestWhileATransactionIsOpen:
                 async with transactions.asyncpg_connection(world.dsn) as opened:
                     await queue.complete_in(opened.connection, first)
                     async with asyncio.timeout(SOON_SECONDS):
-                        assert (await queue.complete([first, second])).accepted == 2
+                        assert (await complete(queue, [first, second])).accepted == 2
                     assert await queue.receive(1) == []
                     if not commits:
                         raise ApplicationError
@@ -553,7 +559,7 @@ class TestDeath:
                     await world.admin.execute("SELECT pg_terminate_backend($1)", opened.connection.get_server_pid())
             await world.lose_leases()
             again = await take_one(other)
-            assert (again.job.id, again.job.attempt, again.is_suspect) == (delivery.job.id, 1, True)
+            assert (again.job.id, again.job.attempt) == (delivery.job.id, 1)
             assert await world.effects() == 0
 
     async def test_a_worker_that_dies_after_the_commit_leaves_a_job_that_is_done_and_a_group_that_goes_on(
@@ -572,8 +578,8 @@ class TestDeath:
             assert (await other.maintain()).rescued == 0
             following = await take_one(other)
             assert (following.job.name, following.is_suspect) == ("1", False)
-            assert (await other.complete([following])).accepted == 1
-            assert (await queue.complete([delivery])).accepted == 0
+            assert (await complete(other, [following])).accepted == 1
+            assert (await complete(queue, [delivery])).accepted == 0
         assert (await world.jobs(), await world.claims(), await world.effects()) == (0, 0, 1)
 
 
@@ -665,7 +671,7 @@ class TestSql:
 
     async def test_many_at_once_in_order(self, world: World) -> None:
         rows = await world.admin.fetch(
-            f"SELECT {QUOTED}.enqueue_many('orders', $1)",
+            f"SELECT id FROM {QUOTED}.enqueue_many('orders', $1)",
             '[{"name": "a", "payload": [1.50]}, {"payload_base64": "AP8=", "content_type": "image/png"},'
             ' {"name": "c", "run_at": "2001-02-03T04:05:06+07:00", "headers": {}, "priority": null}]',
         )
@@ -679,7 +685,7 @@ class TestSql:
             ("c", b"null", "application/json"),
         ]
         assert jobs[2].run_at == datetime(2001, 2, 2, 21, 5, 6, tzinfo=UTC)
-        assert await world.admin.fetch(f"SELECT {QUOTED}.enqueue_many('orders', '[]')") == []
+        assert await world.admin.fetch(f"SELECT id FROM {QUOTED}.enqueue_many('orders', '[]')") == []
 
     async def test_bad_input_is_named_with_a_code_and_a_hint_and_nothing_is_written(self, world: World) -> None:
         for call, state, message in BAD_CALLS:
@@ -693,8 +699,9 @@ class TestSql:
     async def test_who_waits_is_told_at_the_commit_and_nobody_pays_where_no_one_waits(self, world: World) -> None:
         heard: list[str] = []
         listener = await asyncpg.connect(world.dsn)
-        await listener.add_listener("headrace", lambda *arguments: heard.append(str(arguments[3])))
         queue_id = await world.admin.fetchval(f"SELECT id FROM {QUOTED}.queues")
+        channel = await world.admin.fetchval(f"SELECT {QUOTED}.channel($1)", queue_id)
+        await listener.add_listener(channel, lambda *arguments: heard.append(str(arguments[2])))
         await world.admin.execute(f"SELECT {QUOTED}.enqueue('orders', 'a')")
         await listener.execute("SELECT 1")
         assert heard == []
@@ -705,19 +712,16 @@ class TestSql:
             await listener.execute("SELECT 1")
             assert heard == []
         await listener.execute("SELECT 1")
-        assert heard == [f"{SCHEMA}/{queue_id}"], "once a transaction"
+        assert heard == [channel], "once a transaction"
         await listener.close()
 
     async def test_an_idle_worker_starts_at_once(self, world: World) -> None:
         async with PostgresQueue(world.place, "orders", listens=True) as queue:
+            queue._rest._seconds = 60  # As after a while without jobs.
+            waiting = asyncio.create_task(queue.receive(1, wait_seconds=60))
             async with asyncio.timeout(SOON_SECONDS):
-                while not queue.is_listening:  # noqa: ASYNC110 - it comes up by itself
+                while not await world.admin.fetchval(f"SELECT count(*) FROM {QUOTED}.waiters"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-                for _ in range(2):  # The first announces that we wait.
-                    await queue.wait(0.2)
-            waiting = asyncio.create_task(queue.wait(60))
-            await asyncio.sleep(0.1)
             await world.admin.execute(f"SELECT {QUOTED}.enqueue('orders', 'a')")
             async with asyncio.timeout(SOON_SECONDS):
-                await waiting
-            assert len(await queue.receive(1)) == 1
+                assert len(await waiting) == 1

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from headrace.job import NewJob
-from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.base import Delivery, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
-from headrace.queues.postgres.listener import CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,40 +41,80 @@ async def listening(queue: PostgresQueue) -> None:
             await asyncio.sleep(0.01)
 
 
-async def resting(queue: PostgresQueue) -> None:
-    """Bring a receiver to where an idle worker is after a while: announced, and not about to look by itself."""
+async def resting(queue: PostgresQueue) -> asyncio.Task[list[Delivery]]:
+    """A receiver where an idle worker is after a while: announced, and not about to look by itself."""
     await listening(queue)
-    for _ in range(2):  # Once for what came before it listened, once to set its flag.
-        assert await queue.receive(1) == []
-        await queue.wait(0.001)
-    queue._pause_seconds = MINUTE
+    await queue.receive(1, wait_seconds=0.01)  # What came before it listened, and setting its flag.
+    queue._rest._seconds = MINUTE
+    waiting = asyncio.create_task(queue.receive(1, wait_seconds=MINUTE))
+    async with asyncio.timeout(SOON):
+        while not flagged(queue):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    return waiting
+
+
+def flagged(queue: PostgresQueue) -> bool:
+    return queue._rest.ear is not None and queue._rest.ear.is_flagged
+
+
+async def received(waiting: asyncio.Task[list[Delivery]]) -> list[str]:
+    async with asyncio.timeout(SOON):
+        return [delivery.job.name for delivery in await waiting]
 
 
 async def test_a_resting_receiver_is_woken_by_a_producer(place: Place) -> None:
     async with PostgresQueue(place, "orders", listens=True) as worker, PostgresQueue(place, "orders") as producer:
-        await resting(worker)
-        waiting = asyncio.create_task(worker.wait(MINUTE))
-        await asyncio.sleep(0)
+        waiting = await resting(worker)
         await producer.enqueue([NewJob(name="news")])
-        async with asyncio.timeout(SOON):
-            await waiting
-        assert [delivery.job.name for delivery in await worker.receive(1)] == ["news"]
+        assert await received(waiting) == ["news"]
+
+
+async def test_two_queues_of_a_process_are_told_each_of_its_own_jobs(place: Place) -> None:
+    neighbour = Owner(namespace="shop", name="letters", uid="2")
+    await PostgresProvisioner(place).ensure("letters", QueueSettings(), neighbour)
+    async with (
+        PostgresQueue(place, "orders", listens=True) as orders,
+        PostgresQueue(place, "letters", listens=True) as letters,
+        PostgresQueue(place, "orders") as producer,
+    ):
+        waiting, others = await resting(orders), await resting(letters)
+        await producer.enqueue([NewJob(name="news")])
+        assert await received(waiting) == ["news"]
+        assert not others.done()
+        assert not letters._rest._may_have_jobs.is_set()
+        others.cancel()
+
+
+async def test_who_stops_waiting_is_told_at_once(place: Place) -> None:
+    async with PostgresQueue(place, "orders", listens=True) as worker:
+        await listening(worker)
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(worker.receive(1, wait_seconds=MINUTE, stop=stop))
+        await asyncio.sleep(0.05)
+        stop.set()
+        assert await received(waiting) == []
 
 
 async def test_a_job_that_comes_between_the_last_look_and_the_flag_is_not_slept_through(place: Place) -> None:
     async with PostgresQueue(place, "orders", listens=True) as worker, PostgresQueue(place, "orders") as producer:
         await listening(worker)
-        await worker.wait(0.001)  # What came before it listened.
-        await worker._listener.want_no_more()  # type: ignore[union-attr]
-        worker._may_have_jobs.clear()
-        worker._pause_seconds = MINUTE
-        assert await worker.receive(1) == []
-        worker._pause_seconds = MINUTE
-        await producer.enqueue([NewJob(name="between")])
-        await producer._coalescer.flushed()
-        async with asyncio.timeout(SOON):
-            await worker.wait(MINUTE)
-        assert len(await worker.receive(1)) == 1
+        worker._rest._seconds = MINUTE
+        looks = 0
+        look = worker._receiving._receive_now
+
+        async def looking(*arguments: Any) -> list[Delivery]:
+            nonlocal looks
+            looks += 1
+            deliveries = await look(*arguments)
+            if looks == 1:
+                worker._rest._may_have_jobs.clear()
+                await producer.enqueue([NewJob(name="between")])
+                await producer._enqueuing.flushed()
+                assert not flagged(worker)
+            return deliveries
+
+        worker._receiving._receive_now = looking  # type: ignore[method-assign,assignment]
+        assert await received(asyncio.create_task(worker.receive(1, wait_seconds=MINUTE))) == ["between"]
 
 
 async def test_nobody_is_notified_where_nobody_waits(
@@ -89,11 +128,12 @@ async def test_nobody_is_notified_where_nobody_waits(
         if payload == "end":
             end.set()
 
-    await connection.add_listener(CHANNEL, hear)
+    channel = await connection.fetchval("SELECT headrace.channel(1)")
+    await connection.add_listener(channel, hear)
     async with PostgresQueue(place, "orders") as producer:
         for _ in range(3):
             await producer.enqueue([NewJob()])
-    await connection.execute("SELECT pg_notify($1, 'end')", CHANNEL)
+    await connection.execute("SELECT pg_notify($1, 'end')", channel)
     async with asyncio.timeout(SOON):
         await end.wait()
     assert heard == ["end"]
@@ -101,10 +141,10 @@ async def test_nobody_is_notified_where_nobody_waits(
 
 async def test_a_busy_worker_takes_its_flag_down(place: Place, connection: asyncpg.Connection[asyncpg.Record]) -> None:
     async with PostgresQueue(place, "orders", listens=True) as worker:
-        await resting(worker)
+        waiting = await resting(worker)
         assert await connection.fetchval("SELECT count(*) FROM headrace.waiters") == 1
         await worker.enqueue([NewJob()] * 5)
-        assert len(await worker.receive(2)) == 2
+        assert len(await received(waiting)) == 1
         assert await connection.fetchval("SELECT count(*) FROM headrace.waiters") == 0
 
 
@@ -112,28 +152,23 @@ async def test_a_session_that_was_killed_is_replaced_and_its_flag_cleared(
     place: Place, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     async with PostgresQueue(place, "orders", listens=True) as worker, PostgresQueue(place, "orders") as producer:
-        await resting(worker)
+        waiting = await resting(worker)
         (pid,) = [row["pid"] for row in await connection.fetch("SELECT pid FROM headrace.waiters")]
         await connection.execute("SELECT pg_terminate_backend($1)", pid)
         async with asyncio.timeout(SOON):
-            while worker.is_listening:  # noqa: ASYNC110 - nothing tells
+            while True:
+                flags = await connection.fetch("SELECT pid FROM headrace.waiters WHERE pid <> $1", pid)
+                if flags:
+                    break
                 await asyncio.sleep(0.01)
-        await resting(worker)
-        flags = await connection.fetch("SELECT pid FROM headrace.waiters")
-        assert len(flags) == 1
-        assert flags[0]["pid"] != pid
-        waiting = asyncio.create_task(worker.wait(MINUTE))
-        await asyncio.sleep(0)
-        await producer.enqueue([NewJob()])
-        async with asyncio.timeout(SOON):
-            await waiting
-        assert len(await worker.receive(1)) == 1
+        assert await connection.fetchval("SELECT count(*) FROM headrace.waiters") == 1
+        worker._rest._seconds = MINUTE
+        await producer.enqueue([NewJob(name="news")])
+        assert await received(waiting) == ["news"]
 
 
 async def test_a_delayed_job_is_taken_when_it_is_due_without_anybody_telling(place: Place) -> None:
     async with PostgresQueue(place, "orders", listens=True) as worker:
-        await worker.enqueue([NewJob(delay_seconds=1.5)])
-        await resting(worker)
-        async with asyncio.timeout(SOON):
-            while not await worker.receive(1):
-                await worker.wait(MINUTE)
+        await worker.enqueue([NewJob(name="late", delay_seconds=1.5)])
+        await worker._enqueuing.flushed()
+        assert await received(await resting(worker)) == ["late"]
