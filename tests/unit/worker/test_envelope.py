@@ -138,13 +138,18 @@ def test_a_field_that_this_release_knows_is_never_taken_from_what_it_does_not() 
         ("hello", "text/plain; charset=utf-8"),
         ("", "text/plain; charset=utf-8"),
         ("[" * 100_000, "application/octet-stream"),
+        (b'{"Records":[]}', "application/json"),
+        ("hellö".encode(), "text/plain; charset=utf-8"),
+        (b"\xff\x00", "application/octet-stream"),
+        (b'"\xff"', "application/octet-stream"),
     ],
 )
-def test_a_message_without_the_attribute_is_a_job_with_an_empty_name(body: str, content_type: str) -> None:
+def test_a_message_without_the_attribute_is_a_job_with_an_empty_name(body: str | bytes, content_type: str) -> None:
     headers = {"traceparent": "00-1-2-01", "zero": "\0"}
     job = decode(body, None, queue="orders", id="m-1", sent_at=SENT_AT, headers=headers)
     assert isinstance(job, Job)
-    assert (job.id, job.name, job.payload, job.content_type) == ("m-1", "", body.encode(), content_type)
+    payload = body if isinstance(body, bytes) else body.encode()
+    assert (job.id, job.name, job.payload, job.content_type) == ("m-1", "", payload, content_type)
     assert (job.enqueued_at, job.run_at, job.attempt) == (SENT_AT, SENT_AT, 1)
     assert job.headers == {"traceparent": "00-1-2-01"}, "what no job can have is left out"
 
@@ -185,8 +190,15 @@ def test_what_cannot_be_understood_is_told_and_kept(attribute: Any, complaint: s
     assert (got.job.id, got.job.name, got.job.payload) == ("m-1", "", "the body, ä".encode())
 
 
-@given(st.text(), st.text())
-def test_no_message_whatever_is_an_exception(body: str, attribute: str) -> None:
+@given(new_jobs)
+def test_a_broker_of_bytes_carries_the_same(new: NewJob) -> None:
+    job = made(new, queue="orders", id=ID, now=NOW)
+    message = encode(job)
+    assert decode(message.body.encode(), message.attribute, queue="orders", id="m-1", sent_at=SENT_AT) == job
+
+
+@given(st.text() | st.binary(), st.text())
+def test_no_message_whatever_is_an_exception(body: str | bytes, attribute: str) -> None:
     got = decode(body, attribute, queue="orders", id="m-1", sent_at=SENT_AT)
     assert isinstance(got, Job | MalformedMessage)
 

@@ -170,7 +170,7 @@ def encode(job: Job) -> Message:
 
 
 def decode(
-    body: str,
+    body: str | bytes,
     attribute: str | None,
     *,
     queue: str,
@@ -183,7 +183,7 @@ def decode(
     Parameters
     ----------
     body
-        Its body.
+        Its body; bytes where the broker carries bytes.
     attribute
         The value of `ATTRIBUTE`. None: it has none.
     queue
@@ -238,10 +238,10 @@ def _body(payload: bytes) -> tuple[str, Literal["text", "base64", "empty"]]:
     return base64.b64encode(payload).decode(), "base64"
 
 
-def _payload(body: str, form: Literal["text", "base64", "empty"]) -> bytes:
+def _payload(body: str | bytes, form: Literal["text", "base64", "empty"]) -> bytes:
     match form:
         case "text":
-            return body.encode()
+            return body if isinstance(body, bytes) else body.encode()
         case "base64":
             try:
                 return base64.b64decode(body, validate=True)
@@ -251,7 +251,7 @@ def _payload(body: str, form: Literal["text", "base64", "empty"]) -> bytes:
             return b""
 
 
-def _known(body: str, attribute: str, queue: str) -> Job:
+def _known(body: str | bytes, attribute: str, queue: str) -> Job:
     said = msgspec.json.decode(attribute)
     fields = msgspec.convert(said, _Fields)
     extra = {name: value for name, value in said.items() if name not in _KNOWN}
@@ -287,13 +287,20 @@ def _known(body: str, attribute: str, queue: str) -> Job:
     )
 
 
-def _foreign(body: str, queue: str, id: str, sent_at: datetime, headers: Mapping[str, str]) -> Job:  # noqa: A002
+def _foreign(
+    body: str | bytes,
+    queue: str,
+    id: str,  # noqa: A002
+    sent_at: datetime,
+    headers: Mapping[str, str],
+) -> Job:
+    payload = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
     return Job(
         id=id,
         queue=queue,
         name="",
-        payload=body.encode("utf-8", "surrogatepass"),
-        content_type=_content_type(body),
+        payload=payload,
+        content_type=_content_type(payload),
         headers={name: value for name, value in headers.items() if _is_header(name, value)},
         priority=0,
         group=None,
@@ -313,12 +320,12 @@ def _is_header(name: str, value: str) -> bool:
     return True
 
 
-def _content_type(body: str) -> str:
-    """What a body is of which nobody says it: JSON where it can be, else text."""
+def _content_type(payload: bytes) -> str:
+    """What a payload is of which nobody says it: JSON where it can be, else text where it is some."""
     try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except msgspec.MsgspecError:
-        return TEXT_CONTENT_TYPE
-    except (UnicodeError, RecursionError):
+        msgspec.json.decode(payload.decode(), type=msgspec.Raw)
+    except (UnicodeDecodeError, RecursionError):
         return BYTES_CONTENT_TYPE
+    except ValueError:
+        return TEXT_CONTENT_TYPE
     return JSON_CONTENT_TYPE
