@@ -25,7 +25,7 @@ from contract.queue.bench import LEASE_SECONDS, stripped
 from contract.test_postgres import PostgresBench
 from headrace.job import NewJob
 from headrace.queues.base import Owner, QueueSettings
-from headrace.queues.inspection import Cancel, Pause
+from headrace.queues.inspection import Cancel, JobFilter, Pause, Purge, Redrive, RetryNow
 from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue
 from headrace.queues.postgres import PostgresQueue
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Failure, Release, Retry
@@ -152,6 +152,18 @@ class World:
     async def cancel(self, ours: str) -> None:
         outcome = await (await self.bench.inspector()).cancel(self.name, Cancel(job_id=self.numbers[ours]))
         assert outcome == await self.inspector.cancel(self.name, Cancel(job_id=ours))
+
+    async def retry_now(self, ours: str) -> None:
+        did = await (await self.bench.inspector()).retry_now(self.name, RetryNow(job_id=self.numbers[ours]))
+        assert did == await self.inspector.retry_now(self.name, RetryNow(job_id=ours))
+
+    async def redrive(self, which: JobFilter) -> None:
+        did = await (await self.bench.inspector()).redrive(self.name, Redrive(which=which))
+        assert did == await self.inspector.redrive(self.name, Redrive(which=which))
+
+    async def purge(self, which: JobFilter) -> None:
+        did = await (await self.bench.inspector()).purge(self.name, Purge(which=which))
+        assert did == await self.inspector.purge(self.name, Purge(which=which))
 
     async def pass_time(self, seconds: int) -> None:
         await self.bench.pass_time(seconds)
@@ -288,6 +300,20 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, place: int) -> None:
         ours = list(self.world.numbers)
         self.run(self.world.cancel(ours[place % len(ours)]))
+
+    @precondition(lambda self: self.world.numbers)
+    @rule(place=st.integers(min_value=0, max_value=99))
+    def retry_now(self, place: int) -> None:
+        ours = list(self.world.numbers)
+        self.run(self.world.retry_now(ours[place % len(ours)]))
+
+    @rule(name=st.sampled_from([None, *NAMES]), reason=st.sampled_from([None, "GaveUp", "Expired"]))
+    def redrive(self, name: str | None, reason: str | None) -> None:
+        self.run(self.world.redrive(JobFilter(name=name, reason=reason)))
+
+    @rule(name=st.sampled_from(NAMES))
+    def purge(self, name: str) -> None:
+        self.run(self.world.purge(JobFilter(name=name)))
 
     @rule(paused=st.sampled_from([False, False, True]))
     def pause(self, *, paused: bool) -> None:
