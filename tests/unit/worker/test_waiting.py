@@ -21,7 +21,7 @@ def ids(attempts: list[Attempt]) -> list[str]:
 def started(waiting: Waiting) -> list[Attempt]:
     """All that start now."""
     found = []
-    while (following := waiting.next(lambda _: True)[0]) is not None:
+    while (following := waiting.next(lambda _: True, [])) is not None:
         following.fate = Fate.RUNNING
         found.append(following)
     return found
@@ -45,7 +45,8 @@ def test_those_that_may_not_start_are_told_of_and_their_bytes_forgotten() -> Non
     for number in range(3):
         waiting.add(attempt("x", number, payload=b"ab"))
     assert waiting.payload_bytes == 6
-    chosen, refused = waiting.next(lambda delivery: delivery.job.id == "2")
+    refused: list[Attempt] = []
+    chosen = waiting.next(lambda delivery: delivery.job.id == "2", refused)
     assert chosen is not None
     assert (ids([chosen]), ids(refused)) == (["2"], ["0", "1"])
     assert waiting.payload_bytes == 0
@@ -70,7 +71,7 @@ def test_once_they_are_known_to_be_short_some_are_kept_for_their_names_turn() ->
     waiting.add(attempt("y", 9))
     (second, other) = started(waiting)
     assert ids([second, other]) == ["1", "9"]
-    assert (len(waiting), waiting.for_a_slot) == (4, 0), "those that are kept stand in nobody's way"
+    assert (len(waiting), len(waiting.line)) == (4, 0), "those that are kept stand in nobody's way"
     ended(waiting, second, 0.25)
     assert ids(started(waiting)) == ["2"]
 

@@ -27,16 +27,19 @@ class ContextSide:
         The worker's.
     metrics
         Counts what handlers enqueue.
+    extend
+        Gives an attempt so many seconds from now.
     """
 
-    def __init__(self, queue: Queue, metrics: QueueMetrics) -> None:
+    def __init__(self, queue: Queue, metrics: QueueMetrics, extend: Callable[[Attempt, float], None]) -> None:
         self._queue = queue
         self._metrics = metrics
+        self.extend = extend
         self._progress: dict[DeliveryKey, tuple[Delivery, Progress]] = {}
 
-    def context_of(self, attempt: Attempt, extend: Callable[[Attempt, float], None]) -> Context:
-        """What the attempt's handler may see and say; `extend` gives it more time."""
-        return Context(attempt.delivery.job, _Run(self, attempt, extend))
+    def context_of(self, attempt: Attempt) -> Context:
+        """What the attempt's handler may see and say."""
+        return Context(attempt.delivery.job, _Run(self, attempt))
 
     def reports(self) -> list[tuple[Delivery, Progress]]:
         """How far jobs are, of those that have said so since the last call."""
@@ -65,12 +68,11 @@ class ContextSide:
 class _Run:
     """One attempt under way; see `headrace.app.Run`."""
 
-    __slots__ = ("_attempt", "_extend", "_loop", "_side")
+    __slots__ = ("_attempt", "_loop", "_side")
 
-    def __init__(self, side: ContextSide, attempt: Attempt, extend: Callable[[Attempt, float], None]) -> None:
+    def __init__(self, side: ContextSide, attempt: Attempt) -> None:
         self._side = side
         self._attempt = attempt
-        self._extend = extend
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -87,7 +89,7 @@ class _Run:
         self._side.transactional().complete_in_sync(connection, self._attempt.delivery)
 
     def extend(self, seconds: float) -> None:
-        self._loop.call_soon_threadsafe(self._extend, self._attempt, seconds)
+        self._loop.call_soon_threadsafe(self._side.extend, self._attempt, seconds)
 
     def report(self, progress: Progress) -> None:
         self._loop.call_soon_threadsafe(self._side.report, self._attempt.delivery, progress)

@@ -37,19 +37,24 @@ class JobLog:
         self._queue = queue
         self._repeats = Repeats()
 
+    @property
+    def is_verbose(self) -> bool:
+        """Whether each start and each completion is said: ask once for many jobs."""
+        return log.isEnabledFor(logging.DEBUG)
+
     def started(self, job: Job) -> None:
         """A run begins."""
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("job started %s", described(job))
+        log.debug("job started %s", described(job))
+
+    def completed(self, job: Job, seconds: float) -> None:
+        """A run has done what it should."""
+        log.debug("job completed %s seconds=%.3f", described(job), seconds)
 
     def ended(self, attempt: Attempt, ending: Ending) -> None:
-        """A run has come to its end."""
-        if isinstance(ending, Completed):
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("job completed %s seconds=%.3f", described(attempt.delivery.job), attempt.run_seconds)
-        elif attempt.fate is Fate.CANCELLED:
+        """A run has come to another end."""
+        if attempt.fate is Fate.CANCELLED:
             log.info("job cancelled %s", described(attempt.delivery.job))
-        elif not isinstance(ending, Stopped):
+        elif not isinstance(ending, Stopped | Completed):
             self._ended(attempt.delivery.job, ending, attempt)
 
     def _ended(self, job: Job, outcome: Failed | GivenUp | Snoozed | Interrupted, attempt: Attempt) -> None:

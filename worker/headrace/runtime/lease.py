@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from headrace.queues.base import HEARTBEAT_SECONDS, KeepsAliveAside
 from headrace.queues.errors import QueueError, SchemaVersionError
-from headrace.runtime.clock import lease_seconds as now
+from headrace.runtime.clock import lease_clock as now
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Delivery, DeliveryKey, Queue
     from headrace.runtime.idempotency_guard import IdempotencyGuard
     from headrace.runtime.lease import LeaseKeeper
+    from headrace.runtime.nudge import Nudge
     from headrace.runtime.settler import Settler
     from headrace.runtime.slots import Slots
 
@@ -71,6 +72,8 @@ class Receiver:
         Says whether what is received is held.
     guard
         Says what may run. None: no idempotency.
+    nudge
+        Says when to look whether there is more room.
     poll_interval_seconds
         How long one wait for jobs lasts.
     """
@@ -82,6 +85,7 @@ class Receiver:
         settler: Settler,
         keeper: LeaseKeeper,
         guard: IdempotencyGuard | None,
+        nudge: Nudge,
         *,
         poll_interval_seconds: float,
     ) -> None:
@@ -94,14 +98,15 @@ class Receiver:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._asked: _Ask | None = None
+        nudge.taker = self._look_again
         self._lost_meanwhile: set[DeliveryKey] | None = None
 
     def stop(self) -> None:
         """Take no more; what arrives from now on goes back."""
         self._stopping.set()
-        self.look_again()
+        self._look_again()
 
-    def look_again(self) -> None:
+    def _look_again(self) -> None:
         """There may be room for more jobs, or others, or for none."""
         self._changed.set()
         asked = self._asked
@@ -116,7 +121,7 @@ class Receiver:
         """Others have these; some may be on their way into the slots."""
         if self._lost_meanwhile is not None:
             self._lost_meanwhile |= keys
-        self.look_again()
+        self._look_again()
 
     async def run(self) -> None:
         """Receive, until stopped."""

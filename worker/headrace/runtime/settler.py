@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from headrace.idempotency.base import IdempotencyError
@@ -12,7 +13,7 @@ from headrace.queues.errors import QueueError
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
     from headrace.metrics import QueueMetrics
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.queues.settlement import Settled, Settlement
     from headrace.runtime.idempotency_guard import IdempotencyGuard
     from headrace.runtime.job_log import JobLog
+    from headrace.runtime.nudge import Nudge
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ class Settler:
         Counts what the backend took, and what it refused.
     job_log
         Is told of dead letters and refusals.
-    on_reported
-        Called after each report: there may be room for more jobs.
+    nudge
+        Is given after each report: there may be room for more jobs.
     guard
         Is told of every end before the queue is. None: no idempotency.
     """
@@ -58,14 +60,14 @@ class Settler:
         metrics: QueueMetrics,
         job_log: JobLog,
         *,
-        on_reported: Callable[[], None],
+        nudge: Nudge,
         guard: IdempotencyGuard | None = None,
     ) -> None:
         self._queue = queue
         self._guard = guard
         self._metrics = metrics
         self._job_log = job_log
-        self._on_reported = on_reported
+        self._nudge = nudge
         self._pending: list[Settlement] = []
         self._reporting: list[Settlement] = []
         # Done when the lease was lost: their keys are finished all the same, where nobody else has them.
@@ -146,12 +148,13 @@ class Settler:
             else:
                 self._has_work.set()
                 if self.is_stuck:
-                    self._on_reported()
+                    self._nudge.give()
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LAST_PAUSE_SECONDS)
                     continue
-                self._at_once.set()
-            self._on_reported()
+                if len(self._pending) >= FULL_BATCH:
+                    self._at_once.set()
+            self._nudge.give()
             pause = _FIRST_PAUSE_SECONDS
 
     async def _report(self) -> None:
@@ -179,10 +182,12 @@ class Settler:
             failure = str(error)
         # Settled again, what was lost meanwhile would be refused.
         kept = [settlement for settlement in unsettled if settlement.delivery.key not in self._lost]
-        self._pending = kept + self._pending
+        if kept:
+            self._pending = kept + self._pending
         reported, self._reporting = self._reporting, []
         self._forget_bytes(reported)
-        self.unreported_bytes += sum(len(settlement.delivery.job.payload) for settlement in kept)
+        if kept:
+            self.unreported_bytes += sum(len(settlement.delivery.job.payload) for settlement in kept)
         if failure and not self._failure:
             log.warning("outcomes not reported queue=%s, trying again: %s", self._queue.name, failure)
         elif self._failure and not failure:
@@ -217,6 +222,9 @@ class Settler:
 
     def _count(self, batch: list[Settlement], settled: Settled) -> None:
         """What the queue has said of a batch."""
+        if settled.accepted == len(batch) and not settled.dead_lettered:
+            self._count_accepted(batch)
+            return
         refused = _keys(settled.refused)
         dead = _keys(settled.dead_lettered)
         ended: list[Delivery] = []
@@ -246,16 +254,24 @@ class Settler:
         if self._guard is not None and ended:
             self._guard.forget(ended)
         metrics = self._metrics
-        for counter, count in (
-            (metrics.completed, completed),
-            (metrics.retried, retried),
-            (metrics.failed, failed),
-            (metrics.released, released),
-            (metrics.cancelled, cancelled),
-            (metrics.refused_completions, len(refused)),
-        ):
-            if count:
-                counter.inc(count)
+        metrics.completed.inc(completed)
+        metrics.retried.inc(retried)
+        metrics.failed.inc(failed)
+        metrics.released.inc(released)
+        metrics.cancelled.inc(cancelled)
+        metrics.refused_completions.inc(len(refused))
+
+    def _count_accepted(self, batch: list[Settlement]) -> None:
+        """All of it came about, and nobody is dead: for most jobs, so in a fraction of the time."""
+        kinds = Counter(map(type, batch))
+        metrics = self._metrics
+        metrics.completed.inc(kinds[Complete])
+        metrics.retried.inc(kinds[Retry])
+        metrics.failed.inc(kinds[DeadLetter])
+        metrics.released.inc(kinds[Release])
+        metrics.cancelled.inc(kinds[Discard])
+        if self._guard is not None and kinds[Complete]:
+            self._guard.forget([settlement.delivery for settlement in batch if isinstance(settlement, Complete)])
 
     def _forget_bytes(self, settlements: Iterable[Settlement]) -> None:
         self.unreported_bytes -= sum(len(settlement.delivery.job.payload) for settlement in settlements)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from headrace import logs
 from headrace.queues.settlement import Release
 from headrace.retry import RetryPolicy, unknown_name_delay_seconds
-from headrace.runtime.attempt import STOPPED, Attempt, Ending, Fate, Stopped
-from headrace.runtime.outcome import Failed
+from headrace.runtime.attempt import STOPPED, Attempt, Ending, Fate
+from headrace.runtime.context_side import ContextSide
+from headrace.runtime.outcome import COMPLETED, Failed
 from headrace.runtime.prefetch import Prefetch
 from headrace.runtime.time_limits import TimeLimits
 from headrace.runtime.tracer import NO_TRACING, Tracer
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Delivery, DeliveryKey
-    from headrace.runtime.context_side import ContextSide
+    from headrace.queues.base import Delivery, DeliveryKey, Queue
     from headrace.runtime.handlers import Handler
     from headrace.runtime.job_log import JobLog
+    from headrace.runtime.nudge import Nudge
     from headrace.runtime.outcome import Outcome
     from headrace.runtime.settler import Settler
 
@@ -53,20 +54,20 @@ class Slots:
 
     Parameters
     ----------
+    queue
+        Whose they are.
     handler
         Runs them.
     settler
         Takes what becomes of them.
-    side
-        Makes their contexts.
     metrics
         What to publish.
     job_log
         Says what happens to them.
     may_start
         Whether what a taken job holds still stands: it is asked just before the job starts.
-    on_room
-        Called each time that there may be room for more.
+    nudge
+        Is given each time that there may be room for more.
     count
         How many jobs run at a time.
     job_timeout_seconds
@@ -75,36 +76,32 @@ class Slots:
         How long a failed job waits, where its handler says nothing else.
     tracer
         Follows the jobs' runs. Defaults to nothing.
-    skips_names
-        Whether the queue leaves out names that are full here.
     """
 
     def __init__(
         self,
+        queue: Queue,
         handler: Handler,
         settler: Settler,
-        side: ContextSide,
         metrics: QueueMetrics,
         job_log: JobLog,
         *,
         may_start: Callable[[Delivery], bool],
-        on_room: Callable[[], None],
+        nudge: Nudge,
         count: int,
         job_timeout_seconds: float,
         retry: RetryPolicy,
         tracer: Tracer = NO_TRACING,
-        skips_names: bool,
     ) -> None:
         self._handler = handler
         self._settler = settler
-        self._side = side
         self._metrics = metrics
         self._job_log = job_log
         self._may_start = may_start
-        self._on_room = on_room
+        self._nudge = nudge
         self._retry = retry
         self._process = tracer.process
-        self._turn_delay_seconds = 0.0 if skips_names else _TURN_DELAY_SECONDS
+        self._turn_delay_seconds = 0.0 if queue.capabilities.skips_names else _TURN_DELAY_SECONDS
         # In the order of their starts.
         self._running: dict[asyncio.Task[Outcome], Attempt] = {}
         self._limits = TimeLimits(self._running, job_timeout_seconds, job_log)
@@ -112,8 +109,11 @@ class Slots:
         self._prefetch = Prefetch(count)
         self._ended_jobs = 0
         self._ended_seconds = 0.0
+        self._is_verbose = False
         self.count = count
         self.waiting = Waiting()
+        self.side = ContextSide(queue, metrics, self._limits.extend)
+        """Of their contexts."""
         metrics.slots.set(count)
         metrics.busy_slots.set_function(lambda: len(self._running))
         metrics.prefetched.set_function(lambda: len(self.waiting))
@@ -131,7 +131,7 @@ class Slots:
     def wanted(self) -> int:
         """How many jobs to take now, as far as the slots go."""
         prefetch = self._prefetch.jobs
-        waiting = self.waiting.for_a_slot
+        waiting = len(self.waiting.line)
         if waiting > prefetch // 2:
             return 0
         return max(0, self.count - len(self._running) + prefetch - waiting)
@@ -140,6 +140,7 @@ class Slots:
         """Run them, as soon as there are slots."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._is_verbose = self._job_log.is_verbose
         for delivery in deliveries:
             terms = self._handler.terms(delivery.job.name)
             if terms is None:
@@ -195,7 +196,7 @@ class Slots:
             for attempt in attempts:
                 attempt.stop(fate)
                 self._settle(attempt, STOPPED)
-            self._on_room()
+            self._nudge.give()
 
     def _hand_back_stale(self) -> None:
         """What has waited long goes back: these take longer than those before, and others may have a free slot."""
@@ -212,20 +213,18 @@ class Slots:
     def _fill(self) -> None:
         loop = asyncio.get_running_loop()
         free = self.count - len(self._running)
-        while free > 0 and self.waiting.for_a_slot:
-            attempt, refused = self.waiting.next(self._may_start)
-            for each in refused:
-                # Its worker was paused, or out of reach, while it waited: it may be another's by now.
-                each.stop(Fate.HANDED_BACK)
-                self._settle(each, STOPPED)
-            if attempt is None:
-                break
+        refused: list[Attempt] = []
+        while free > 0 and (attempt := self.waiting.next(self._may_start, refused)) is not None:
             attempt.fate = Fate.RUNNING
             attempt.task = task = loop.create_task(self._run(attempt))
             self._running[task] = attempt
             task.add_done_callback(self._ended)
             self._limits.start(attempt, loop)
             free -= 1
+        for attempt in refused:
+            # Its worker was paused, or out of reach, while it waited: it may be another's by now.
+            attempt.stop(Fate.HANDED_BACK)
+            self._settle(attempt, STOPPED)
 
     def _put_back_unknown(self, delivery: Delivery) -> None:
         self._metrics.unknown_name.inc()
@@ -238,11 +237,11 @@ class Slots:
         job = attempt.delivery.job
         logs.set_job(job)
         self._metrics.queue_wait_time.observe(max(0.0, time() - job.run_at.timestamp()))
-        self._job_log.started(job)
-        context = partial(self._side.context_of, attempt, self._limits.extend)
+        if self._is_verbose:
+            self._job_log.started(job)
         started = perf_counter()
         try:
-            return await self._process(job, self._handler.run(job, context))
+            return await self._process(job, self._handler.run(job, partial(self.side.context_of, attempt)))
         except asyncio.CancelledError:
             if attempt.is_stopped:
                 raise
@@ -261,26 +260,27 @@ class Slots:
             self._settle(attempt, Failed(f"it ended outside of its handler: {type(error).__name__}"))
         else:
             self._settle(attempt, task.result())
-        self.waiting.ended(attempt)
-        if self.waiting.for_a_slot:
+        if attempt.terms.max_concurrent is not None:
+            self.waiting.ended(attempt)
+        if self.waiting.line:
             self._fill()
-            if self.waiting.for_a_slot > self._prefetch.jobs // 2:
-                return
-        self._on_room()
+        self._nudge.give()
 
     def _settle(self, attempt: Attempt, ending: Ending) -> None:
-        fate = attempt.fate
-        if not isinstance(ending, Stopped) or fate is Fate.TIMED_OUT:
-            self._observe(attempt.run_seconds)
-        self._job_log.ended(attempt, ending)
-        settlement = attempt.end(ending, self._retry, random.random())  # noqa: S311
+        run_seconds = attempt.run_seconds
+        if ending is not STOPPED or attempt.fate is Fate.TIMED_OUT:
+            self._metrics.duration.observe(run_seconds)
+            self._ended_jobs += 1
+            self._ended_seconds += run_seconds
+            if self._ended_jobs >= _PREFETCH_JOBS or self._ended_seconds >= _PREFETCH_SECONDS:
+                self._prefetch.observe(self._ended_jobs, self._ended_seconds)
+                self._ended_jobs, self._ended_seconds = 0, 0.0
+        chance = 0.0
+        if ending is not COMPLETED:
+            self._job_log.ended(attempt, ending)
+            chance = random.random()  # noqa: S311
+        elif self._is_verbose:
+            self._job_log.completed(attempt.delivery.job, run_seconds)
+        settlement = attempt.end(ending, self._retry, chance)
         if settlement is not None:
             self._settler.add(settlement, at_once=not self._running)
-
-    def _observe(self, run_seconds: float) -> None:
-        self._metrics.duration.observe(run_seconds)
-        self._ended_jobs += 1
-        self._ended_seconds += run_seconds
-        if self._ended_jobs >= _PREFETCH_JOBS or self._ended_seconds >= _PREFETCH_SECONDS:
-            self._prefetch.observe(self._ended_jobs, self._ended_seconds)
-            self._ended_jobs, self._ended_seconds = 0, 0.0

@@ -19,17 +19,13 @@ class Waiting:
     """Who is next. Pure: no clock, no queue."""
 
     def __init__(self) -> None:
-        self._attempts: deque[Attempt] = deque()
+        self.line: deque[Attempt] = deque()
+        """Those that could run but for a free slot, as far as is known."""
         self._bytes = 0
         self.names = LimitedNames()
 
     def __len__(self) -> int:
-        return len(self._attempts) + self.names.kept
-
-    @property
-    def for_a_slot(self) -> int:
-        """How many could run but for a free slot, as far as is known."""
-        return len(self._attempts)
+        return len(self.line) + self.names.kept
 
     @property
     def payload_bytes(self) -> int:
@@ -40,36 +36,35 @@ class Waiting:
         """One more; False where its name has no room for it, and it is to go back."""
         if attempt.terms.max_concurrent is not None and not self.names.take(attempt):
             return False
-        self._attempts.append(attempt)
+        self.line.append(attempt)
         self._bytes += len(attempt.delivery.job.payload)
         return True
 
-    def next(self, may_start: Callable[[Delivery], bool]) -> tuple[Attempt | None, list[Attempt]]:
-        """The next that runs, and those before it that may not start at all."""
-        refused: list[Attempt] = []
-        while self._attempts:
-            attempt = self._attempts.popleft()
+    def next(self, may_start: Callable[[Delivery], bool], refused: list[Attempt]) -> Attempt | None:
+        """The next that runs; those before it that may not start at all are added to `refused`."""
+        line = self.line
+        while line:
+            attempt = line.popleft()
+            delivery = attempt.delivery
             is_limited = attempt.terms.max_concurrent is not None
-            if not may_start(attempt.delivery):
+            if not may_start(delivery):
                 if is_limited:
                     self.names.leave(attempt)
                 refused.append(attempt)
-            elif is_limited and not self.names.start(attempt):
-                continue
-            else:
-                self._bytes -= len(attempt.delivery.job.payload)
-                return attempt, refused
-            self._bytes -= len(attempt.delivery.job.payload)
-        return None, refused
+                self._bytes -= len(delivery.job.payload)
+            elif not is_limited or self.names.start(attempt):
+                self._bytes -= len(delivery.job.payload)
+                return attempt
+        return None
 
     def ended(self, attempt: Attempt) -> None:
-        """One that ran has ended: it may be another's turn."""
-        if attempt.terms.max_concurrent is not None and (following := self.names.end(attempt)) is not None:
-            self._attempts.appendleft(following)
+        """One of a limited name that ran has ended: it may be another's turn."""
+        if (following := self.names.end(attempt)) is not None:
+            self.line.appendleft(following)
 
     def all(self) -> list[Attempt]:
         """All that wait, the longest waiting first but for names' turns."""
-        return [*self._attempts, *self.names.waiting()]
+        return [*self.line, *self.names.waiting()]
 
     def remove(self, attempts: Collection[Attempt]) -> None:
         """These wait no longer."""
@@ -79,7 +74,7 @@ class Waiting:
             self._bytes -= len(attempt.delivery.job.payload)
         gone = {id(attempt) for attempt in attempts if attempt.fate is Fate.WAITING}
         if gone:
-            self._attempts = deque(attempt for attempt in self._attempts if id(attempt) not in gone)
+            self.line = deque(attempt for attempt in self.line if id(attempt) not in gone)
 
     def oldest_taken_at(self) -> float | None:
         """Since when the one that has waited longest does."""
@@ -87,6 +82,6 @@ class Waiting:
 
     def stale(self, too_old: float) -> list[Attempt]:
         """All that have waited since then; where that is so of the next to run, it is so of all behind it."""
-        if self._attempts and self._attempts[0].taken_at <= too_old:
+        if self.line and self.line[0].taken_at <= too_old:
             return self.all()
         return [attempt for attempt in self.all() if attempt.taken_at <= too_old]

@@ -27,10 +27,10 @@ from headrace.queues.errors import QueueError
 from headrace.retry import RetryPolicy
 from headrace.runtime import chores
 from headrace.runtime.attempt import Fate
-from headrace.runtime.context_side import ContextSide
 from headrace.runtime.idempotency_guard import IdempotencyGuard
 from headrace.runtime.job_log import SAY_SECONDS, JobLog
 from headrace.runtime.lease import Aside, LeaseKeeper
+from headrace.runtime.nudge import Nudge
 from headrace.runtime.receiver import Receiver
 from headrace.runtime.settler import Settler
 from headrace.runtime.slots import Slots
@@ -118,25 +118,24 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._job_log = JobLog(queue.name)
-        self._side = ContextSide(queue, metrics)
+        self._nudge = Nudge()
         self._guard = None
         if idempotency is not None:
             self._guard = IdempotencyGuard(idempotency, metrics, terms=handler.terms, lease_seconds=queue.lease_seconds)
         self._keeper = LeaseKeeper(queue, self, heartbeat_seconds=heartbeat_seconds)
-        self._settler = Settler(queue, metrics, self._job_log, on_reported=self._look_again, guard=self._guard)
+        self._settler = Settler(queue, metrics, self._job_log, nudge=self._nudge, guard=self._guard)
         self._slots = Slots(
+            queue,
             handler,
             self._settler,
-            self._side,
             metrics,
             self._job_log,
             may_start=self._may_start,
-            on_room=self._look_again,
+            nudge=self._nudge,
             count=slots,
             job_timeout_seconds=job_timeout_seconds,
             retry=retry or RetryPolicy(),
             tracer=tracer,
-            skips_names=queue.capabilities.skips_names,
         )
         self._receiver = Receiver(
             queue,
@@ -144,6 +143,7 @@ class Worker:
             self._settler,
             self._keeper,
             self._guard,
+            self._nudge,
             poll_interval_seconds=poll_interval_seconds,
         )
         if isinstance(queue, Listens):
@@ -236,7 +236,7 @@ class Worker:
         if isinstance(queue, Counts):
             chosen.append(chores.publish_depth(queue, queue.name, self._metrics))
         if isinstance(queue, ShowsProgress):
-            chosen.append(chores.publish_progress(queue, queue.name, self._side))
+            chosen.append(chores.publish_progress(queue, queue.name, self._slots.side))
         return chosen
 
     async def _drain(self, receiving: asyncio.Task[None]) -> None:
@@ -274,14 +274,10 @@ class Worker:
         """Whether the lease and the job's key can be relied on at this moment."""
         return self._keeper.is_trusted and (self._guard is None or self._guard.may_start(delivery))
 
-    def _look_again(self) -> None:
-        """There may be room for more jobs."""
-        self._receiver.look_again()
-
     def lease_extended(self) -> None:
         """See `headrace.runtime.lease.Holder`."""
         self._metrics.lease_extensions.inc()
-        self._look_again()
+        self._nudge.give()
 
     def jobs_lost(self, keys: AbstractSet[DeliveryKey]) -> None:
         """See `headrace.runtime.lease.Holder`."""
@@ -297,4 +293,4 @@ class Worker:
     def lease_out_of_reach(self) -> None:
         """See `headrace.runtime.lease.Holder`."""
         self._slots.hand_back_all()
-        self._look_again()
+        self._nudge.give()
