@@ -18,9 +18,8 @@ from headrace.runtime.settler import FULL_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
 
-    from headrace.queues.base import Delivery, DeliveryKey, Queue
+    from headrace.queues.base import Delivery, Queue
     from headrace.runtime.idempotency_guard import IdempotencyGuard
     from headrace.runtime.lease import LeaseKeeper
     from headrace.runtime.nudge import Nudge
@@ -99,7 +98,7 @@ class Receiver:
         self._stopping = asyncio.Event()
         self._asked: _Ask | None = None
         nudge.taker = self._look_again
-        self._lost_meanwhile: set[DeliveryKey] | None = None
+        self._has_lost = False
 
     def stop(self) -> None:
         """Take no more; what arrives from now on goes back."""
@@ -117,11 +116,11 @@ class Receiver:
         if wanted < asked.limit or wanted >= asked.worth or not asked.without <= self._slots.waiting.names.full():
             asked.stop.set()
 
-    def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
-        """Others have these; some may be on their way into the slots."""
-        if self._lost_meanwhile is not None:
-            self._lost_meanwhile |= keys
-        self._look_again()
+    def lose(self) -> None:
+        """Others have some of our jobs; what is on its way into the slots may be theirs as well."""
+        self._has_lost = True
+        if self._asked is not None:
+            self._asked.stop.set()
 
     async def run(self) -> None:
         """Receive, until stopped."""
@@ -132,7 +131,7 @@ class Receiver:
             if ask is None:
                 await self._changed.wait()
                 continue
-            self._lost_meanwhile = set()
+            self._has_lost = False
             try:
                 deliveries = await self._received(ask)
             except QueueError as error:
@@ -147,7 +146,6 @@ class Receiver:
             if deliveries:
                 self._slots.waiting.names.asked(ask.without)
                 await self._take(deliveries)
-            self._lost_meanwhile = None
             if self._guard is not None and self._guard.is_away:
                 await self._rest(_AWAY_SECONDS)
 
@@ -200,7 +198,7 @@ class Receiver:
             for delivery, delay_seconds in admission.later:
                 self._settler.add(Release(delivery=delivery, delay_seconds=delay_seconds))
             deliveries = admission.run
-        if self._lost_meanwhile or self._stopping.is_set() or not self._keeper.is_held:
+        if self._has_lost or self._stopping.is_set() or not self._keeper.is_held:
             # What came under a lease that is lost is refused, whatever is said of it; if it did not, it goes back.
             if self._guard is not None:
                 await self._guard.release(deliveries)  # Before they can come again.
