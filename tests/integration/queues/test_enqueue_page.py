@@ -38,7 +38,9 @@ def examples(language: str) -> list[tuple[str, str]]:
     return found
 
 
-PROGRAMS = [(heading, code) for heading, code in examples("python") if "@app.job" not in code]
+AWAY = "When the database is away"
+PROGRAMS = [(heading, code) for heading, code in examples("python") if "@app.job" not in code and heading != AWAY]
+PATIENT = [code for heading, code in examples("python") if heading == AWAY]
 HANDLERS = [(heading, code) for heading, code in examples("python") if "@app.job" in code]
 
 
@@ -66,6 +68,7 @@ def run(program: Path, dsn: str) -> subprocess.CompletedProcess[str]:
 
 def test_they_are_found() -> None:
     assert {heading for heading, _ in PROGRAMS} == {"asyncpg", "psycopg", "SQLAlchemy", "Django", "Flask"}
+    assert len(PATIENT) == 2
     assert len(HANDLERS) == 2
     assert len(examples("sql")) == 1
 
@@ -82,6 +85,17 @@ async def test_a_program_saves_its_order_and_enqueues(
     names = [row["name"] for row in await admin.fetch("SELECT name FROM headrace.jobs ORDER BY id")]
     assert names[0] == "send-receipt"
     assert names[1:] in ([], ["send-newsletter"])
+
+
+@pytest.mark.parametrize("code", PATIENT, ids=["async", "sync"])
+async def test_a_patient_program_enqueues_once(
+    admin: asyncpg.Connection[asyncpg.Record], database_dsn: str, tmp_path: Path, code: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    done = await asyncio.to_thread(run, program, database_dsn)
+    assert done.returncode == 0, done.stderr
+    assert await admin.fetchval("SELECT array_agg(name) FROM headrace.jobs") == ["send-receipt"]
 
 
 @pytest.mark.parametrize("code", [code for _, code in HANDLERS], ids=["async", "in a thread"])
