@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from contract.queue.bench import LEASE_SECONDS, QUEUE
+from contract.queue.bench import LEASE_SECONDS, QUEUE, arrivals, made
 from contract.queue.needs import Offer
 from contract.queue.suite import QueueContract
+from headrace.job import MAX_PAYLOAD_BYTES, NewJob
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresInspector, PostgresProvisioner, PostgresQueue
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ def look_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestPostgres(QueueContract):
     offer = PostgresBench.offer
+
+    async def test_a_batch_has_sixteen_mebibytes_of_payloads_at_most(self, bench: PostgresBench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            for priority in (1, 0):
+                await queue.enqueue([NewJob(payload=b"." * MAX_PAYLOAD_BYTES, priority=priority)] * 10)
+            assert [delivery.job.priority for delivery in await queue.receive(20)] == [1] * 10 + [0] * 6
+            assert [delivery.job.priority for delivery in await arrivals(queue, 4)] == [0] * 4
 
     @pytest.fixture
     async def bench(self, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBench]:
