@@ -81,7 +81,7 @@ async def working(
     It begins at once, whether or not the backend can be reached: until it can, the worker tries again, and
     `Working.is_ready` is False. Leaving the block drains: no more jobs are taken, and those that run may finish for
     `drain_timeout_seconds`; then they are stopped and handed back, uncharged. Functions in threads can't be stopped:
-    they are waited for. Leaving it cancelled hands back at once.
+    they are waited for. Being cancelled while it drains hands back at once.
 
     Parameters
     ----------
