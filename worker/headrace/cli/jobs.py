@@ -33,7 +33,7 @@ def jobs() -> None:
         "running    a worker holds it",
         "delayed    its time has not come",
         "blocked    behind the head of its group",
-        "suspect    a worker died with it: it starts alone",
+        "suspect    two workers were lost with it: it starts alone",
         "dead       given up: see `headrace dlq`",
         "completed  known where the queue keeps a history",
         "cancelled  likewise",
