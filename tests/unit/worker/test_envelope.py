@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -20,6 +20,9 @@ from headrace.job import ENVELOPE_VERSION, MAX_DELAY_SECONDS, Job, NewJob, new_j
 from headrace.queues import envelope
 from headrace.queues.envelope import MalformedMessage, Message, decode, encode, job_id, made, refuse_oversized
 from headrace.queues.errors import UnsupportedCapabilityError
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""On a busy machine, an example may take long."""
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 SENT_AT = datetime(2026, 3, 2, tzinfo=UTC)
@@ -82,6 +85,7 @@ def in_utc(job: Job) -> Job:
     return structs.replace(job, run_at=job.run_at.astimezone(UTC), expires_at=expires_at)
 
 
+@unhurried
 @given(new_jobs, st.integers(1, 10**6))
 @example(NewJob(payload=b""), 1)
 @example(NewJob(expires_at=datetime(1999, 10, 31, 1, tzinfo=ZoneInfo("America/Boise"))), 1)
@@ -190,6 +194,7 @@ def test_what_cannot_be_understood_is_told_and_kept(attribute: Any, complaint: s
     assert (got.job.id, got.job.name, got.job.payload) == ("m-1", "", "the body, ä".encode())
 
 
+@unhurried
 @given(new_jobs)
 def test_a_broker_of_bytes_carries_the_same(new: NewJob) -> None:
     job = made(new, queue="orders", id=ID, now=NOW)
@@ -197,12 +202,14 @@ def test_a_broker_of_bytes_carries_the_same(new: NewJob) -> None:
     assert decode(message.body.encode(), message.attribute, queue="orders", id="m-1", sent_at=SENT_AT) == job
 
 
+@unhurried
 @given(st.text() | st.binary(), st.text())
 def test_no_message_whatever_is_an_exception(body: str | bytes, attribute: str) -> None:
     got = decode(body, attribute, queue="orders", id="m-1", sent_at=SENT_AT)
     assert isinstance(got, Job | MalformedMessage)
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from(["version", "id", "enqueued_at", "tags", *envelope._KNOWN]), values))
 def test_no_attribute_whatever_is_an_exception(fields: dict[str, Any]) -> None:
     got = decode("null", json.dumps({**GOOD, **fields}), queue="orders", id="m-1", sent_at=SENT_AT)
@@ -210,6 +217,7 @@ def test_no_attribute_whatever_is_an_exception(fields: dict[str, Any]) -> None:
         assert received(encode(got)) == got
 
 
+@unhurried
 @given(new_jobs)
 def test_the_size_is_what_sqs_counts(new: NewJob) -> None:
     message = encode(made(new, queue="orders", id=ID, now=NOW))
@@ -233,6 +241,7 @@ def test_a_job_that_no_message_holds_is_refused_with_its_size() -> None:
         refuse_oversized([job], 1024 * 1024)
 
 
+@unhurried
 @given(st.lists(st.datetimes(datetime(1970, 1, 2), datetime(8000, 1, 1)), min_size=2), tens)  # noqa: DTZ001
 def test_ids_are_uuids_of_version_7_that_sort_by_time(moments: list[datetime], chance: bytes) -> None:
     ids = [job_id(moment.replace(tzinfo=UTC), chance) for moment in moments]
