@@ -219,6 +219,8 @@ class Queue(Protocol):
 
         Raises
         ------
+        InvalidJobError
+            When these are no jobs, or no list of them. Nothing was enqueued.
         UnsupportedCapabilityError
             When a job asks for what the backend lacks. Nothing was enqueued.
         PartlyEnqueuedError
