@@ -12,6 +12,7 @@ from headrace.job import NewJob, new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.shell import headrace
+from support.verbs import dead_letter, enqueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +43,7 @@ class TestBackgroundJobs:
     ) -> None:
         await queue.enqueue([new_job("dead")])
         (delivery,) = await queue.receive(1)
-        await queue.dead_letter(delivery, reason="Broken", error="disk on fire")
+        await dead_letter(queue, delivery, reason="Broken", error="disk on fire")
         await queue.enqueue([new_job("running", {"a": 1}, priority=9, headers={"trace": "00"})])
         await queue.receive(1)
         await queue.enqueue(
@@ -120,14 +121,14 @@ class TestRecoverStuck:
         await queue.enqueue([new_job("kept")])
         await queue.receive(1)
         async with PostgresQueue(Place(dsn=database_dsn), "mails", holder="lost") as lost:
-            (job_id,) = await lost.enqueue([new_job("lost")])
+            (job_id,) = await enqueue(lost, [new_job("lost")])
             await lost.receive(1)
             await admin.execute("UPDATE headrace.claims SET claimed_at = now() - interval '61 minutes'")
             assert await admin.fetch("SELECT * FROM headrace.recover_stuck_background_jobs(60)") == []
             await admin.execute("UPDATE headrace.leases SET expires_at = now() WHERE holder = 'lost'")
             assert await admin.fetch("SELECT * FROM headrace.recover_stuck_background_jobs(62)") == []
             (row,) = await admin.fetch("SELECT * FROM headrace.recover_stuck_background_jobs(60)")
-            assert (row["id"], row["queue"], row["name"], row["status"]) == (int(job_id), "mails", "lost", "suspect")
+            assert (row["id"], row["queue"], row["name"], row["status"]) == (int(job_id), "mails", "lost", "ready")
         async with PostgresQueue(Place(dsn=database_dsn), "mails") as other:
             (again,) = await other.receive(1)
             assert (again.job.id, again.job.attempt) == (job_id, 1), "uncharged"

@@ -16,6 +16,7 @@ from headrace import new_job
 from headrace.queues.base import Depth, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue, migrate
 from headrace.queues.postgres.statements import Migration, code_version, migrations
+from support.verbs import enqueue
 from support.worker_process import WorkerProcess, eventually, records, running_worker
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ async def test_old_workers_go_on_through_it(
     async def produce() -> list[str]:
         ids: list[str] = []
         for number in itertools.count():
-            ids += await queue.enqueue(of_every_kind(number))
+            ids += await enqueue(queue, of_every_kind(number))
             await queue.enqueue([new_job("failing", number)])
             await asyncio.sleep(0.02)
             if stop.is_set():

@@ -84,8 +84,8 @@ async def test_connections_that_are_set_aside_are_not_counted(own_postgres: Post
 async def test_provisioning_tells_it_too(database_dsn: str) -> None:
     provisioner = PostgresProvisioner(Place(dsn=database_dsn))
     made = await provisioner.ensure("orders", QueueSettings(), OWNER)
-    assert made.max_connections == await provisioner.allowed_connections()
-    assert (await provisioner.migrate()).max_connections == made.max_connections
+    assert made.facts["max_connections"] == await provisioner.allowed_connections()
+    assert (await provisioner.migrate()).facts == made.facts
 
 
 async def test_removing_a_queue_is_not_held_up_by_the_servers_own_vacuuming(own_postgres: PostgresServer) -> None:

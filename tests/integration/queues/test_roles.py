@@ -11,9 +11,12 @@ import asyncpg
 import pytest
 
 from headrace.job import NewJob, new_job
-from headrace.queues.base import JobFilter, LeaseLostError, Owner, QueueAccessError, QueueError, QueueSettings
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import QueueAccessError, QueueError
+from headrace.queues.inspection import Cancel, Redrive
 from headrace.queues.postgres import Place, PostgresBacklog, PostgresInspector, PostgresProvisioner, PostgresQueue
 from support.shell import headrace, headrace_json
+from support.verbs import complete, dead_letter, discard, release, retry
 from support.worker_process import eventually, running_worker
 
 if TYPE_CHECKING:
@@ -166,7 +169,7 @@ async def test_a_worker_can_do_all_that_workers_do_and_change_neither_schema_nor
     own = Place(dsn=dsn)
     async with PostgresQueue(own, "orders", listens=True, lease_seconds=0.001) as queue:
         await queue.keep_alive()
-        await queue.wait(0.01)
+        assert await queue.receive(1, wait_seconds=0.01) == []
         await queue.enqueue(
             [new_job(name) for name in ("complete", "retry", "release", "give-up", "discard", "lost")]
             + [new_job("grouped", group="g"), new_job("keyed", deduplication_key="k")]
@@ -174,12 +177,12 @@ async def test_a_worker_can_do_all_that_workers_do_and_change_neither_schema_nor
         held = {delivery.job.name: delivery for delivery in await queue.receive(10)}
         assert len(held) == 8
         async with PostgresInspector(own, lease_seconds=0.001) as inspector:
-            assert await inspector.cancel("orders", held["discard"].job.id) == "requested"
-        await queue.discard(held["discard"])
-        await queue.complete([held["complete"], held["grouped"], held["keyed"]])
-        await queue.retry(held["retry"], delay_seconds=0, error="x")
-        await queue.release([held["release"]], delay_seconds=0.001)
-        await queue.dead_letter(held["give-up"], reason="Broken")
+            assert await inspector.cancel("orders", Cancel(job_id=held["discard"].job.id)) == "requested"
+        await discard(queue, held["discard"])
+        await complete(queue, [held["complete"], held["grouped"], held["keyed"]])
+        await retry(queue, held["retry"], error="x")
+        await release(queue, [held["release"]], delay_seconds=0.001)
+        await dead_letter(queue, held["give-up"], reason="Broken")
         await queue.enqueue([NewJob(delay_seconds=0.001)])
         await admin.execute("INSERT INTO headrace.cancellations (queue_id, job_id) VALUES (1, 999)")
         await admin.execute("INSERT INTO headrace.jobs (queue_id, expires_at) VALUES (1, now())")
@@ -199,10 +202,9 @@ async def test_a_worker_can_do_all_that_workers_do_and_change_neither_schema_nor
         await admin.execute("UPDATE headrace.finished_jobs SET finished_at = now() - interval '1 year'")
         assert (await queue.maintain()).pruned > 1
         await queue.depth(max_age_seconds=0.001)
-        with pytest.raises(LeaseLostError):
-            await queue.keep_alive()
+        assert (await queue.keep_alive()).lost == {held["lost"].key}
     async with PostgresInspector(own) as inspector:
-        assert await inspector.redrive("orders", JobFilter()) == 1
+        assert await inspector.redrive("orders", Redrive()) == 1
     connection = await asyncpg.connect(dsn)
     assert await connection.fetchval("SELECT count(*) FROM background_jobs") > 0, "found unqualified"
     assert await connection.fetch("SELECT * FROM recover_stuck_background_jobs(60)") == []
