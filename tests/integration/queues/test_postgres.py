@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -25,11 +25,17 @@ from headrace.queues.errors import (
     QueueUnavailableError,
     SchemaVersionError,
 )
-from headrace.queues.postgres import Place, PostgresBacklog, PostgresProvisioner, PostgresQueue
+from headrace.queues.postgres import (
+    CONNECTIONS_PER_WORKER,
+    Place,
+    PostgresBacklog,
+    PostgresProvisioner,
+    PostgresQueue,
+)
 from headrace.queues.postgres.statements import migrations, queries
 from headrace.queues.settlement import Complete
 from support.certificates import Authority
-from support.verbs import complete, enqueue, retry
+from support.verbs import complete, enqueue, release, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -233,6 +239,25 @@ class TestMigrations:
         assert isinstance(await opening(place), SchemaVersionError)
         with pytest.raises(SchemaVersionError, match="upgrade this program"):
             await PostgresProvisioner(place).ensure("orders", QueueSettings(), OWNER)
+
+    async def test_a_schema_that_outgrows_a_worker_stops_it_and_takes_nothing_from_it(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        newest = migrations()[-1].version
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.keep_alive()
+            await queue.enqueue([NewJob(), NewJob()])
+            (held,) = await queue.receive(1)
+            await admin.execute(f"INSERT INTO headrace.migrations VALUES ({newest + 1}, 'later', {newest + 1})")
+            await admin.execute("UPDATE headrace.leases SET expires_at = now()")
+            for call in (queue.keep_alive(), queue.receive(1), queue.enqueue([NewJob()]), queue.maintain()):
+                with pytest.raises(SchemaVersionError, match="upgrade this program"):
+                    await call
+            assert await admin.fetchval("SELECT expires_at > now() + interval '10 seconds' FROM headrace.leases")
+            assert (await release(queue, [held])).accepted == 1, "it hands back what it holds"
+            await admin.execute("DELETE FROM headrace.migrations WHERE name = 'later'")
+            await queue.keep_alive()
+            assert len(await queue.receive(2)) == 2, "the change was undone"
 
     async def test_a_schema_too_old_for_this_code_is_refused(
         self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
@@ -517,6 +542,66 @@ async def waiting_for_locks(admin: asyncpg.Connection[asyncpg.Record], count: in
             if await admin.fetchval(waiting) >= count:
                 return
             await asyncio.sleep(0.01)
+
+
+class TestSessions:
+    """All queues of a process share two sessions; who only enqueues has one."""
+
+    @pytest.fixture
+    async def names(self, place: Place) -> list[str]:
+        names = [f"queue-{number}" for number in range(5)]
+        for name in names:
+            await PostgresProvisioner(place).ensure(name, QueueSettings(), Owner(namespace="shop", name=name, uid="2"))
+        return names
+
+    async def test_of_workers(self, place: Place, names: list[str], admin: asyncpg.Connection[asyncpg.Record]) -> None:
+        async with AsyncExitStack() as stack:
+            queues = [await stack.enter_async_context(PostgresQueue(place, name, listens=True)) for name in names]
+            for queue in queues:
+                await queue.keep_alive()
+                await queue.enqueue([NewJob()])
+            for deliveries, queue in zip(
+                await asyncio.gather(*(queue.receive(1) for queue in queues)), queues, strict=True
+            ):
+                assert (await complete(queue, deliveries)).accepted == 1
+            await asyncio.gather(*(queue.maintain() for queue in queues), *(queue.depth() for queue in queues))
+            await asyncio.gather(*(queue.receive(1, wait_seconds=0.2) for queue in queues))
+            assert all(queue.is_listening for queue in queues)
+            assert await sessions(admin) == CONNECTIONS_PER_WORKER
+        assert await sessions(admin) == 0
+
+    async def test_of_producers(
+        self, place: Place, names: list[str], admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            queues = [await stack.enter_async_context(PostgresQueue(place, name)) for name in names]
+            await asyncio.gather(*(queue.enqueue([NewJob()]) for queue in queues for _ in range(10)))
+            assert await sessions(admin) == 1
+
+    async def test_what_hinders_a_queue_is_said_once(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        name = urlsplit(place.dsn).path[1:]
+        await admin.execute(f"ALTER DATABASE {name} SET lock_timeout = '1234ms'")
+        for _ in range(2):
+            async with PostgresQueue(place, "orders") as queue:
+                await queue.enqueue([NewJob()])
+        (said,) = [record.message for record in caplog.records if "1234 ms" in record.message]
+        assert "ALTER ROLE … SET lock_timeout" in said
+
+
+async def sessions(admin: asyncpg.Connection[asyncpg.Record]) -> int:
+    """How many of ours there are; those that are about to go are waited for."""
+    counts = []
+    for _ in range(20):
+        counts.append(
+            await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'headrace' AND datname = current_database()"
+            )
+        )
+        await asyncio.sleep(0.01)
+    return int(min(counts))
 
 
 class TestOutages:

@@ -59,6 +59,12 @@ def test_a_direct_url_that_leads_to_no_postgres_is_refused_without_repeating_it(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("bound", [{"patience_seconds": -1.0}, {"patience_bytes": 0}])
+def test_patience_has_bounds(bound: dict[str, Any]) -> None:
+    with pytest.raises(QueueError, match="patience_seconds: must be 0 or more"):
+        from_url("postgresql://me@db/jobs", "orders", **bound)
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # None is how Python itself marks a module that can't be imported.
     monkeypatch.setitem(sys.modules, "asyncpg", None)
