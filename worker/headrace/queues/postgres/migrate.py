@@ -69,8 +69,10 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
         for step in steps:
             await connection.execute(render(step.sql, schema))
             await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
-        # All of them anew, whatever has changed. What takes or gives other columns was dropped by its step before.
-        await connection.execute(render(functions(), schema))
+        # All of them anew, whatever has changed. What takes or gives other columns was dropped by its step before. In a
+        # schema that was none of ours yet, what has such a name is somebody else's, and not to be replaced.
+        anew = functions() if newest else functions().replace("CREATE OR REPLACE ", "CREATE ")
+        await connection.execute(render(anew, schema))
         await connection.execute(_WAIT_AS_BEFORE)
     if newest and not steps:
         check_version(schema, version, newest["compatible_with"])

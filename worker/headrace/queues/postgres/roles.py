@@ -35,7 +35,7 @@ _READER = (
     f"SELECT ({_COUNTED}, state) ON {{schema}}.parked_jobs",
     "SELECT (queue_id, id) ON {schema}.dead_jobs",
     "SELECT (queue_id, priority, last_id, lease_id, claimed_at, job_ids) ON {schema}.claims",
-    f"SELECT (id, queue_id, expires_at, lease_seconds, {_DONE}) ON {{schema}}.leases",
+    f"SELECT (id, queue_id, expires_at, lease_seconds, was_alone, {_DONE}) ON {{schema}}.leases",
     "SELECT ON {schema}.queue_stats, {schema}.queue_totals",
 )
 
