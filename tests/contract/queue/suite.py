@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contract.queue.cancel import CancelContract
+from contract.queue.dead_letters import DeadLetterContract
 from contract.queue.deduplication import DeduplicationContract, DeduplicationWindowContract
 from contract.queue.depth import DepthContract, TotalsContract
 from contract.queue.enqueue import EnqueueContract
@@ -33,6 +34,7 @@ class QueueContract(
     DeduplicationContract,
     DeduplicationWindowContract,
     CancelContract,
+    DeadLetterContract,
     InspectContract,
     ProgressContract,
     HistoryContract,

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from contract.queue.bench import Bench, arrival, arrivals, made, purge, redrive
+from contract.queue.needs import DEAD_LETTERS, Part, needs
+from headrace.job import NewJob
+from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.queues.inspection import DeadLetters, FilterField, JobFilter, require
+from support.verbs import complete, dead_letter, retry
+
+if TYPE_CHECKING:
+    from headrace.queues.base import Delivery, Queue
+
+ONE_OF_EACH: dict[FilterField, JobFilter] = {
+    "ids": JobFilter(ids=("no such job",)),
+    "state": JobFilter(state="dead"),
+    "name": JobFilter(name="resize"),
+    "reason": JobFilter(reason="Broken"),
+    "older_than_seconds": JobFilter(older_than_seconds=60),
+}
+
+
+async def died(queue: Queue, *jobs: NewJob) -> list[Delivery]:
+    """Enqueue these jobs, and give them up."""
+    await queue.enqueue(jobs)
+    deliveries = await arrivals(queue, len(jobs))
+    for delivery in deliveries:
+        await dead_letter(queue, delivery, reason="Broken", error="disk on fire")
+    return deliveries
+
+
+@needs(DEAD_LETTERS)
+class DeadLetterContract(Part):
+    async def test_a_dead_job_comes_back_as_it_was_with_all_its_attempts(self, bench: Bench) -> None:
+        await made(bench, max_retries=1)
+        async with bench.queue() as queue:
+            await queue.enqueue([NewJob(name="resize", payload=b"\x00\xff", headers={"a": "é"}, extra={"b": [1]})])
+            (first,) = await arrival(queue)
+            await retry(queue, first)
+            assert (await retry(queue, (await arrival(queue))[0])).dead_lettered
+            assert await redrive(bench) == 1
+            (again,) = await arrival(queue)
+            was, now = first.job, again.job
+            assert (now.id, now.enqueued_at, now.name, now.payload) == (was.id, was.enqueued_at, "resize", b"\x00\xff")
+            assert (now.headers, now.extra, now.attempt) == ({"a": "é"}, {"b": [1]}, 1)
+            assert not (await retry(queue, again)).dead_lettered, "it has its retries again"
+            assert await redrive(bench) == 0
+            assert (await complete(queue, await arrival(queue))).accepted == 1
+
+    async def test_a_redrive_by_hand_brings_all_of_them_and_a_purge_removes_them(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            ids = {delivery.job.id for delivery in await died(queue, *[NewJob()] * 25)}
+            assert await redrive(bench) == 25
+            again = await arrivals(queue, 25)
+            assert {delivery.job.id for delivery in again} == ids
+            for delivery in again:
+                await dead_letter(queue, delivery, reason="Broken")
+            assert await purge(bench) == 25
+            assert await redrive(bench) == 0
+            assert await queue.receive(10) == []
+
+    @pytest.mark.parametrize("field", get_args(FilterField))
+    async def test_a_condition_is_kept_to_or_refused(self, bench: Bench, field: FilterField) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await died(queue, NewJob(name="other"))
+            known = require(await bench.inspector(), DeadLetters).filters
+            which = ONE_OF_EACH[field]
+            meant = 1 if field in {"state", "reason"} else 0
+            if field in known:
+                assert await redrive(bench, which) == meant
+                assert await purge(bench) == 1 - meant
+            else:
+                for change in (redrive, purge):
+                    with pytest.raises(UnsupportedCapabilityError):
+                        await change(bench, which)
+                assert await redrive(bench) == 1, "nothing has changed"
