@@ -13,9 +13,11 @@ from contract.queue.bench import (
     Bench,
     after_the_death_of,
     arrival,
+    arrivals,
     cancel,
     counted,
     kept,
+    killed,
     made,
     pause,
     purge,
@@ -281,6 +283,17 @@ class TotalsContract(Part):
             depth = await standing(queue)
             present = depth.ready + depth.delayed + depth.blocked + depth.in_flight
             assert totals.arrived == present + 4, "one completed, one dead, two cancelled"
+
+    async def test_a_redriven_job_has_arrived_once_and_may_die_again(self, bench: Bench) -> None:
+        await made(bench, max_retries=0)
+        async with bench.queue() as queue:
+            await queue.keep_alive()
+            await killed(queue, NewJob(), NewJob())
+            assert await redrive(bench) == 2
+            await dead_letter(queue, (await arrivals(queue, 2))[0], reason="x", error="again")
+            await queue.keep_alive()
+            totals = added_up((await counted(queue)).totals)
+            assert (totals.arrived, totals.failed, totals.dead_lettered) == (2, 3, 3)
 
     async def test_how_long_attempts_ran_is_added_up_and_put_into_buckets(self, bench: Bench) -> None:
         await made(bench, max_retries=1)

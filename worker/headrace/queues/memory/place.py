@@ -44,7 +44,7 @@ class Place:
         self.order = Order()
         self.tally = Tally()
         self.arrived = 0
-        """How many jobs were enqueued, or put back when they were dead."""
+        """How many jobs were enqueued."""
         self._keys = Keys(self.entries)
         self._cancelled: set[int] = set()
 
@@ -67,6 +67,7 @@ class Place:
         if expires_at is None and self.settings.message_retention_seconds is not None:
             expires_at = run_at + timedelta(seconds=self.settings.message_retention_seconds)
         entry = new_entry(number, new, queue=self.name, enqueued_at=now, run_at=run_at, expires_at=expires_at)
+        self.arrived += 1
         self._bring(entry, now)
         return Enqueued(entry.job.id)
 
@@ -83,7 +84,6 @@ class Place:
         return True
 
     def _bring(self, entry: Entry, now: datetime) -> None:
-        self.arrived += 1
         self.entries[entry.number] = entry
         self.order.put(entry, now)
 
