@@ -90,7 +90,7 @@ WORK = (
     "UPDATE headrace.jobs SET priority = 0",
     "INSERT INTO headrace.leases (queue_id, expires_at, holder) VALUES (1, now(), 'x')",
     "INSERT INTO headrace.watches VALUES (1, now(), now())",
-    "SELECT * FROM headrace.claim(1, 1, 1, '{0,0,0,0,0,0,0,0,0,0,0}')",
+    "SELECT * FROM headrace.claim(1, 1, 1, '{0,0,0,0,0,0,0,0,0,0,0}', '{}')",
     "SELECT headrace.cancel(1, 1)",
     "SELECT headrace.redrive(1, '{1}')",
 )
@@ -140,10 +140,9 @@ async def test_a_producer_can_enqueue_whatever_there_is_and_nothing_more(
         assert len({*ids, *again}) == 5
     done = await headrace("enqueue", "orders", "by-hand", dsn=dsn)
     assert (done.returncode, done.stdout.endswith(" enqueued into orders\n")) == (0, True)
-    if await admin.fetchval("SELECT to_regprocedure('headrace.enqueue_many(text, jsonb)') IS NOT NULL"):
-        connection = await asyncpg.connect(dsn)
-        assert await connection.fetchval("SELECT enqueue('orders', 'by-sql')"), "found unqualified"
-        await connection.close()
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT enqueue('orders', 'by-sql')"), "found unqualified"
+    await connection.close()
     await assert_refused(
         dsn,
         *DDL,
