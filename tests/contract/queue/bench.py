@@ -44,8 +44,11 @@ PATIENCE_SECONDS = 30.0
 class Bench(Protocol):
     """One backend under test."""
 
-    provisioner: Provisioner
-    backlog: Backlog
+    @property
+    def provisioner(self) -> Provisioner: ...
+
+    @property
+    def backlog(self) -> Backlog: ...
 
     @classmethod
     def offer(cls) -> Offer:
