@@ -34,7 +34,7 @@ DECLARE
     suspects bigint;
     late_suspects bigint;
     waiting_suspects bigint;
-    behind bigint;
+    in_groups bigint;
     arrivals record;
     old record;
     totals record;
@@ -82,9 +82,9 @@ BEGIN
         SELECT count(*) INTO waiting FROM (
             SELECT FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = queue.id AND job.state = 'delayed' AND job.run_at > now() LIMIT most) AS few;
-        SELECT count(*) INTO behind FROM (
+        SELECT count(*) INTO in_groups FROM (
             SELECT FROM {schema}.parked_jobs AS job
-            WHERE job.queue_id = queue.id AND job.state = 'behind' LIMIT most) AS few;
+            WHERE job.queue_id = queue.id AND job.state IN ('arrived', 'behind') LIMIT most) AS few;
         SELECT count(*) FILTER (WHERE few.run_at IS NULL OR few.run_at <= now()),
             count(*) FILTER (WHERE few.run_at > now())
         INTO suspects, waiting_suspects
@@ -135,8 +135,8 @@ BEGIN
         ready := greatest(0, live - in_flight - (late - late_and_held) + due - late_due + suspects - late_suspects
             + arrivals.startable);
         delayed := waiting + waiting_suspects + arrivals.heads - arrivals.due;
-        blocked := behind + arrivals.count - arrivals.heads;
-        is_lower_bound := live >= most + in_flight + late OR greatest(late, due, waiting, suspects, behind) >= most
+        blocked := greatest(0, in_groups - arrivals.heads);
+        is_lower_bound := live >= most + in_flight + late OR greatest(late, due, waiting, suspects, in_groups) >= most
             OR arrivals.count >= most_arrivals;
 
         SELECT extract(epoch FROM now() - least(
@@ -209,7 +209,7 @@ BEGIN
         dead_lettered_ever := coalesce(totals.dead_lettered, 0);
         service_seconds := coalesce(totals.service_seconds, 0);
         arrived := greatest(old.arrived,
-            coalesce(totals.left, 0) + live + due + waiting + suspects + waiting_suspects + behind + arrivals.count);
+            coalesce(totals.left, 0) + live + due + waiting + suspects + waiting_suspects + in_groups);
         RETURN NEXT;
     END LOOP;
 END

@@ -53,7 +53,8 @@ LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = 
 DECLARE
     held bigint[];
     late bigint[];
-    number bigint;
+    late_groups text[];
+    place integer;
     job {schema}.jobs;
     groups text[];
     ids bigint[] := '{}';
@@ -65,20 +66,26 @@ BEGIN
     END IF;
     -- What runs was started in time, however long it runs.
     held := ARRAY (SELECT unnest(claim.job_ids) FROM {schema}.claims AS claim WHERE claim.queue_id = p_queue);
-    late := ARRAY (
-        (SELECT id FROM {schema}.jobs
+    SELECT array_agg(few.id), array_agg(few.group_key)
+    INTO late, late_groups
+    FROM (
+        (SELECT id, group_key FROM {schema}.jobs
             WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
                 AND id NOT IN (SELECT unnest(held))
             ORDER BY expires_at LIMIT p_limit)
         UNION ALL
-        (SELECT id FROM {schema}.parked_jobs
+        (SELECT id, group_key FROM {schema}.parked_jobs
             WHERE queue_id = p_queue AND expires_at <= now() AND expires_at IS NOT NULL AND attempt = 0
             ORDER BY expires_at LIMIT p_limit)
-    );
-    groups := {schema}.try_lock_groups(p_queue, {schema}.groups_of(p_queue, late));
-    FOREACH number IN ARRAY late LOOP
-        CONTINUE WHEN NOT {schema}.groups_of(p_queue, ARRAY [number]) <@ groups;
-        SELECT * INTO job FROM {schema}.take_idle(p_queue, number);
+    ) AS few;
+    IF late IS NULL THEN
+        RETURN 0;
+    END IF;
+    groups := {schema}.try_lock_groups(p_queue,
+        ARRAY (SELECT DISTINCT name FROM unnest(late_groups) AS name WHERE name IS NOT NULL));
+    FOR place IN 1 .. cardinality(late) LOOP
+        CONTINUE WHEN late_groups[place] IS NOT NULL AND late_groups[place] <> ALL (groups);
+        SELECT * INTO job FROM {schema}.take_idle(p_queue, late[place]);
         CONTINUE WHEN NOT FOUND;
         PERFORM {schema}.remember_dead(job, 'Expired', NULL);
         ids := ids || job.id;
