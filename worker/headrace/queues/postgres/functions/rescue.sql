@@ -311,8 +311,11 @@ BEGIN
     FOR lost IN
         SELECT lease.id
         FROM {schema}.leases AS lease
-        WHERE lease.queue_id = p_queue AND NOT {schema}.runs(lease.expires_at, lease.lease_seconds)
-            AND (lease.expires_at <= p_ended_by OR lease.expires_at > now()) AND EXISTS (
+        WHERE lease.queue_id = p_queue
+            AND (lease.was_alone IS NOT NULL
+                OR lease.expires_at <= p_ended_by
+                OR (lease.expires_at > now() AND NOT {schema}.runs(lease.expires_at, lease.lease_seconds)))
+            AND EXISTS (
                 SELECT FROM {schema}.claims AS claim
                 WHERE claim.lease_id = lease.id
                     AND claim.claimed_at <= now() - p_older_than_seconds * interval '1 second'

@@ -226,7 +226,8 @@ SELECT {schema}.judged_until($1, $2)
 SELECT EXISTS (
     SELECT
     FROM {schema}.leases AS lease JOIN {schema}.claims AS claim ON claim.lease_id = lease.id
-    WHERE lease.queue_id = $1 AND NOT {schema}.runs(lease.expires_at, lease.lease_seconds)
+    WHERE lease.queue_id = $1
+        AND (lease.was_alone IS NOT NULL OR NOT {schema}.runs(lease.expires_at, lease.lease_seconds))
         AND claim.claimed_at <= now() - $2 * interval '1 second'
 )
 
