@@ -16,9 +16,11 @@ def frontier() -> Frontier:
 
 
 def found(
-    frontier: Frontier, look: Look, *jobs: tuple[int, int], at: float, is_short: bool = False, took: float = 0.001
+    frontier: Frontier, look: Look, *jobs: tuple[int, ...], at: float, is_short: bool = False, took: float = 0.001
 ) -> None:
-    frontier.found(look, jobs, is_short=is_short, started=at - took, ended=at)
+    """Of jobs, the priority, the id, and where it has one the number under which it came back."""
+    three = [(priority, job_id, *(came_back or [None])) for priority, job_id, *came_back in jobs]
+    frontier.found(look, three, is_short=is_short, started=at - took, ended=at)
 
 
 def at_work(frontier: Frontier, *, took: float = 0.001, without: frozenset[str] = ALL) -> None:
@@ -33,7 +35,8 @@ def test_the_first_look_is_from_the_start(frontier: Frontier) -> None:
 def test_the_next_begins_behind_what_was_found(frontier: Frontier) -> None:
     look = frontier.next_look(ALL, 100.0)
     found(frontier, look, (3, 4), (3, 9), (0, 7), at=100.0)
-    assert frontier.next_look(ALL, 100.1) == Look(ALL, [8, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0], from_start=False)
+    look = frontier.next_look(ALL, 100.1)
+    assert (look.floors[:11], look.from_start) == ([8, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0], False)
 
 
 def test_after_a_while_it_is_from_the_start_again(frontier: Frontier) -> None:
@@ -48,20 +51,19 @@ def test_a_short_batch_says_that_there_is_time_to_look_from_the_start(frontier: 
     assert frontier.next_look(ALL, 100.2).from_start
 
 
-def test_what_came_back_is_looked_for_at_once_and_once(frontier: Frontier) -> None:
-    at_work(frontier)
-    frontier.has_older()
-    look = frontier.next_look(ALL, 100.1)
-    assert look.from_start
-    found(frontier, look, (0, 3), at=100.1)
-    assert frontier.next_look(ALL, 100.2) == Look(ALL, [4, *START[1:]], from_start=False), "on from there"
-
-
-def test_what_comes_back_while_a_look_is_under_way_is_looked_for_by_the_next(frontier: Frontier) -> None:
+def test_what_came_back_is_looked_for_behind_the_last_that_was_found(frontier: Frontier) -> None:
     look = frontier.next_look(ALL, 100.0)
-    frontier.has_older()
-    found(frontier, look, (0, 7), at=100.0)
-    assert frontier.next_look(ALL, 100.1).from_start
+    found(frontier, look, (0, 7, 40), (2, 9, 40), at=100.0)
+    look = frontier.next_look(ALL, 100.1)
+    assert look.floors[11:22] == [41, None, 41, *[None] * 8], "a look from the start says how far it has seen"
+    found(frontier, look, (0, 3, 52), (0, 8), at=100.1)
+    look = frontier.next_look(ALL, 100.2)
+    assert (look.floors[0], look.floors[11]) == (9, 53)
+
+
+def test_it_says_how_long_ago_the_last_look_from_the_start_began(frontier: Frontier) -> None:
+    at_work(frontier, took=0.5)
+    assert frontier.next_look(ALL, 100.25).floors[22] == 750
 
 
 def test_a_look_from_the_frontier_never_moves_it_back(frontier: Frontier) -> None:
@@ -89,20 +91,7 @@ class TestExpensiveLooks:
         assert not frontier.next_look(ALL, 100.0 + 3.9).from_start
         assert frontier.next_look(ALL, 100.0 + 4.1).from_start
 
-    def test_what_came_back_waits_for_the_next_of_them(self, frontier: Frontier) -> None:
-        at_work(frontier, took=0.2)
-        frontier.has_older()
-        assert not frontier.next_look(ALL, 101.0).from_start
-        assert frontier.next_look(ALL, 104.1).from_start
-
-    def test_but_not_where_there_is_nothing_else(self, frontier: Frontier) -> None:
-        at_work(frontier, took=0.2)
-        frontier.has_older()
-        look = frontier.next_look(ALL, 101.0)
-        found(frontier, look, at=101.0, is_short=True)
-        assert frontier.second_look(look, 101.0) == Look(ALL, START, from_start=True)
-
-    def test_nor_does_a_look_that_found_nothing_lead_to_another(self, frontier: Frontier) -> None:
+    def test_a_look_that_found_nothing_does_not_lead_to_another(self, frontier: Frontier) -> None:
         at_work(frontier, took=0.2)
         look = frontier.next_look(ALL, 101.0)
         found(frontier, look, at=101.0, is_short=True)
@@ -124,13 +113,6 @@ class TestNamesLeftOut:
         at_work(frontier, without=frozenset({"slow"}))
         assert frontier.next_look(ALL, 100.1).from_start, "what was left out stands below"
         assert not frontier.next_look(frozenset({"slow"}), 100.1).from_start
-
-    def test_what_came_back_came_back_for_all(self, frontier: Frontier) -> None:
-        at_work(frontier)
-        at_work(frontier, without=frozenset({"slow"}))
-        frontier.has_older()
-        assert frontier.next_look(ALL, 100.1).from_start
-        assert frontier.next_look(frozenset({"slow"}), 100.1).from_start
 
     def test_of_very_many_sets_the_oldest_begin_anew(self, frontier: Frontier) -> None:
         at_work(frontier)

@@ -1,9 +1,10 @@
 """Where to look for jobs next. Pure: the time is an argument.
 
 Jobs are claimed in the order of their ids, so the next stand behind the last that were claimed: a look from there, the
-frontier, passes neither what is held nor the dead rows of what is done. Below it stands what came back, or came late;
-a look from the start finds that, now and then. Whoever leaves names out has a frontier of its own: below it stands what
-was left out.
+frontier, passes neither what is held nor the dead rows of what is done. Below it stands what came back (a retry, the
+next of a group): that is numbered, and each look goes on behind the last number, too. What came late, from a long
+transaction, stands below either; a look from the start finds it, now and then. Whoever leaves names out has a frontier
+of its own: below it stands what was left out.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Look(NamedTuple):
 
     without: frozenset[str]
     """Names that are left out."""
-    floors: list[int]
-    """By priority, the id from which on to look."""
+    floors: list[int | None]
+    """As the SQL function ``claim`` takes them."""
     from_start: bool
 
 
@@ -43,28 +44,27 @@ class Frontier:
     def __init__(self) -> None:
         self._frontiers: dict[frozenset[str], _Frontier] = {}
 
-    def has_older(self) -> None:
-        """Something stands below the frontier: the next look shall be from the start, if that is cheap."""
-        for frontier in self._frontiers.values():
-            frontier.has_older = True
-
     def next_look(self, without: frozenset[str], now: float) -> Look:
         """From where to look first."""
         frontier = self._of(without)
-        from_start = now >= frontier.start_allowed_at and (
-            frontier.has_older or frontier.was_short or now >= frontier.ends_at
-        )
-        return frontier.look(without, from_start=from_start)
+        from_start = now >= frontier.start_allowed_at and (frontier.was_short or now >= frontier.ends_at)
+        return frontier.look(without, now, from_start=from_start)
 
     def second_look(self, first: Look, now: float) -> Look | None:
-        """Where to look after one that found nothing; None: nowhere. What is known to be there is worth any expense."""
+        """Where to look after one that found nothing; None: nowhere."""
         frontier = self._of(first.without)
-        if first.from_start or (now < frontier.start_allowed_at and not frontier.has_older):
+        if first.from_start or now < frontier.start_allowed_at:
             return None
-        return frontier.look(first.without, from_start=True)
+        return frontier.look(first.without, now, from_start=True)
 
     def found(
-        self, look: Look, jobs: Iterable[tuple[int, int]], *, is_short: bool, started: float, ended: float
+        self,
+        look: Look,
+        jobs: Iterable[tuple[int, int, int | None]],
+        *,
+        is_short: bool,
+        started: float,
+        ended: float,
     ) -> None:
         """What a look has found.
 
@@ -73,7 +73,7 @@ class Frontier:
         look
             From where it was made.
         jobs
-            Priority and id of each job, in the order of the ids.
+            Priority, id and ``came_back`` of each job, in the order of the ids.
         is_short
             Whether these were fewer than wanted: there is time to look from the start.
         started, ended
@@ -82,15 +82,18 @@ class Frontier:
         frontier = self._of(look.without)
         frontier.was_short = is_short
         if look.from_start:
+            frontier.started_at = started
             # One that was slow by chance tells nothing of the next.
             took_seconds, frontier.took_seconds = min(ended - started, frontier.took_seconds), ended - started
             expense_seconds = _EXPENSE_FACTOR * took_seconds if took_seconds > _EXPENSIVE_SECONDS else 0.0
             frontier.start_allowed_at = ended + expense_seconds
             frontier.ends_at = ended + max(expense_seconds, FRONTIER_SECONDS)
-        floors = frontier.floors
-        for priority, job_id in jobs:
+        for priority, job_id, came_back in jobs:
             # From the start: it goes on behind what was found. Else what came back may be among it.
-            floors[priority] = job_id + 1 if look.from_start else max(floors[priority], job_id + 1)
+            floor = 0 if look.from_start else frontier.floors[priority]
+            frontier.floors[priority] = max(floor, job_id + 1)
+            if came_back is not None:
+                frontier.returns[priority] = max(frontier.returns[priority] or 0, came_back + 1)
 
     def _of(self, without: frozenset[str]) -> _Frontier:
         found = self._frontiers.get(without)
@@ -106,14 +109,16 @@ class _Frontier:
 
     def __init__(self) -> None:
         self.floors = [0] * LEVELS
+        self.returns: list[int | None] = [None] * LEVELS
+        self.started_at = 0.0
         self.ends_at = 0.0
         self.start_allowed_at = 0.0
         self.took_seconds = 0.0
         """How long the last look from the start took."""
         self.was_short = True
-        self.has_older = False
 
-    def look(self, without: frozenset[str], *, from_start: bool) -> Look:
+    def look(self, without: frozenset[str], now: float, *, from_start: bool) -> Look:
         if from_start:
-            self.has_older = False  # Before the look: what comes back during it may be passed already.
-        return Look(without, [0] * LEVELS if from_start else self.floors, from_start)
+            return Look(without, [0] * LEVELS, from_start)
+        age_ms = round((now - self.started_at) * 1000)
+        return Look(without, [*self.floors, *self.returns, age_ms], from_start)

@@ -8,7 +8,6 @@ from headrace.queues.base import Maintained
 
 if TYPE_CHECKING:
     from headrace.queues.postgres.database import Database
-    from headrace.queues.postgres.frontier import Frontier
     from headrace.queues.postgres.holdings import Holdings
     from headrace.queues.postgres.queue_row import QueueRow
 
@@ -24,13 +23,10 @@ _MAX_LEASES = 200
 class Housekeeping:
     """Looks after one queue."""
 
-    def __init__(
-        self, database: Database, row: QueueRow, holdings: Holdings, frontier: Frontier, *, lease_seconds: float
-    ) -> None:
+    def __init__(self, database: Database, row: QueueRow, holdings: Holdings, *, lease_seconds: float) -> None:
         self._database = database
         self._row = row
         self._holdings = holdings
-        self._frontier = frontier
         self._lease_seconds = lease_seconds
 
     async def maintain(self) -> Maintained:
@@ -40,20 +36,16 @@ class Housekeeping:
             raise self._row.not_found()
         todo = rows[0]
         self._row.see(todo)
-        rescued = poisoned = 0
+        rescued = suspects = poisoned = 0
         if todo["rescue"]:
-            rescued, poisoned = await self._rescue()
-        await self._make_room(suspects_wait=bool(todo["suspects"]))
-        if rescued:
-            self._holdings.suspects_wait = True  # Perhaps: a look tells.
+            rescued, suspects, poisoned = await self._rescue()
+        await self._make_room(suspects_wait=bool(todo["suspects"] or suspects))
         # Who died after a handler's own transaction had completed a job left the job's group without a head.
-        if todo["groups"] and await self._database.fetch_value("sweep_groups", self._row.id):
-            self._frontier.has_older()
+        if todo["groups"]:
+            await self._database.fetch("sweep_groups", self._row.id)
         if todo["prune_keys"]:
             await self._in_batches("prune_keys")
         promoted = await self._in_batches("promote") if todo["promote"] else 0
-        if promoted:
-            self._frontier.has_older()
         cancelled = 0
         if todo["cancellations"]:
             cancelled = await self._database.fetch_value("catch_up_cancellations", self._row.id)
@@ -67,17 +59,17 @@ class Housekeeping:
             + (await self._in_batches("prune_finished") if todo["prune_finished"] else 0),
         )
 
-    async def _rescue(self) -> tuple[int, int]:
-        """Lease by lease, each in batches."""
-        rescued = poisoned = 0
+    async def _rescue(self) -> tuple[int, int, int]:
+        """Lease by lease, each in batches: what went back, how much of that as suspects, and what is dead."""
+        rescued = suspects = poisoned = 0
         for _ in range(_MAX_LEASES):
             (row,) = await self._database.fetch("rescue", self._row.id, self._lease_seconds, _BATCH)
-            rescued, poisoned = rescued + row["rescued"], poisoned + row["poisoned"]
+            rescued += row["rescued"]
+            suspects += row["suspects"]
+            poisoned += row["poisoned"]
             if not row["is_more"] or rescued >= _BATCH * _BATCHES:
                 break
-        if rescued:
-            self._frontier.has_older()
-        return rescued, poisoned
+        return rescued, suspects, poisoned
 
     async def _make_room(self, *, suspects_wait: bool) -> None:
         """One worker at a time makes room for a suspect; others take one when they happen to hold nothing."""

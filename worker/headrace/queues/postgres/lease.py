@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from headrace.queues.base import DeliveryKey
     from headrace.queues.postgres.database import Database
-    from headrace.queues.postgres.frontier import Frontier
     from headrace.queues.postgres.holdings import Holdings
     from headrace.queues.postgres.queue_row import QueueRow
     from headrace.queues.postgres.receiving import Receiving
@@ -35,7 +34,6 @@ class HeartbeatLease:
         database: Database,
         row: QueueRow,
         holdings: Holdings,
-        frontier: Frontier,
         tally: Tally,
         receiving: Receiving,
         *,
@@ -44,7 +42,6 @@ class HeartbeatLease:
         self._database = database
         self._row = row
         self._holdings = holdings
-        self._frontier = frontier
         self._tally = tally
         self._receiving = receiving
         self._lease_seconds = lease_seconds
@@ -69,7 +66,6 @@ class HeartbeatLease:
         # An answer may have arrived while this call was under way; one that comes later finds its claim gone.
         if strays := holdings.strays(rows[0]["strays"]):
             await self._database.fetch_promptly("drop_strays", lease, strays, urgent=True)
-            self._frontier.has_older()
         self._row.see(rows[0])
         return KeptAlive(lost=await self._lost_early(), cancelled=holdings.keys_of(rows[0]["cancelled"]))
 
@@ -131,15 +127,11 @@ class HeartbeatLease:
         return self._given_up(row[0] for row in rows)
 
     def _given_up(self, leases: Iterable[int]) -> frozenset[DeliveryKey]:
-        lost: frozenset[DeliveryKey] = frozenset().union(*map(self._holdings.lost, leases))
-        if lost:
-            self._frontier.has_older()  # It goes back, under its old ids.
-        return lost
+        return frozenset().union(*map(self._holdings.lost, leases))
 
     async def _lost(self, lease: int) -> KeptAlive:
         """Others have what was held under it, or will; go on under another."""
         lost = self._given_up([lease])
-        self._frontier.has_older()  # Much of it went back to where we have looked.
         with suppress(QueueUnavailableError):  # What is lost must be told in any case; the next one tries again.
             await self._begin()
         return KeptAlive(lost=lost)

@@ -83,11 +83,9 @@ class PostgresQueue:
         self._receiving = Receiving(
             *(database, row, holdings, frontier, self._rest), holder=holder or f"{socket.gethostname()}:{os.getpid()}"
         )
-        self._settling = Settling(database, row, holdings, frontier, tally)
-        self._lease = HeartbeatLease(
-            *(database, row, holdings, frontier, tally, self._receiving), lease_seconds=lease_seconds
-        )
-        self._housekeeping = Housekeeping(database, row, holdings, frontier, lease_seconds=lease_seconds)
+        self._settling = Settling(database, row, holdings, tally)
+        self._lease = HeartbeatLease(*(database, row, holdings, tally, self._receiving), lease_seconds=lease_seconds)
+        self._housekeeping = Housekeeping(database, row, holdings, lease_seconds=lease_seconds)
         self._counting = Counting(database, row)
 
     @property

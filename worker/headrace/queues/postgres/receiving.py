@@ -136,7 +136,7 @@ class Receiving:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.
         self._frontier.found(
             look,
-            [(row[3], row[1]) for row in rows],
+            [(row[3], row[1], row[15]) for row in rows],
             is_short=len(rows) < limit,
             started=started,
             ended=time.monotonic(),

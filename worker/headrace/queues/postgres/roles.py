@@ -56,7 +56,7 @@ _WORKER = (
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.dead_jobs, {schema}.finished_jobs, {schema}.deduplication_keys",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.cancellations, {schema}.waiters, {schema}.progress",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.completed_heads",
-    "USAGE ON SEQUENCE {schema}.returns",
+    "USAGE, SELECT ON SEQUENCE {schema}.returns",
     "SELECT, UPDATE ON {schema}.queue_stats",
     "SELECT, INSERT, UPDATE ON {schema}.queue_totals",
     "SELECT, INSERT, UPDATE ON {schema}.watches",

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from headrace.queues.postgres.database import Database
-    from headrace.queues.postgres.frontier import Frontier
     from headrace.queues.postgres.holdings import Holdings
     from headrace.queues.postgres.queue_row import QueueRow
     from headrace.queues.settlement import Failure, Settlement
@@ -72,11 +71,10 @@ _KINDS: Mapping[type[Settlement], tuple[str, Callable[[Sequence[Settlement]], _C
 class Settling:
     """Settles what is held."""
 
-    def __init__(self, database: Database, row: QueueRow, holdings: Holdings, frontier: Frontier, tally: Tally) -> None:
+    def __init__(self, database: Database, row: QueueRow, holdings: Holdings, tally: Tally) -> None:
         self._database = database
         self._row = row
         self._holdings = holdings
-        self._frontier = frontier
         self._tally = tally
 
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
@@ -108,8 +106,6 @@ class Settling:
                 return
         query, columns = _KINDS[kind]
         claims, ids = _addresses(settlements)
-        if kind is Release or kind is Retry or any(job.delivery.job.group is not None for job in settlements):
-            self._frontier.has_older()  # What goes back, or the next of its group, has an old id.
         done, dead = await self._ask(query, lease, settlements, lease, claims, ids, *columns(settlements))
         answers.add(settlements, done, dead)
         self._tally.count(done, dead)
@@ -120,8 +116,6 @@ class Settling:
         claims, ids = _addresses(fenced)
         groups = list({job.delivery.job.group for job in fenced if job.delivery.job.group is not None})
         done, _ = await self._ask(_ACKNOWLEDGE, lease, fenced, self._row.id, lease, claims, ids, groups)
-        if groups:
-            self._frontier.has_older()
         self._tally.completed += len(done)
         return done
 

@@ -1,8 +1,9 @@
 -- Claiming: what can start moves out of the parked jobs, and is leased.
 
 -- Move what can be claimed now out of the parked jobs: delayed jobs that are due, and heads of groups among the arrivals.
--- Waits for nobody.
-CREATE OR REPLACE FUNCTION {schema}.promote(p_queue integer, p_limit integer) RETURNS integer
+-- Waits for nobody. Only what became due, or arrived, since a time (a queue's whole history of dead rows may stand before).
+CREATE OR REPLACE FUNCTION {schema}.promote(p_queue integer, p_limit integer, p_since timestamptz DEFAULT '-infinity')
+RETURNS integer
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
     most_bytes CONSTANT bigint := 4 * 1024 * 1024;
@@ -21,7 +22,7 @@ BEGIN
             FROM (
                 SELECT ctid, payload
                 FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'delayed' AND run_at <= now()
+                WHERE queue_id = p_queue AND state = 'delayed' AND run_at <= now() AND run_at >= p_since
                 ORDER BY run_at
                 LIMIT p_limit
                 FOR UPDATE SKIP LOCKED
@@ -37,8 +38,8 @@ BEGIN
     FROM (
         SELECT id, ctid AS place, group_key
         FROM {schema}.parked_jobs
-        WHERE queue_id = p_queue AND state = 'arrived'
-        ORDER BY id
+        WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= p_since
+        ORDER BY enqueued_at
         LIMIT p_limit
     ) AS job;
     -- Not locked before their groups are: who advances a group locks it first, and its jobs then.
@@ -54,11 +55,68 @@ BEGIN
 END
 $body$;
 
+-- Of the jobs of one priority that came back, those that can be leased, and now are locked; in the order of their ids.
+CREATE OR REPLACE FUNCTION {schema}.pick_returned(p_queue integer, p_priority smallint, p_from bigint, p_below bigint,
+    p_limit integer, p_without text[])
+RETURNS bigint[]
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    held bigint[] := {schema}.held_ids(p_queue, p_priority, 0);
+    picked bigint[];
+BEGIN
+    picked := ARRAY (
+        SELECT id
+        FROM {schema}.jobs
+        WHERE queue_id = p_queue AND priority = p_priority AND came_back >= p_from AND id + 0 < p_below
+            AND id NOT IN (SELECT unnest(held))
+            AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
+            AND (p_without IS NULL OR name <> ALL (p_without))
+        ORDER BY came_back
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    );
+    IF picked <> '{}' THEN
+        held := {schema}.held_ids(p_queue, p_priority, 0);
+        picked := {schema}.sorted(
+            ARRAY (SELECT number FROM unnest(picked) AS number WHERE number NOT IN (SELECT unnest(held))));
+    END IF;
+    RETURN picked;
+END
+$body$;
+
+-- Of jobs, those that come first and together have no more bytes than given; one at least, if p_at_least_one.
+CREATE OR REPLACE FUNCTION {schema}.first_bytes(p_queue integer, p_priority smallint, p_ids bigint[], p_bytes bigint,
+    p_at_least_one boolean)
+RETURNS bigint[]
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+BEGIN
+    RETURN ARRAY (
+        SELECT few.id
+        FROM (
+            SELECT job.id, sum(octet_length(job.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
+            FROM unnest(p_ids) AS wanted (id),
+                LATERAL (
+                    SELECT found.id, found.payload
+                    FROM {schema}.jobs AS found
+                    WHERE found.queue_id = p_queue AND found.priority = p_priority AND found.id = wanted.id
+                    OFFSET 0
+                ) AS job
+        ) AS few
+        WHERE few.bytes <= p_bytes OR (p_at_least_one AND few.id = p_ids[1])
+    );
+END
+$body$;
+
 -- Lease jobs: the highest priority first, then the oldest (the rows come in no order). Gives nothing while the queue is
 -- paused, or where the lease is gone. A batch has at most 16 MiB of payloads, and one job at least.
 --
--- p_floors has, for each priority from 0, the id from which on to look; what may stand below is found by a call with
--- zeros. p_without has the names that are not wanted.
+-- p_without has the names that are not wanted. p_floors has where to look, so that no claim passes what others hold, nor
+-- the dead rows that an old transaction keeps:
+--   1 to 11   for each priority from 0, the id from which on to look; 0: from the start
+--   12 to 22  for each priority, of jobs below that which came back, the number from which on to look; null: at none
+--   23        how many milliseconds ago a look from the start was made; null: this is one
+-- What may stand below is found by a call with zeros and nulls. The rows say how to go on: behind the last id, and the
+-- last number in came_back (of a look from the start: the last that was given by then).
 --
 -- Two claims at once: rows are locked first (and those that others have locked are skipped), then the claims are read
 -- once more. Whoever held such a row before has committed its claim by then, or rolled it back.
@@ -74,9 +132,11 @@ DECLARE
     most_bytes CONSTANT bigint := 16 * 1024 * 1024;
     wanted integer := p_limit;
     bytes_left bigint := most_bytes;
-    floors bigint[] := p_floors;
+    since timestamptz := coalesce(now() - (p_floors[23] + 2000) * interval '1 millisecond', '-infinity');
+    returned_by bigint := coalesce(pg_sequence_last_value('{schema_in_text}.returns'), 0);
     levels smallint[];
     firsts bigint[];
+    returns bigint[];
     place integer;
     level smallint;
     held bigint[];
@@ -93,27 +153,61 @@ BEGIN
         RETURN;
     END IF;
     IF (SELECT run_at <= now() FROM {schema}.parked_jobs
-            WHERE queue_id = p_queue AND state = 'delayed' ORDER BY run_at LIMIT 1)
-        OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'arrived')
+            WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= since ORDER BY run_at LIMIT 1)
+        OR EXISTS (
+            SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= since)
     THEN
         -- Among a hundred at least: of what has arrived, the highest priority goes first, whatever the limit.
-        IF {schema}.promote(p_queue, greatest(2 * p_limit, 100)) > 0 THEN
-            floors := array_fill(0::bigint, ARRAY [11]);
-        END IF;
+        PERFORM {schema}.promote(p_queue, greatest(2 * p_limit, 100), since);
     END IF;
-    -- The first job of each priority, dead rows before it passed once and for all. The series comes in its order.
-    SELECT array_agg(number::smallint), array_agg(first.id)
-    INTO levels, firsts
+    -- The first job of each priority, dead rows before it passed once and for all; and the first that came back. The
+    -- series comes in its order.
+    SELECT array_agg(number::smallint), array_agg(first.id), array_agg(first.came_back)
+    INTO levels, firsts, returns
     FROM generate_series(10, 0, -1) AS number,
         LATERAL (
-            SELECT job.id
-            FROM {schema}.jobs AS job
-            WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.id >= floors[number + 1]
-            ORDER BY job.id
-            LIMIT 1
-        ) AS first;
+            SELECT
+                (SELECT job.id
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.id >= p_floors[number + 1]
+                    ORDER BY job.id
+                    LIMIT 1) AS id,
+                (SELECT job.came_back
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = number::smallint
+                        AND job.came_back >= p_floors[number + 12]
+                    ORDER BY job.came_back
+                    LIMIT 1) AS came_back
+            OFFSET 0
+        ) AS first
+    WHERE first.id IS NOT NULL OR first.came_back IS NOT NULL;
     FOR place IN 1 .. coalesce(cardinality(levels), 0) LOOP
         level := levels[place];
+
+        -- Those that came back are older than all from the floor on.
+        IF returns[place] IS NOT NULL THEN
+            picked := {schema}.pick_returned(p_queue, level, returns[place], p_floors[level + 1], wanted, p_without);
+            IF picked <> '{}' THEN
+                picked := {schema}.first_bytes(p_queue, level, picked, bytes_left, bytes_left = most_bytes);
+                EXIT WHEN picked = '{}';
+                INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, job_ids)
+                VALUES (p_lease, picked[cardinality(picked)], p_queue, level, picked)
+                RETURNING id INTO new_claim;
+                SELECT sum(octet_length(payload)) INTO bytes
+                FROM {schema}.jobs
+                WHERE ctid = ANY ({schema}.places(p_queue, level, picked));
+                RETURN QUERY
+                    SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type,
+                        headers, enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back
+                    FROM {schema}.jobs
+                    WHERE ctid = ANY ({schema}.places(p_queue, level, picked));
+                bytes_left := bytes_left - bytes;
+                wanted := wanted - cardinality(picked);
+                EXIT WHEN wanted <= 0;
+            END IF;
+        END IF;
+
+        CONTINUE WHEN firsts[place] IS NULL;
         held := {schema}.held_ids(p_queue, level, firsts[place]);
         SELECT array_agg(few.id), sum(octet_length(few.payload))
         INTO picked, bytes
@@ -130,20 +224,7 @@ BEGIN
         ) AS few;
         CONTINUE WHEN picked IS NULL;
         IF bytes > bytes_left THEN
-            picked := ARRAY (
-                SELECT few.id
-                FROM (
-                    SELECT job.id, sum(octet_length(job.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
-                    FROM (
-                        SELECT id, payload
-                        FROM {schema}.jobs
-                        WHERE queue_id = p_queue AND priority = level AND id = ANY (picked)
-                            AND id BETWEEN picked[1] AND picked[cardinality(picked)]
-                        ORDER BY id
-                    ) AS job
-                ) AS few
-                WHERE few.bytes <= bytes_left OR (bytes_left = most_bytes AND few.id = picked[1])
-            );
+            picked := {schema}.first_bytes(p_queue, level, picked, bytes_left, bytes_left = most_bytes);
             wanted := cardinality(picked); -- No more than these.
             EXIT WHEN picked = '{}';
         END IF;
@@ -158,7 +239,8 @@ BEGIN
         RETURNING id INTO new_claim;
         RETURN QUERY
             SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type, headers,
-                enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back
+                enqueued_at, run_at, expires_at, group_key, deduplication_key, extra,
+                CASE WHEN p_floors[level + 12] IS NULL THEN returned_by END
             FROM {schema}.jobs
             WHERE queue_id = p_queue AND priority = level AND id = ANY (picked)
                 AND id BETWEEN picked[1] AND picked[cardinality(picked)];

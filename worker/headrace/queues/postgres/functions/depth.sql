@@ -119,7 +119,8 @@ BEGIN
                 SELECT few.group_key, count(*) AS count, min(few.id) AS first_id
                 FROM (
                     SELECT job.id, job.group_key FROM {schema}.parked_jobs AS job
-                    WHERE job.queue_id = queue.id AND job.state = 'arrived' ORDER BY job.id LIMIT most_arrivals) AS few
+                    WHERE job.queue_id = queue.id AND job.state = 'arrived'
+                    ORDER BY job.enqueued_at LIMIT most_arrivals) AS few
                 GROUP BY few.group_key
             ) AS of_group,
                 LATERAL (

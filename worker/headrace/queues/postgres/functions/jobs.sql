@@ -103,34 +103,88 @@ BEGIN
 END
 $body$;
 
+-- Whether jobs stand so close together that a walk from the first to the last passes few others. What was claimed from the
+-- frontier does; what came back, or was picked by name, need not.
+CREATE OR REPLACE FUNCTION {schema}.stand_together(p_ids bigint[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT p_ids[cardinality(p_ids)] - p_ids[1] < 1000 + 10 * cardinality(p_ids);
+END;
+
+-- Ids in their order.
+CREATE OR REPLACE FUNCTION {schema}.sorted(p_ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql IMMUTABLE SET jit = off SET enable_sort = on AS $body$
+BEGIN
+    RETURN ARRAY (SELECT number FROM unnest(p_ids) AS number ORDER BY number);
+END
+$body$;
+
+-- The places of jobs that can be claimed, one by one; none of those that are gone, or somewhere else.
+-- (Stable: only such a function can say where a scan by places shall look, and is not called for each row.)
+CREATE OR REPLACE FUNCTION {schema}.places(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS tid[]
+LANGUAGE plpgsql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+BEGIN
+    RETURN ARRAY (
+        SELECT found.place
+        FROM unnest(p_ids) AS wanted (id),
+            LATERAL (
+                SELECT job.ctid AS place
+                FROM {schema}.jobs AS job
+                WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id = wanted.id
+                OFFSET 0
+            ) AS found
+    );
+END
+$body$;
+
+-- Lock jobs that nobody else has locked, one by one; gives their ids.
+CREATE OR REPLACE FUNCTION {schema}.lock_idle(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+BEGIN
+    RETURN ARRAY (
+        SELECT found.id
+        FROM unnest(p_ids) AS wanted (id),
+            LATERAL (
+                SELECT job.id
+                FROM {schema}.jobs AS job
+                WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id = wanted.id
+                OFFSET 0
+                FOR UPDATE SKIP LOCKED
+            ) AS found
+    );
+END
+$body$;
+
 -- Note that jobs stand where others may have looked before. What is locked just now will be noted by who has it locked,
 -- or found by a look from the start.
 CREATE OR REPLACE FUNCTION {schema}.mark_returned(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
+DECLARE
+    idle bigint[] := {schema}.lock_idle(p_queue, p_priority, p_ids);
 BEGIN
     UPDATE {schema}.jobs
     SET came_back = nextval('{schema_in_text}.returns')
-    WHERE queue_id = p_queue AND priority = p_priority AND id BETWEEN p_ids[1] AND p_ids[cardinality(p_ids)]
-        AND ctid = ANY (ARRAY (
-            SELECT job.ctid
-            FROM {schema}.jobs AS job
-            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id = ANY (p_ids)
-                AND job.id BETWEEN p_ids[1] AND p_ids[cardinality(p_ids)]
-            FOR UPDATE SKIP LOCKED
-        ));
+    WHERE ctid = ANY ({schema}.places(p_queue, p_priority, idle));
 END
 $body$;
 
 -- Take jobs, all of one priority and in the order of their ids, out of those that can be claimed.
 CREATE OR REPLACE FUNCTION {schema}.take(p_queue integer, p_priority smallint, p_ids bigint[])
 RETURNS SETOF {schema}.jobs
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 BEGIN
-    RETURN QUERY
-        DELETE FROM {schema}.jobs AS job
-        WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id = ANY (p_ids)
-            AND job.id BETWEEN p_ids[1] AND p_ids[cardinality(p_ids)]
-        RETURNING job.*;
+    IF {schema}.stand_together(p_ids) THEN
+        RETURN QUERY
+            DELETE FROM {schema}.jobs AS job
+            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id = ANY (p_ids)
+                AND job.id BETWEEN p_ids[1] AND p_ids[cardinality(p_ids)]
+            RETURNING job.*;
+    ELSE
+        RETURN QUERY
+            DELETE FROM {schema}.jobs AS job
+            WHERE job.ctid = ANY ({schema}.places(p_queue, p_priority, p_ids))
+            RETURNING job.*;
+    END IF;
 END
 $body$;
 

@@ -57,9 +57,10 @@ BEGIN
 END
 $body$;
 
--- Put a lost job back: an ordinary one at its first loss, a suspect at its second; true where it is dead, and taken out.
+-- Put a lost job back: an ordinary one at its first loss ('ready'), a 'suspect' at its second, or 'dead'. The dead is
+-- remembered, and its group and key are the caller's to free.
 -- Losses are forgotten a day after the last. Call it with the row locked.
-CREATE OR REPLACE FUNCTION {schema}.put_back_lost(p_job {schema}.jobs, p_was_alone boolean) RETURNS boolean
+CREATE OR REPLACE FUNCTION {schema}.put_back_lost(p_job {schema}.jobs, p_was_alone boolean) RETURNS text
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 BEGIN
     IF p_job.lost_at <= now() - interval '1 day' THEN
@@ -75,16 +76,16 @@ BEGIN
         SET losses = p_job.losses, deaths = p_job.deaths, lost_at = p_job.lost_at, suspect = false,
             came_back = nextval('{schema_in_text}.returns')
         WHERE queue_id = p_job.queue_id AND priority = p_job.priority AND id = p_job.id;
-        RETURN false;
+        RETURN 'ready';
     END IF;
     PERFORM {schema}.take(p_job.queue_id, p_job.priority, ARRAY [p_job.id]);
     IF p_job.deaths < 3 THEN
         PERFORM {schema}.park(p_job, 'suspect');
-        RETURN false;
+        RETURN 'suspect';
     END IF;
     PERFORM {schema}.remember_dead(p_job, 'WorkerLost',
         'three workers died, or did not answer for a whole lease, while they ran this job and no other');
-    RETURN true;
+    RETURN 'dead';
 END
 $body$;
 
@@ -95,7 +96,7 @@ $body$;
 -- Rows that somebody has locked stay under the lease: a claim just looks at them, or a transaction completes them and may
 -- be rolled back. A later rescue takes them, or finds them gone.
 CREATE OR REPLACE FUNCTION {schema}.put_back_lease(p_lease bigint, p_is_charged boolean, p_limit integer)
-RETURNS TABLE (id bigint, is_dead boolean)
+RETURNS TABLE (id bigint, fate text)
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
 #variable_conflict use_column
 DECLARE
@@ -113,30 +114,19 @@ BEGIN
     SELECT * INTO lost FROM {schema}.leases WHERE id = p_lease;
     FOR held IN SELECT * FROM {schema}.claims WHERE lease_id = p_lease ORDER BY id FOR UPDATE LOOP
         EXIT WHEN done >= p_limit;
-        idle := ARRAY (
-            SELECT id
-            FROM {schema}.jobs
-            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
-                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
-            FOR UPDATE SKIP LOCKED
-        );
-        locked := ARRAY (
-            SELECT id
-            FROM {schema}.jobs
-            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (held.job_ids)
-                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
-                AND id <> ALL (idle)
-            ORDER BY id
-        );
+        idle := {schema}.lock_idle(held.queue_id, held.priority, held.job_ids);
+        locked := {schema}.sorted(ARRAY (
+            SELECT job.id
+            FROM {schema}.jobs AS job
+            WHERE job.ctid = ANY ({schema}.places(held.queue_id, held.priority, held.job_ids))
+                AND job.id NOT IN (SELECT unnest(idle))
+        ));
         FOR job IN
-            SELECT *
-            FROM {schema}.jobs
-            WHERE queue_id = held.queue_id AND priority = held.priority AND id = ANY (idle)
-                AND id BETWEEN held.job_ids[1] AND held.job_ids[cardinality(held.job_ids)]
+            SELECT * FROM {schema}.jobs WHERE ctid = ANY ({schema}.places(held.queue_id, held.priority, idle))
         LOOP
             id := job.id;
-            is_dead := {schema}.put_back_lost(job, p_is_charged AND lost.was_alone);
-            IF is_dead THEN
+            fate := {schema}.put_back_lost(job, p_is_charged AND lost.was_alone);
+            IF fate = 'dead' THEN
                 dead_ids := dead_ids || job.id;
                 dead_groups := array_remove(dead_groups || job.group_key, NULL);
                 dead_keys := array_remove(dead_keys || job.deduplication_key, NULL);
@@ -173,7 +163,7 @@ $body$;
 -- Judge one lease that ran out, and put back what is held under it, up to p_limit jobs; tells whether there is more to do.
 -- Nobody is judged before the queue has been watched for a lease: first let everybody report.
 CREATE OR REPLACE FUNCTION {schema}.rescue(p_queue integer, p_lease_seconds double precision, p_limit integer)
-RETURNS TABLE (rescued integer, poisoned integer, is_more boolean)
+RETURNS TABLE (rescued integer, suspects integer, poisoned integer, is_more boolean)
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
 #variable_conflict use_column
 DECLARE
@@ -181,6 +171,7 @@ DECLARE
     lost {schema}.leases;
 BEGIN
     rescued := 0;
+    suspects := 0;
     poisoned := 0;
     is_more := false;
     SELECT * INTO lost
@@ -198,8 +189,9 @@ BEGIN
                 WHERE claim.lease_id = lost.id)
             WHERE id = lost.id;
         END IF;
-        SELECT count(*) FILTER (WHERE NOT is_dead), count(*) FILTER (WHERE is_dead)
-        INTO rescued, poisoned
+        SELECT count(*) FILTER (WHERE fate <> 'dead'), count(*) FILTER (WHERE fate = 'suspect'),
+            count(*) FILTER (WHERE fate = 'dead')
+        INTO rescued, suspects, poisoned
         FROM {schema}.put_back_lease(lost.id, true, p_limit);
         is_more := true;
     END IF;
@@ -241,12 +233,7 @@ BEGIN
             FROM {schema}.jobs
             WHERE queue_id = held.queue_id AND priority = held.priority AND id = held.job_ids[1] AND suspect);
         CONTINUE WHEN suspects = '{}';
-        idle := ARRAY (
-            SELECT id
-            FROM {schema}.jobs
-            WHERE queue_id = held.queue_id AND priority = held.priority AND id = suspects[1]
-            FOR UPDATE SKIP LOCKED
-        );
+        idle := {schema}.lock_idle(held.queue_id, held.priority, suspects);
         IF idle = '{}' THEN
             PERFORM {schema}.mark_lost(held, suspects);
         END IF;

@@ -59,19 +59,25 @@ BEGIN
             INSERT INTO {schema}.finished_jobs ({job_columns}, outcome)
             SELECT {job_columns}, 'completed'
             FROM {schema}.jobs
-            WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
-                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)];
+            WHERE ctid = ANY ({schema}.places(mine.queue_id, mine.priority, mine.job_ids));
         END IF;
-        WITH gone AS (
-            DELETE FROM {schema}.jobs
-            WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
-                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
-            RETURNING id, group_key, deduplication_key
-        )
-        SELECT array_agg(id), array_agg(group_key) FILTER (WHERE group_key IS NOT NULL),
-            array_agg(deduplication_key) FILTER (WHERE deduplication_key IS NOT NULL)
-        INTO done, groups, keys
-        FROM gone;
+        IF {schema}.stand_together(mine.job_ids) THEN
+            WITH gone AS (
+                DELETE FROM {schema}.jobs
+                WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
+                    AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
+                RETURNING id, group_key, deduplication_key
+            )
+            SELECT array_agg(id), array_agg(group_key) FILTER (WHERE group_key IS NOT NULL),
+                array_agg(deduplication_key) FILTER (WHERE deduplication_key IS NOT NULL)
+            INTO done, groups, keys
+            FROM gone;
+        ELSE
+            SELECT array_agg(gone.id), array_agg(gone.group_key) FILTER (WHERE gone.group_key IS NOT NULL),
+                array_agg(gone.deduplication_key) FILTER (WHERE gone.deduplication_key IS NOT NULL)
+            INTO done, groups, keys
+            FROM {schema}.take(mine.queue_id, mine.priority, mine.job_ids) AS gone;
+        END IF;
         IF groups IS NOT NULL OR keys IS NOT NULL THEN
             of_queue := mine.queue_id;
             all_done := all_done || done;
@@ -114,13 +120,11 @@ DECLARE
 BEGIN
     FOR mine IN SELECT * FROM {schema}.unclaim(p_lease, p_claims, p_ids) LOOP
         staying := ARRAY (
-            SELECT id FROM {schema}.jobs
-            WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
-                AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
-                AND NOT suspect
-                AND (id IN (
+            SELECT job.id
+            FROM {schema}.jobs AS job
+            WHERE job.ctid = ANY ({schema}.places(mine.queue_id, mine.priority, mine.job_ids)) AND NOT job.suspect
+                AND (job.id IN (
                     SELECT asked.id FROM unnest(p_ids, p_delays) AS asked (id, delay) WHERE NOT asked.delay > 0)) IS TRUE
-            ORDER BY id
         );
         IF staying <> '{}' THEN
             PERFORM {schema}.mark_returned(mine.queue_id, mine.priority, staying);

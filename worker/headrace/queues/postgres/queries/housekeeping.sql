@@ -11,8 +11,8 @@ FROM {schema}.queues AS queue, LATERAL {schema}.chores(queue.id) AS chores
 WHERE queue.name = $1
 
 -- name: rescue
--- Put back up to $3 jobs of one lease that ran out; whether to ask again.
-SELECT rescued, poisoned, is_more FROM {schema}.rescue($1, $2, $3)
+-- Put back up to $3 jobs of one lease that ran out, some of them as suspects; whether to ask again.
+SELECT rescued, suspects, poisoned, is_more FROM {schema}.rescue($1, $2, $3)
 
 -- name: promote
 -- What is due, and heads of groups, can be claimed from now on; how many.

@@ -138,7 +138,7 @@ CREATE TABLE {schema}.parked_jobs (
     autovacuum_analyze_scale_factor = 0.1, autovacuum_analyze_threshold = 5000);
 COMMENT ON TABLE {schema}.parked_jobs IS 'The jobs that can''t be claimed yet; they move to jobs when they can.';
 CREATE INDEX parked_delayed ON {schema}.parked_jobs (queue_id, run_at) WHERE state = 'delayed';
-CREATE INDEX parked_arrivals ON {schema}.parked_jobs (queue_id, id) WHERE state = 'arrived';
+CREATE INDEX parked_arrivals ON {schema}.parked_jobs (queue_id, enqueued_at) WHERE state = 'arrived';
 CREATE INDEX parked_by_group ON {schema}.parked_jobs (queue_id, group_key, id) WHERE state IN ('arrived', 'behind');
 CREATE INDEX parked_heads ON {schema}.parked_jobs (queue_id, group_key)
     WHERE state IN ('delayed', 'suspect') AND group_key IS NOT NULL;
