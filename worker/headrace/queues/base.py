@@ -179,6 +179,9 @@ class Queue(Protocol):
 
     Once `keep_alive` has been called for the first time, all that is received is held for as long as heartbeats go on;
     without them, every job is leased for the queue's visibility timeout.
+
+    All calls belong to one event loop, and may be made at once: several of `receive`, too, and `settle` while a heartbeat
+    is under way.
     """
 
     @property
@@ -269,10 +272,13 @@ class Queue(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """Say what becomes of deliveries, of any mix of kinds; each delivery once.
 
+        What this object holds no more, since it was settled or told as lost, is refused; nothing changes by it.
+
         Raises
         ------
         QueueUnavailableError
-            When nothing got an answer: settle all of it again. What came about unheard is not refused then.
+            When nothing got an answer: settle all of it again. What came about unheard is not refused then, unless the
+            lease went with its connection.
         """
         ...
 
