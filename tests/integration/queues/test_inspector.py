@@ -12,7 +12,7 @@ from headrace.job import NewJob, new_job
 from headrace.queues import inspector_from_url
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.errors import QueueError, QueueNotFoundError
-from headrace.queues.inspection import Cancel, JobFilter, Pause, Purge, RecoverStuck, Redrive, RetryNow
+from headrace.queues.inspection import Cancel, JobFilter, Pause, Purge, Queues, RecoverStuck, Redrive, RetryNow, require
 from headrace.queues.postgres import Place, PostgresInspector, PostgresProvisioner, PostgresQueue
 from support.verbs import complete, dead_letter, enqueue
 from support.worker_process import eventually
@@ -110,7 +110,7 @@ class TestQueues:
 
     async def test_an_inspector_comes_from_a_url(self, place: Place) -> None:
         async with inspector_from_url(place.dsn) as inspector:
-            assert [record.name for record in await inspector.queues()] == ["orders"]
+            assert [record.name for record in await require(inspector, Queues).queues()] == ["orders"]
         with pytest.raises(QueueError, match="no queue backend for mysql"):
             inspector_from_url("mysql://db/x")
 

@@ -7,7 +7,7 @@ import pytest
 from headrace.queues.postgres.frontier import FRONTIER_SECONDS, Frontier, Look
 
 ALL: frozenset[str] = frozenset()
-START = [0] * 11
+START: list[int | None] = [0] * 11
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def found(
     frontier: Frontier, look: Look, *jobs: tuple[int, ...], at: float, is_short: bool = False, took: float = 0.001
 ) -> None:
     """Of jobs, the priority, the id, and where it has one the number under which it came back."""
-    three = [(priority, job_id, *(came_back or [None])) for priority, job_id, *came_back in jobs]
+    three = [(job[0], job[1], job[2] if len(job) > 2 else None) for job in jobs]
     frontier.found(look, three, is_short=is_short, started=at - took, ended=at)
 
 
