@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -251,6 +252,18 @@ class TestLateAnswers:
             assert delivery.job.id == job_id
             assert (await complete(queue, [delivery])).accepted == 1
 
+    async def test_after_a_claim_that_took_too_long_less_is_claimed_at_a_time(
+        self, place: Place, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("headrace.queues.postgres.lanes.PROMPT_TIMEOUT_SECONDS", 1.0)
+        async with PostgresQueue(through(proxy, place), "orders") as queue, PostgresQueue(place, "orders") as producer:
+            await queue.keep_alive()
+            proxy.hold_answers()
+            with pytest.raises(QueueUnavailableError):
+                await queue.receive(40)
+            await producer.enqueue([NewJob() for _ in range(100)])
+            assert [len(await queue.receive(40)) for _ in range(3)] == [20, 40, 40]
+
     async def test_without_heartbeats_what_a_cancelled_call_had_leased_is_there_for_the_next(
         self, place: Place, proxy: TcpProxy, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
@@ -289,6 +302,44 @@ def given_up(delivery: Delivery) -> Settlement:
 
 def cancelled(delivery: Delivery) -> Settlement:
     return Discard(delivery=delivery)
+
+
+class TestHeartbeatsAside:
+    """While the event loop is stuck, another thread keeps the lease."""
+
+    async def test_they_extend_the_lease_from_another_thread(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            held = await holding_one(queue)
+            await run_out(place.dsn)
+            thread = threading.Thread(target=lambda: asyncio.run(queue.keep_alive_aside()))
+            thread.start()
+            thread.join(20)  # The loop does not turn meanwhile.
+            assert await admin.fetchval("SELECT expires_at > now() FROM headrace.leases")
+            assert (await complete(queue, [held])).accepted == 1
+
+    async def test_a_lease_that_was_judged_stays_lost(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            held = await holding_one(queue)
+            await admin.execute("UPDATE headrace.leases SET was_alone = true, expires_at = now()")
+            await asyncio.to_thread(lambda: asyncio.run(queue.keep_alive_aside()))
+            assert not await admin.fetchval("SELECT expires_at > now() FROM headrace.leases")
+            assert (await queue.keep_alive()).lost == {held.key}
+
+    async def test_who_has_no_lease_has_nothing_to_extend(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders") as queue:
+            await queue.keep_alive_aside()
+
+    async def test_a_server_that_does_not_answer_is_an_error_of_ours(self, place: Place, proxy: TcpProxy) -> None:
+        async with PostgresQueue(through(proxy, place), "orders") as queue:
+            await queue.keep_alive()
+            proxy.silence(new_ones_too=True)
+            with pytest.raises(QueueUnavailableError):
+                await queue.keep_alive_aside()
+            proxy.resume()
 
 
 class TestLostAnswers:

@@ -117,6 +117,16 @@ async def test_past_it_workers_are_told_of_new_jobs(place: Place, own_postgres: 
             assert len(await waiting) == 1
 
 
+async def test_where_the_way_past_it_leads_nowhere_workers_go_through_it(place: Place) -> None:
+    async with from_url(place.dsn, "orders", listens=True, direct_url="postgresql://me@127.0.0.1:1/x") as worker:
+        await worker.enqueue([new_job("work")])
+        assert isinstance(worker, PostgresQueue)
+        await worker.keep_alive()
+        deliveries = await worker.receive(1)
+        assert (await complete(worker, deliveries)).accepted == 1
+        assert not worker.is_listening
+
+
 async def test_through_it_nobody_believes_to_be_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     async with from_url(place.dsn, "orders", listens=True) as worker:
         assert isinstance(worker, PostgresQueue)

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 # How soon to try again what must be done sooner or later.
 _AGAIN_SECONDS = 1.0
 
+_NO_LIMIT = 1 << 20
+
+# How seldom a receiver without heartbeats looks.
+_LONGEST_REST_SECONDS = 5.0
+
 _id, _priority = itemgetter(1), itemgetter(3)
 
 
@@ -49,6 +54,7 @@ class Receiving:
         self._rest = rest
         self._holder = holder
         self._claiming = asyncio.Lock()
+        self._most = _NO_LIMIT
         self._ending: set[asyncio.Task[None]] = set()
 
     async def receive(
@@ -64,7 +70,11 @@ class Receiving:
             remaining = deadline - clock()
             if deliveries or remaining <= 0 or (stop is not None and stop.is_set()):
                 return deliveries
-            await self._rest.take(remaining, longest_seconds=wait_seconds, stop=stop)
+            # A worker waits for as long as it is told to poll; who waits for long without one wants a job soon.
+            longest_seconds = (
+                wait_seconds if self._holdings.has_heartbeats else min(wait_seconds, _LONGEST_REST_SECONDS)
+            )
+            await self._rest.take(remaining, longest_seconds=longest_seconds, stop=stop)
 
     async def start_lease(self, seconds: float | None, *, urgent: bool = False) -> int:
         """A lease for so long; None: for as long as a receiver without heartbeats holds jobs."""
@@ -128,9 +138,16 @@ class Receiving:
 
     async def _look(self, lease: int, limit: int, look: Look) -> Sequence[Record]:
         started = time.monotonic()
-        rows = await self._database.fetch_promptly(
-            "claim", self._row.id, lease, limit, look.floors, list(look.without) or None
-        )
+        limit = min(limit, self._most)
+        try:
+            rows = await self._database.fetch_promptly(
+                "claim", self._row.id, lease, limit, look.floors, list(look.without) or None
+            )
+        except QueueUnavailableError:
+            # It may have been too much for this link in this time: were it asked for again, that would never end.
+            self._most = max(1, limit // 2)
+            raise
+        self._most = min(2 * self._most, _NO_LIMIT)
         rows.sort(key=_id)
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.

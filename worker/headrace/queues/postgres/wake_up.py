@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 _WAKE_SECONDS = 0.01
 
 _FIRST_REST_SECONDS = 0.05
-# Without being told of jobs, nobody rests for longer.
-_LONGEST_REST_SECONDS = 5.0
 # For rests that are longer than this, it is worth asking when the next job is due.
 _SHORT_REST_SECONDS = 1.0
 
@@ -101,10 +99,8 @@ class Rest:
         ear = self.ear
         if ear is not None and not self._may_have_jobs.is_set() and await ear.want(self._row.id):
             return  # Newly announced: what came before that is found by looking once more.
-        is_told = ear is not None and ear.is_up
-        longest = longest_seconds if is_told else min(longest_seconds, _LONGEST_REST_SECONDS)
         pause = min(seconds, self._seconds)
-        self._seconds = min(self._seconds * 2, max(longest, _FIRST_REST_SECONDS))
+        self._seconds = min(self._seconds * 2, max(longest_seconds, _FIRST_REST_SECONDS))
         if pause > _SHORT_REST_SECONDS:
             with contextlib.suppress(QueueError):
                 rows = await self._database.fetch_promptly("next_due", self._row.id)
