@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from headrace.queues.errors import QueueError
+from headrace.queues.postgres import simple_protocol
 from headrace.queues.postgres.compatibility import check_isolation, check_version, say_once
 from headrace.queues.postgres.connection import COMMAND_TIMEOUT_SECONDS
-from headrace.queues.postgres.errors import NotPreparedError, SchemaChangedError, is_broken, our_errors
+from headrace.queues.postgres.errors import NotPreparedError, SchemaChangedError, our_errors
 from headrace.queues.postgres.lanes import Lane, Lanes
 from headrace.queues.postgres.statements import queries
 
@@ -120,17 +121,10 @@ class Database:
         async def work(connection: AnyConnection) -> list[asyncpg.Record]:
             if lane.prepares:
                 return await connection.fetch(sql, *arguments)
-            # What is parsed in one session must not be run in another: a pooler leaves us ours for a transaction.
-            # By hand: a cancelled transaction() waits for the server to roll back, which a dead one never does.
-            await connection.execute("BEGIN")
-            try:
-                rows = await connection.fetch(sql, *arguments)
-            except asyncpg.PostgresError as error:
-                if not is_broken(error):
-                    await connection.execute("ROLLBACK")
-                raise
-            await connection.execute("COMMIT")
-            return rows
+            known = lane.described.get(sql)
+            if known is None:
+                known = lane.described[sql] = await simple_protocol.described(connection, sql)
+            return await simple_protocol.fetch(connection, known, arguments)
 
         return await self._run(lane, work, urgent=urgent)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from headrace.queues.postgres.connection import AnyConnection, Place
+    from headrace.queues.postgres.simple_protocol import Described
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,8 @@ class Lane:
         self._stands_in_until: float | None = None
         self.prepares = True
         """Whether what one statement prepares is there for the next: not so behind every pooler."""
+        self.described: dict[str, Described] = {}
+        """Where nothing is prepared, what is known of the statements that were used."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when a session of ours turned out to be lost: others may be, too."""
         self.on_session: Callable[[], None] = lambda: None
@@ -169,7 +172,7 @@ class Lane:
         if self.prepares:
             self.prepares = False
             log.warning(
-                "the connection pooler keeps no prepared statements, so that every query takes four round trips: "
+                "the connection pooler keeps no prepared statements, so that every statement is sent and parsed anew: "
                 "set its max_prepared_statements (PgBouncer 1.21 and later)"
             )
         if self._connection is not None:
