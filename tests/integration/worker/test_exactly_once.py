@@ -27,8 +27,8 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-HEARTBEAT_SECONDS = 0.2
-LEASE_SECONDS = 2.0
+HEARTBEAT_SECONDS = 0.4
+LEASE_SECONDS = 3.0
 KILLED_JOBS = 80
 SEED = 4
 
@@ -210,7 +210,9 @@ async def test_sessions_killed_leases_lost_and_handlers_dead_at_any_moment_neith
         admins.append(connection.get_server_pid())
         try:
             for number in itertools.count(1):
-                await asyncio.sleep(chance.uniform(0, 0.05))
+                await asyncio.sleep(
+                    chance.uniform(0, 0.15)
+                )  # A worker has two sessions, and one is to live for a call.
                 pids = await connection.fetch(
                     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL ($1) "
                     "AND backend_type = 'client backend' ORDER BY pid",

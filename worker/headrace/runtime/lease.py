@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 1.0
+_FIRST_RETRY_SECONDS = 0.05
+_LAST_RETRY_SECONDS = 1.0
 
 TRUSTED_SHARE = 0.9
 """Of a lease, how much its holder may rely on: stopping jobs takes a moment, and two clocks never agree entirely."""
@@ -97,6 +98,7 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Keep the lease, until cancelled."""
+        retry_seconds = 0.0
         while True:
             # Not the loop's clock, which stands still between two of its turns.
             started = now()
@@ -111,7 +113,9 @@ class LeaseKeeper:
                 pause = self._heartbeat_seconds
             except (QueueError, TimeoutError) as error:
                 self._unanswered(str(error) or "no answer in time")
-                pause = min(_RETRY_SECONDS, self._heartbeat_seconds)
+                # At first at once: a session that ended is no backend that is away.
+                retry_seconds = min(max(2 * retry_seconds, _FIRST_RETRY_SECONDS), _LAST_RETRY_SECONDS)
+                pause = min(retry_seconds, self._heartbeat_seconds)
             else:
                 self._answered(started)
                 # First what is lost: nothing is to be said of that.
@@ -121,6 +125,7 @@ class LeaseKeeper:
                 if kept.cancelled:
                     self._holder.jobs_cancelled(kept.cancelled)
                 pause = self._heartbeat_seconds
+                retry_seconds = 0.0
             if self.is_held:
                 pause = min(pause, self._trusted_until - now())
             await asyncio.sleep(max(0.0, pause))
