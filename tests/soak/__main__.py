@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to strike (default: 10)")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of all chance")
     parser.add_argument("--rate", type=float, default=100.0, help="jobs a second, about (default: 100)")
+    parser.add_argument("--workers", type=int, default=20, help="processes (default: 20)")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="headrace-soak-"))
     print(f"soak: {options.minutes:g} minutes, seed {options.seed}, records in {directory}", flush=True)
@@ -34,6 +35,7 @@ def main() -> int:
                 directory,
                 seconds=options.minutes * 60,
                 seed=options.seed,
+                workers=options.workers,
                 jobs_per_second=options.rate,
                 say=lambda line: print(line, flush=True),
             )

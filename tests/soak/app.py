@@ -23,6 +23,11 @@ from headrace import App, Context, DeadLetter
 TIMEOUT_SECONDS = 12.0
 
 IN_PROCESS = "work-in-process"
+OF_TOMORROW = "work-of-tomorrow"
+"""A name that not all workers know."""
+
+KNOWS_TOMORROW = "KNOWS_TOMORROW"
+"""The variable of those that do."""
 
 app = App()
 _process = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -67,11 +72,16 @@ async def work(payload: dict[str, Any], context: Context) -> None:
         await asyncio.sleep(payload["seconds"])
 
 
+if os.environ.get(KNOWS_TOMORROW):
+    # Producers are deployed before the last workers are.
+    app.job(OF_TOMORROW)(work)
+
+
 @app.job("work-in-thread")
 def work_in_thread(payload: dict[str, Any], context: Context) -> None:
-    """In a thread, which nobody can stop."""
+    """In a thread, which nobody can stop; some work on for longer than a drain waits."""
     with _run(payload, context):
-        time.sleep(min(payload["seconds"], 0.2))  # It is the work: a thread that is taken.
+        time.sleep(payload["seconds"])  # It is the work: a thread that is taken.
 
 
 @app.job(IN_PROCESS, process=True, timeout=TIMEOUT_SECONDS, max_concurrent=2)

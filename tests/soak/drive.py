@@ -32,6 +32,8 @@ SAVES_ALL = ("appendonly yes", "appendfsync always")
 """A Redis with these lines forgets no finish, however it ends."""
 
 _FINISHED = "finished "
+# A job's own key: its id, and when it was enqueued.
+_OWN_KEY = re.compile(r"(job:\d+):\d+")
 
 _LEFT = """
 SELECT id::text FROM headrace.jobs UNION SELECT id::text FROM headrace.parked_jobs
@@ -67,7 +69,7 @@ async def soak(
     *,
     seconds: float,
     seed: int,
-    workers: int = 3,
+    workers: int = 20,
     jobs_per_second: float = 100.0,
     every_seconds: float = 4.0,
     short: bool = False,
@@ -183,7 +185,12 @@ async def _finished(url: str) -> dict[str, str]:
         keys = [key async for key in client.scan_iter(f"{prefix}*", count=1000)]
         values = await client.mget(keys) if keys else []
     held = {str(key).removeprefix(prefix): str(value) for key, value in zip(keys, values, strict=True)}
-    return {key: value.removeprefix(_FINISHED) for key, value in held.items() if value.startswith(_FINISHED)}
+    return {_plain(key): value.removeprefix(_FINISHED) for key, value in held.items() if value.startswith(_FINISHED)}
+
+
+def _plain(key: str) -> str:
+    """A key as the verdict knows it, which does not know when a job was enqueued by the database's clock."""
+    return _OWN_KEY.sub(r"\1", key)
 
 
 def _logs(directory: Path) -> str:
@@ -199,7 +206,7 @@ def read_records(directory: Path) -> tuple[list[Run], list[Finish]]:
         for line in file.read_text().splitlines():
             note = json.loads(line)
             if "finished" in note:
-                finishes.append(Finish(key=note["finished"], token=note["token"], at=note["at"]))
+                finishes.append(Finish(key=_plain(note["finished"]), token=note["token"], at=note["at"]))
             elif "stopped" in note:
                 stopped.append(note)
             elif "began" in note:

@@ -32,9 +32,13 @@ class Workers:
         self._dsn = dsn
         self._redis_url = redis_url
         self._stack = ExitStack()
+        self._started = 0
         self.running = [self._start() for _ in range(count)]
 
     def _start(self) -> WorkerProcess:
+        self._started += 1
+        # Imported by the worker's process alone, the app opens its records.
+        knows_tomorrow = {"KNOWS_TOMORROW": "1"} if self._started % 4 else {}
         return self._stack.enter_context(
             running_worker(
                 self._directory,
@@ -44,6 +48,7 @@ class Workers:
                 BACKGROUND_JOBS__REDIS__CONNECTIONSTRING=self._redis_url,
                 HEADRACE_LOG_LEVEL="INFO",
                 BACKGROUND_JOBS__RETRY__INITIALDELAYSECONDS="0.2",
+                **knows_tomorrow,
             )
         )
 
@@ -56,7 +61,9 @@ class Workers:
         """End a worker as Kubernetes does."""
         self._to_end.add(worker.process.pid)
         worker.terminate()
-        if status := await worker.exit_status():
+        status = await worker.exit_status()
+        # One that has not come so far as to handle signals ends by them.
+        if status and "serving metrics" in worker.log:
             self.wrong.append(f"worker {worker.process.pid} drained with status {status}: {worker.log_file.name}")
         self._note_end(worker)
 

@@ -18,6 +18,8 @@ from soak.verdict import MAX_RETRIES, Asked
 
 GROUPS = 6
 KEYS = 4
+STORM = 200
+"""So many jobs fail at once, as when a dependency is down."""
 # So many of the last idempotency keys may come once more, when they have long been finished.
 REMEMBERED = 300
 
@@ -54,7 +56,8 @@ class Producers:
             for _ in range(3):
                 group.create_task(self._keep(self._single, share=0.1))
             group.create_task(self._keep(self._many, share=0.2, size=15))
-            group.create_task(self._keep(self._delayed, share=0.1))
+            group.create_task(self._keep(self._delayed, share=0.05))
+            group.create_task(self._keep(self._storm, share=0.15, size=STORM))
             for _ in range(2):
                 group.create_task(self._keep(self._shared, share=0.1, size=4))
             for name in range(GROUPS):
@@ -77,6 +80,9 @@ class Producers:
 
     async def _many(self) -> None:
         await self._ask([self._like(priority=self._chance.choice([0, 3])) for _ in range(self._chance.randint(5, 25))])
+
+    async def _storm(self) -> None:
+        await self._ask([self._like(fails_at_once=True) for _ in range(STORM)])
 
     async def _delayed(self) -> None:
         await self._ask([self._like(delay_seconds=self._chance.uniform(0.1, 8))])
@@ -116,6 +122,7 @@ class Producers:
         group: str | None = None,
         key: str | None = None,
         idempotency_key: str | None = None,
+        fails_at_once: bool = False,
     ) -> tuple[Asked, NewJob]:
         token = str(next(self._numbers))
         fate = self._chance.random()
@@ -127,12 +134,16 @@ class Producers:
             idempotency_key=idempotency_key,
             group=group,
             delay_seconds=delay_seconds,
-            failures=MAX_RETRIES + 1 if fate < 0.005 else 1 if fate < 0.03 else 0,
+            failures=MAX_RETRIES + 1 if fate < 0.005 else 1 if fate < 0.03 or fails_at_once else 0,
             hopeless=fate > 0.995,
         )
         long = self._chance.uniform(0.1, 1.5) if group is None or self._chance.random() < 0.1 else 0.0
         seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, long])
-        name = self._chance.choices(["work", "work-in-thread", "work-in-process"], [90, 8, 2])[0]
+        name = self._chance.choices(["work", "work-in-thread", "work-in-process", "work-of-tomorrow"], [87, 8, 2, 3])[0]
+        if fails_at_once:
+            name, seconds = self._chance.choice(["work", "work-in-thread"]), 0.0
+        elif name == "work-in-thread" and self._chance.random() < 0.02:
+            seconds = self._chance.uniform(4, 9)
         payload = {
             "token": token,
             "seconds": seconds,

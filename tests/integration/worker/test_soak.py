@@ -19,7 +19,7 @@ async def test_every_job_is_accounted_for(own_postgres: PostgresServer, tmp_path
             *(own_postgres, redis, tmp_path),
             seconds=15,
             seed=1,
-            workers=2,
+            workers=3,
             jobs_per_second=60,
             every_seconds=1.0,
             short=True,
@@ -27,4 +27,5 @@ async def test_every_job_is_accounted_for(own_postgres: PostgresServer, tmp_path
     assert report.verdict.wrong == []
     assert report.verdict.counts["completed"] > 100
     assert report.verdict.counts["completed by their keys' finish"] > 10
+    assert report.verdict.counts["again: failed"] > 100
     assert {"kill", "backends killed", "crash", "redis killed"} <= report.blows.keys()
