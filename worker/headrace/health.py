@@ -31,7 +31,7 @@ STUCK_AFTER_SECONDS = 30.0
 """Nothing that a handler does may stop the loop for so long: a restart is the only help left."""
 
 STALL_SECONDS = 2.0
-"""A loop that stands for so long delays every job and every heartbeat: worth a line in the log."""
+"""A loop that stands for so long delays every job: worth a line in the log."""
 
 _TURN_SECONDS = 0.5
 _LOOK_SECONDS = 0.5
@@ -111,7 +111,7 @@ class Pulse:
         self._complained_at = self._clock()
         unsaid, self._unsaid = self._unsaid, 0
         log.warning(
-            "event loop has not turned for %.1f s%s, no job and no heartbeat gets on: %s",
+            "event loop has not turned for %.1f s%s, no job gets on: %s",
             *(seconds, f" ({unsaid} more times since this was last said)" if unsaid else "", where),
         )
 

@@ -29,13 +29,15 @@ def test_a_depth_is_published_until_it_is_too_old() -> None:
     metrics = Metrics(clock=clock)
     assert b"background_jobs_queue_depth" not in metrics.render(), "no depth, no series"
     metrics.of("shop", "orders").observe_depth(
-        Depth(ready=7, delayed=6, in_flight=5, dead_lettered=4, oldest_ready_age_seconds=3)
+        Depth(ready=7, delayed=6, blocked=2, in_flight=5, dead_lettered=4, oldest_ready_age_seconds=3, paused=True)
     )
     clock.now += DEPTH_MAX_AGE_SECONDS
     text = metrics.render().decode()
     for name, value in {
         "queue_depth": 7,
         "queue_delayed": 6,
+        "queue_blocked": 2,
+        "queue_paused": 1,
         "queue_in_flight": 5,
         "queue_dead_lettered": 4,
         "queue_oldest_age_seconds": 3,
@@ -190,7 +192,7 @@ def test_a_standing_loop_is_counted_once_and_both_its_ends_are_said(caplog: pyte
     assert stall.counted == 1
     stall.pulse.turn()
     said, ended = caplog.messages
-    assert said.startswith("event loop has not turned for 2.5 s, no job and no heartbeat gets on: ")
+    assert said.startswith("event loop has not turned for 2.5 s, no job gets on: ")
     assert ended == "event loop turns again, it stood for 12.0 s"
     stall.wait(1)
     stall.pulse.turn()
