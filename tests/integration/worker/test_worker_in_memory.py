@@ -53,11 +53,9 @@ class World:
     async def working(self, queue: MemoryQueue | None = None, **settings: Any) -> AsyncIterator[Worker]:
         worker = Worker(
             queue or self.queue(),
-            PythonHandler(self.app, threads=1),
+            PythonHandler(self.app, threads=settings.get("slots", 10)),
             self.metrics.of("shop", "orders"),
-            poll_interval_seconds=0.05,
-            heartbeat_seconds=0.05,
-            **settings,
+            **{"poll_interval_seconds": 0.05, "heartbeat_seconds": 0.05, **settings},
         )
         task = asyncio.create_task(worker.run())
         try:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pytest
 
 from headrace.queues.errors import QueueError
-from headrace.queues.postgres.simple_protocol import DescribedStatement, Row, _reader
+from headrace.queues.postgres.simple_protocol import Described, Row, _reader
 
 
-def statement(sql: str, *parameters: str, columns: tuple[str, ...] = ()) -> DescribedStatement:
+def statement(sql: str, *parameters: str, columns: tuple[str, ...] = ()) -> Described:
     row = type("Row", (Row,), {"__slots__": (), "names": tuple(f"c{place}" for place in range(len(columns)))})
-    return DescribedStatement(sql, parameters, tuple(map(_reader, columns)), row)
+    return Described(sql, parameters, tuple(map(_reader, columns)), row)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Handlers that block the event loop: their worker's lease is kept from beside, for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from headrace import new_job
+from headrace.queues.base import Owner, QueueSettings
+from headrace.queues.errors import SchemaVersionError
+from headrace.queues.memory import MemoryQueue
+from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.runtime.handlers.python import PythonHandler
+from headrace.runtime.worker import Worker
+from integration.worker.test_worker_in_memory import World
+from support.worker_process import eventually
+
+if TYPE_CHECKING:
+    from headrace.queues.base import Delivery, KeptAlive
+
+LEASE_SECONDS = 1.0
+HEARTBEAT_SECONDS = 0.2
+
+
+def elsewhere(world: World, place: Place) -> tuple[threading.Thread, threading.Event]:
+    """Another worker on the same database, in a thread with an event loop of its own."""
+    ended = threading.Event()
+
+    async def work() -> None:
+        worker = Worker(
+            PostgresQueue(place, "orders", lease_seconds=LEASE_SECONDS),
+            PythonHandler(world.app, threads=1),
+            world.metrics.of("shop", "elsewhere"),
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            poll_interval_seconds=0.2,
+        )
+        working = asyncio.create_task(worker.run())
+        await asyncio.to_thread(ended.wait)
+        worker.stop()
+        await working
+
+    return threading.Thread(target=lambda: asyncio.run(work())), ended
+
+
+async def test_one_that_blocks_for_longer_than_a_lease_loses_nothing_and_runs_once(database_dsn: str) -> None:
+    world = World()
+    place = Place(dsn=database_dsn)
+    await PostgresProvisioner(place).ensure(
+        "orders", QueueSettings(max_retries=0), Owner(namespace="", name="orders", uid="1")
+    )
+    ran: list[int] = []
+
+    @world.app.job("blocking")
+    async def blocking(payload: int) -> None:
+        ran.append(payload)
+        time.sleep(3.5 * LEASE_SECONDS)  # noqa: ASYNC251 - that it blocks is the point
+
+    async with PostgresQueue(place, "orders") as producer:
+        await producer.enqueue([new_job("blocking", 1)])
+        queue = PostgresQueue(place, "orders", lease_seconds=LEASE_SECONDS)
+        other, ended = elsewhere(world, place)
+        async with world.working(queue, slots=1, heartbeat_seconds=HEARTBEAT_SECONDS):
+            await eventually(lambda: world.counted("lease_extensions_total") > 0, what="a lease")
+            other.start()
+            await eventually(lambda: bool(ran), what="started, here or there")
+            await eventually(lambda: completed(world) == 1, what="completed")
+        ended.set()
+        await asyncio.to_thread(other.join)
+        assert (await producer.depth()).dead_lettered == 0
+    assert ran == [1]
+    assert world.counted("lease_lost_total") == world.counted("refused_completions_total") == 0
+
+
+def completed(world: World) -> float:
+    lines = world.metrics.render().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("background_jobs_completed_total{"))
+
+
+async def test_a_loop_that_stands_for_too_long_is_given_up() -> None:
+    world = World()
+    beats: list[float] = []
+
+    class Noting(MemoryQueue):
+        async def keep_alive_aside(self) -> None:
+            beats.append(time.monotonic())
+
+    @world.app.job("blocking")
+    async def blocking(payload: None) -> None:
+        while len(beats) < 2 or time.monotonic() < beats[-1] + 1:
+            time.sleep(0.01)  # noqa: ASYNC251
+
+    async with world.queue() as producer, world.working(Noting(world.backend, "orders"), stuck_after_seconds=0.5):
+        await producer.enqueue([new_job("blocking")])
+        await eventually(lambda: world.counted("completed_total") == 1, what="completed")
+        assert beats, "kept for a while"
+
+
+async def test_while_the_loop_turns_nothing_is_sent_from_beside() -> None:
+    world = World()
+    beats: list[float] = []
+
+    class Noting(MemoryQueue):
+        async def keep_alive_aside(self) -> None:
+            beats.append(time.monotonic())
+
+    queue = Noting(world.backend, "orders")
+    async with world.working(queue, heartbeat_seconds=1.0):
+        await eventually(lambda: world.counted("lease_extensions_total") >= 3, what="heartbeats")
+    assert beats == []
+
+
+class Outgrown(MemoryQueue):
+    """Of a backend that has become another."""
+
+    is_outgrown = False
+
+    def _check(self) -> None:
+        if self.is_outgrown:
+            raise SchemaVersionError("schema version 9 wants a headrace of 4 or later: this is 3")
+
+    async def keep_alive(self) -> KeptAlive:
+        self._check()
+        return await super().keep_alive()
+
+    async def receive(self, limit: int, **how: Any) -> list[Delivery]:
+        self._check()
+        return await super().receive(limit, **how)
+
+
+@pytest.mark.parametrize("where", ["heartbeat", "receive"])
+async def test_a_worker_that_its_schema_has_outgrown_hands_everything_back_and_waits(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    running: list[int] = []
+
+    @world.app.job("endless")
+    async def endless(payload: None) -> None:
+        running.append(1)
+        await asyncio.Event().wait()
+
+    queue = Outgrown(world.backend, "orders")
+    if where == "receive":
+        queue.keep_alive = super(Outgrown, queue).keep_alive  # type: ignore[method-assign]
+    async with world.queue() as producer, world.working(queue, slots=2) as worker:
+        await producer.enqueue([new_job("endless")])
+        await eventually(lambda: bool(running), what="started")
+        queue.is_outgrown = True
+        await eventually(lambda: world.counted("released_total") >= 1, what="handed back")
+        if where == "heartbeat":
+            await eventually(lambda: not worker.is_ready, what="not ready")
+            assert len([line for line in caplog.messages if "schema version 9" in line and "handing" in line]) == 1
+            assert world.depth().ready == 1, "somebody else's"
+            queue.is_outgrown = False
+            await eventually(lambda: len(running) == 2, what="at work again")
