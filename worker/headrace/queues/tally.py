@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from headrace.queues.base import SERVICE_BUCKETS_SECONDS
 from headrace.queues.settlement import Complete, DeadLetter, Retry
@@ -37,14 +37,15 @@ class Tally:
             self.failed += len(settlements)
         elif kind is not DeadLetter:
             return
-        for settlement in settlements:
-            assert isinstance(settlement, Complete | Retry | DeadLetter)
-            seconds = settlement.run_seconds
-            if isinstance(settlement, DeadLetter) and (seconds is not None or settlement.failure is not None):
-                self.failed += 1
-            if seconds is not None:
-                self.service_seconds += seconds
-                self.service_histogram[bisect_left(SERVICE_BUCKETS_SECONDS, seconds)] += 1
+        timed = cast("Sequence[Complete | Retry | DeadLetter]", settlements)
+        if kind is DeadLetter:
+            burials = cast("Sequence[DeadLetter]", settlements)
+            self.failed += sum(burial.run_seconds is not None or burial.failure is not None for burial in burials)
+        ran_seconds = [settlement.run_seconds for settlement in timed if settlement.run_seconds is not None]
+        self.service_seconds += sum(ran_seconds)
+        histogram = self.service_histogram
+        for seconds in ran_seconds:
+            histogram[bisect_left(SERVICE_BUCKETS_SECONDS, seconds)] += 1
         self.dead_lettered += sum(1 for _ in dead)
 
     def take(self) -> tuple[int, int, int, float, list[int]]:

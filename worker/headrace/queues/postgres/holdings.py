@@ -197,20 +197,24 @@ class Holdings:
 
     def settled(self, settlements: Sequence[Settlement]) -> set[int]:
         """These are held no more; gives the leases, other than the heartbeats', under which nothing is held now."""
-        ended: set[int] = set()
-        claims = self._claims
+        if self._fenced or self._unanswered:
+            for settlement in settlements:
+                key = settlement.delivery.key
+                self._fenced.discard(key)
+                self._unanswered.pop(key, None)
+        by_receipt: dict[str, list[str]] = {}
         for settlement in settlements:
             delivery = settlement.delivery
-            if self._fenced:
-                self._fenced.discard(delivery.key)
-            if self._unanswered:
-                self._unanswered.pop(delivery.key, None)
-            claim = claims.get(delivery.receipt)
+            by_receipt.setdefault(delivery.receipt, []).append(delivery.job.id)
+        ended: set[int] = set()
+        claims = self._claims
+        for receipt, job_ids in by_receipt.items():
+            claim = claims.get(receipt)
             if claim is None:
                 continue
-            claim.ids.discard(delivery.job.id)
+            claim.ids.difference_update(job_ids)
             if not claim.ids:
-                del claims[delivery.receipt]
+                del claims[receipt]
                 if claim.lease != self.heartbeat_lease:
                     ended.add(claim.lease)
         if not claims:
