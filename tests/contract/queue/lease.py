@@ -34,7 +34,7 @@ from contract.queue.needs import (
 )
 from headrace.job import NewJob
 from headrace.queues.base import KeepsAliveAside, KeptAlive
-from support.verbs import complete, enqueue
+from support.verbs import complete, enqueue, release
 
 if TYPE_CHECKING:
     from headrace.queues.base import Delivery, Queue
@@ -108,6 +108,18 @@ class LeaseContract(Part):
                 await maintain(other)
                 assert await other.receive(1) == []
             assert (await complete(worker, held)).accepted == 1
+
+    async def test_a_heartbeat_holds_nothing_that_is_released_meanwhile(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue(lease_seconds=60) as worker, bench.queue(lease_seconds=60) as other:
+            await worker.keep_alive()
+            ids = await enqueue(worker, [NewJob()] * 5)
+            for queue in (worker, other) * 5:
+                await queue.keep_alive()
+                held = await arrivals(queue, 5)
+                assert {delivery.job.id for delivery in held} == set(ids)
+                _, settled, _ = await asyncio.gather(queue.keep_alive(), release(queue, held), queue.keep_alive())
+                assert settled.accepted == 5
 
     async def test_who_falls_silent_for_longer_than_a_lease_loses_its_jobs_and_is_told(self, bench: Bench) -> None:
         await made(bench)

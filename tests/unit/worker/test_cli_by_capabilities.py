@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from headrace.job import NewJob
-    from headrace.queues.inspection import FilterField, Purge, Redrive
+    from headrace.queues.inspection import FilterField, Purge, RecoverStuck, Redrive
 
 
 class Opened:
@@ -65,6 +67,19 @@ class BrokersDeadLetters(Opened):
     async def purge(self, _queue: str, change: Purge) -> int:
         self.changes.append(change)
         return 2
+
+
+class SlowToRecover(Opened):
+    """Takes back nothing before the command has said that it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_said = asyncio.Event()
+
+    async def recover_stuck(self, _queue: str, change: RecoverStuck) -> list[str]:
+        assert change.older_than_seconds == 3600
+        await self.has_said.wait()
+        return ["7"]
 
 
 @pytest.fixture
@@ -175,6 +190,23 @@ def test_a_user_without_a_name_is_told_by_number(
     headrace("dlq", "redrive", "orders", "--all")
     (change,) = dead_letters.changes
     assert change.by.startswith("12345@")
+
+
+def test_who_waits_for_stuck_jobs_is_told_so(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert broker.connections == 0
+    stuck = SlowToRecover()
+    sys.modules["narrow_backend"].open_inspector = lambda _url, **_options: stuck  # type: ignore[attr-defined]
+    echo = click.echo
+
+    def heard(*arguments: Any, **options: Any) -> None:
+        stuck.has_said.set()
+        echo(*arguments, **options)
+
+    monkeypatch.setattr("headrace.cli.recover._TOLD_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("click.echo", heard)
+    done = headrace("recover-stuck", "--minutes", "60", "--queue", "orders", "--output", "json")
+    assert (done.exit_code, done.stdout) == (0, '[{"queue": "orders", "id": "7"}]\n')
+    assert "orders: waiting for signs of life of its workers" in done.stderr
 
 
 def test_a_job_whose_key_is_taken_is_said_to_be_no_new_one(broker: Broker) -> None:

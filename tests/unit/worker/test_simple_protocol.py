@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pytest
 
 from headrace.queues.errors import QueueError
-from headrace.queues.postgres.simple_protocol import Described, Row, _reader
+from headrace.queues.postgres.simple_protocol import DescribedStatement, Row, _reader
 
 
-def statement(sql: str, *parameters: str, columns: tuple[str, ...] = ()) -> Described:
+def statement(sql: str, *parameters: str, columns: tuple[str, ...] = ()) -> DescribedStatement:
     row = type("Row", (Row,), {"__slots__": (), "names": tuple(f"c{place}" for place in range(len(columns)))})
-    return Described(sql, parameters, tuple(map(_reader, columns)), row)
+    return DescribedStatement(sql, parameters, tuple(map(_reader, columns)), row)
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,8 @@ class Queue(Protocol):
     Once `keep_alive` has been called for the first time, all that is received is held for as long as heartbeats go on;
     without them, every job is leased for the queue's visibility timeout.
 
-    All calls belong to one event loop, and may be made at once: several of `receive`, too, and `settle` while a heartbeat
-    is under way.
+    All calls belong to one event loop, and may be made at once: several of `receive`, too, and `settle` while a
+    heartbeat is under way.
     """
 
     @property

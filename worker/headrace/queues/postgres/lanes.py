@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from headrace.queues.postgres.connection import AnyConnection, Place
-    from headrace.queues.postgres.simple_protocol import Described
+    from headrace.queues.postgres.simple_protocol import DescribedStatement
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Lane:
         self._stands_in_until: float | None = None
         self.prepares = True
         """Whether what one statement prepares is there for the next: not so behind every pooler."""
-        self.described: dict[str, Described] = {}
+        self.described: dict[str, DescribedStatement] = {}
         """Where nothing is prepared, what is known of the statements that were used."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when a session of ours turned out to be lost: others may be, too."""

@@ -41,7 +41,7 @@ class Row(tuple[Any, ...]):
         return self.names
 
 
-class Described(NamedTuple):
+class DescribedStatement(NamedTuple):
     """What a statement takes, and gives."""
 
     sql: str
@@ -66,7 +66,7 @@ class Described(NamedTuple):
         ]
 
 
-async def described(connection: AnyConnection, sql: str) -> Described:
+async def described(connection: AnyConnection, sql: str) -> DescribedStatement:
     """Ask what a statement takes and gives, within a transaction that holds no row."""
     # By hand: a cancelled transaction() waits for the server to roll back, which a dead one never does.
     await connection.execute("BEGIN")
@@ -78,7 +78,7 @@ async def described(connection: AnyConnection, sql: str) -> Described:
         raise
     await connection.execute("COMMIT")
     attributes = statement.get_attributes()
-    return Described(
+    return DescribedStatement(
         sql,
         tuple(parameter.name for parameter in statement.get_parameters()),
         tuple(_reader(attribute.type.name) for attribute in attributes),
@@ -86,7 +86,7 @@ async def described(connection: AnyConnection, sql: str) -> Described:
     )
 
 
-async def fetch(connection: AnyConnection, statement: Described, arguments: Sequence[object]) -> list[Any]:
+async def fetch(connection: AnyConnection, statement: DescribedStatement, arguments: Sequence[object]) -> list[Any]:
     """Run a statement, in one message."""
     sql = statement.filled(arguments)
     if not statement.readers:
