@@ -5,6 +5,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from contract.queue.bench import (
     PATIENCE_SECONDS,
     Bench,
@@ -70,6 +72,14 @@ class ReceiveContract(Part):
             assert len({delivery.job.id for delivery in (*first, *rest)}) == 5
 
     @needs(COUNTING)
+    @pytest.mark.parametrize("limit", [0, -1])
+    async def test_where_there_is_no_room_nothing_is_given(self, bench: Bench, limit: int) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await enqueue(queue, [NewJob()])
+            assert await queue.receive(limit) == []
+            assert len(await queue.receive(1)) == 1
+
     async def test_what_is_given_is_in_flight_and_the_rest_ready(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:

@@ -161,7 +161,7 @@ class PostgresQueue:
         without: AbstractSet[str] = frozenset(),
     ) -> list[Delivery]:
         """See `headrace.queues.base.Queue`."""
-        return await self._receiving.receive(limit, wait_seconds=wait_seconds, stop=stop, without=without)
+        return await self._receiving.receive(max(limit, 0), wait_seconds=wait_seconds, stop=stop, without=without)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See `headrace.queues.base.Queue`."""
