@@ -311,7 +311,8 @@ class TestRaces:
             (first,) = await queue.enqueue_in(admin, [NewJob(name="first", deduplication_key="k")])
             waiting = asyncio.create_task(queue.enqueue([NewJob(name="second", deduplication_key="k")]))
             await asyncio.sleep(0.1)
-            await queue.enqueue([NewJob(name="plain")])
+            others = [[NewJob(deduplication_key=f"k{number}")] for number in range(20)]
+            await asyncio.gather(queue.enqueue([NewJob(name="plain")]), *map(queue.enqueue, others))
             assert not waiting.done()
             assert first.is_new
         assert await waiting == [Enqueued(id=first.id, is_new=False)]

@@ -175,6 +175,16 @@ class TestPatience:
         backend.says = None
         assert await patient == enqueued("patient")
 
+    async def test_who_waits_when_the_queue_is_closed_is_told(self) -> None:
+        backend = Backend()
+        backend.says = NothingDoneError("away")
+        coalescer = Coalescer(backend.send, patience=Patience(seconds=60))
+        waiting = asyncio.create_task(coalescer.enqueue([NewJob()]))
+        await tried(backend, 1)
+        coalescer.close()
+        with pytest.raises(QueueUnavailableError, match="was closed"):
+            await waiting
+
 
 class TestKeysThatAreHeld:
     async def test_who_waits_for_one_holds_nobody_up(self) -> None:

@@ -89,7 +89,7 @@ class Coalescer:
                 await asyncio.wait([task])
 
     def close(self) -> None:
-        """Wait for nothing any more: who waits is cancelled."""
+        """Wait for nothing any more: who waits is told."""
         for task in (self._sender, self._retrier):
             if task is not None:
                 task.cancel()
@@ -109,7 +109,7 @@ class Coalescer:
                     waits = pauses()
         finally:
             self._sender = None
-            _cancel(self._calls)  # Only where this task itself was cancelled.
+            _close(self._calls)  # Only where this task itself was cancelled.
 
     def _append(self, call: _Call) -> None:
         self._calls.append(call)
@@ -167,7 +167,7 @@ class Coalescer:
             else:
                 calls[0].fail(error)
         except BaseException:
-            _cancel(calls)
+            _close(calls)
             raise
         else:
             start = 0
@@ -212,9 +212,9 @@ class Coalescer:
                 await asyncio.sleep(max(next(waits), 3 * (clock() - started)) if self._held else 0)
         finally:
             self._retrier = None
-            _cancel(self._held)
+            _close(self._held)
 
 
-def _cancel(calls: Iterable[_Call]) -> None:
+def _close(calls: Iterable[_Call]) -> None:
     for call in calls:
-        call.answer.cancel()
+        call.fail(QueueUnavailableError("the queue was closed before an answer came: the jobs may be there, or not"))

@@ -94,7 +94,7 @@ class HeartbeatLease:
             await self._beat(self._holdings.heartbeat_lease)
 
     async def _begin(self) -> None:
-        await self._row.look_up()
+        await self._row.look_up(promptly=True)
         self._holdings.heartbeat_lease = await self._receiving.start_lease(self._lease_seconds, urgent=True)
 
     async def _beat(self, lease: int) -> list[Record]:

@@ -25,15 +25,21 @@ class QueueRow:
         self.settings = QueueSettings()
         self._outgrown: SchemaVersionError | None = None
 
-    async def look_up(self) -> None:
+    async def look_up(self, *, promptly: bool = False) -> None:
         """Read it again: settings change, and a queue made anew has another number.
+
+        Parameters
+        ----------
+        promptly
+            On the prompt lane: for who waits for no other work. Defaults to the work lane, the only one of producers.
 
         Raises
         ------
         QueueNotFoundError
             When there is none.
         """
-        rows = await self._database.fetch("find_queue", self.name, urgent=True)
+        fetch = self._database.fetch_promptly if promptly else self._database.fetch
+        rows = await fetch("find_queue", self.name, urgent=True)
         if not rows:
             raise self.not_found()
         self.id = rows[0]["id"]
