@@ -11,7 +11,8 @@ import pytest
 
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner
-from headrace.queues.postgres.statements import JOB_COLUMNS, queries
+from headrace.queues.postgres.statements import JOB_COLUMNS, functions_checksum, migrations, queries
+from support.schema_snapshot import SNAPSHOT, of_a_fresh_database
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -117,7 +118,19 @@ async def other(place: Place) -> AsyncIterator[Session]:
     await connection.close()
 
 
-class TestTheTables:
+class TestTheSchema:
+    def test_changed_functions_belong_to_a_migration(self) -> None:
+        """A schema is brought up to date by its number: without a new one, nobody would get the new functions."""
+        assert migrations()[-1].functions == functions_checksum(), (
+            "functions/ have changed: write a further migration, or, where the newest is not released yet, "
+            f"put '-- functions: {functions_checksum()}' into it"
+        )
+
+    async def test_the_snapshot_is_of_the_newest_schema(self, database_dsn: str) -> None:
+        assert SNAPSHOT.read_text() == await of_a_fresh_database(database_dsn), (
+            "python -m support.schema_snapshot writes it anew"
+        )
+
     async def test_all_tables_of_jobs_have_the_same_columns_in_order(self, one: Session) -> None:
         tables = await one.connection.fetch(
             """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -61,7 +62,7 @@ _FUNCTIONS = (
 )
 
 _QUERY = re.compile(r"^-- name: (\w+)\n((?:-- [^\n]*\n)+)(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
-_COMPATIBLE_WITH = re.compile(r"-- compatible-with: (\d+)\n")
+_HEADER = re.compile(r"-- compatible-with: (\d+)\n-- functions: (\w+)\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,8 @@ class Migration:
     name: str
     compatible_with: int
     """The oldest code (by its own newest migration) that still works once this step is made."""
+    functions: str
+    """The checksum of the functions that belong to it: changed functions want a step of their own."""
     sql: str
 
 
@@ -121,9 +124,12 @@ def migrations() -> tuple[Migration, ...]:
     for file in sorted((file for file in files if file.name.endswith(".sql")), key=lambda file: file.name):
         version, _, name = file.name.removesuffix(".sql").partition("_")
         sql = file.read_text("utf-8")
-        compatible_with = _COMPATIBLE_WITH.match(sql)
-        assert compatible_with, f"{file.name} must begin with '-- compatible-with: N'"
-        found.append(Migration(version=int(version), name=name, compatible_with=int(compatible_with[1]), sql=sql))
+        header = _HEADER.match(sql)
+        assert header, f"{file.name} must begin with '-- compatible-with: N' and '-- functions: CHECKSUM'"
+        migration = Migration(
+            version=int(version), name=name, compatible_with=int(header[1]), functions=header[2], sql=sql
+        )
+        found.append(migration)
     return tuple(found)
 
 
@@ -132,6 +138,11 @@ def functions() -> str:
     """The text of all functions and views, as of the newest migration."""
     place = resources.files(__package__).joinpath("functions")
     return "\n".join(place.joinpath(f"{name}.sql").read_text("utf-8") for name in _FUNCTIONS)
+
+
+def functions_checksum() -> str:
+    """What the newest migration must name: so it is noticed that functions have changed."""
+    return hashlib.sha256(functions().encode()).hexdigest()[:12]
 
 
 def code_version() -> int:

@@ -1,4 +1,5 @@
 -- compatible-with: 1
+-- functions: 0bda04ae1801
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
