@@ -12,6 +12,7 @@ from headrace import DeadLetter, Snooze, new_job
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.errors import QueueUnavailableError
 from headrace.queues.memory import MemoryQueue
+from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.settlement import Settled
 from headrace.retry import RetryPolicy
 from headrace.runtime.prefetch import MAX_PREFETCH
@@ -23,31 +24,51 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.queues.base import Delivery
+    from headrace.queues.base import Delivery, DeliveryKey
     from headrace.queues.settlement import Settlement
+
+    # Whatever a mixin stands before.
+    Base = MemoryQueue
+else:
+    Base = object
 
 SLOTS = 10
 JOBS = 20_000
 
 
-class Slow(MemoryQueue):
-    """Takes a while for each batch, as a database does; notes the most that its worker ever held."""
+class Counting(Base):
+    """Notes the most that its worker ever held, and how many batches it settled."""
 
-    most_held = 0
-    most_bytes = 0
-    batches = 0
+    def __init__(self, *place: Any, **more: Any) -> None:
+        super().__init__(*place, **more)
+        self.held: dict[DeliveryKey, int] = {}
+        self.most_held = self.most_bytes = self.batches = 0
 
     async def receive(self, limit: int, **how: Any) -> list[Delivery]:
         deliveries = await super().receive(limit, **how)
-        self.most_held = max(self.most_held, len(self._held))
-        entries = [self._place.held(*key) for key in self._held]
-        self.most_bytes = max(self.most_bytes, sum(len(entry.job.payload) for entry in entries if entry is not None))
+        self.held.update((delivery.key, len(delivery.job.payload)) for delivery in deliveries)
+        self.most_held = max(self.most_held, len(self.held))
+        self.most_bytes = max(self.most_bytes, sum(self.held.values()))
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
-        await asyncio.sleep(0.02)
+        settled = await super().settle(settlements)
         self.batches += 1
+        for settlement in settlements:
+            self.held.pop(settlement.delivery.key, None)
+        return settled
+
+
+class Slow(Counting, MemoryQueue):
+    """Takes a while for each batch, as a database does."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
+        await asyncio.sleep(0.02)
         return await super().settle(settlements)
+
+
+class CountingPostgres(Counting, PostgresQueue):  # type: ignore[misc]  # it is no memory queue, but for mypy
+    pass
 
 
 @pytest.fixture
@@ -68,6 +89,26 @@ async def test_whatever_becomes_of_its_jobs_a_worker_holds_no_more_than_slots_pr
         await eventually(lambda: world.counted(f"{counter}_total") >= JOBS, what="all settled")
     assert queue.most_held <= SLOTS + MAX_PREFETCH + FULL_BATCH
     assert queue.batches < JOBS / 20, "they travel together"
+
+
+@pytest.mark.parametrize("name", ["raises", "unknown"])
+async def test_nor_does_it_hold_more_of_a_database_and_there_they_travel_together(
+    world: World, database_dsn: str, name: str
+) -> None:
+    place = Place(dsn=database_dsn)
+    owner = Owner(namespace="", name="orders", uid="1")
+    await PostgresProvisioner(place).ensure("orders", QueueSettings(max_retries=0), owner)
+    declare_failing(world)
+    queue = CountingPostgres(place, "orders")
+    counter = {"raises": "failed"}.get(name, "released")
+    jobs = 5_000
+    async with PostgresQueue(place, "orders") as producer:
+        await producer.enqueue([new_job(name)] * jobs)
+        async with world.working(queue, slots=SLOTS, heartbeat_seconds=5.0):
+            await eventually(lambda: world.counted(f"{counter}_total") >= jobs, what="all settled")
+    assert queue.most_held <= SLOTS + MAX_PREFETCH + FULL_BATCH
+    # Of an unknown name, no more are taken at a time than slots are free.
+    assert queue.batches < jobs / (20 if name == "raises" else SLOTS / 2)
 
 
 async def test_large_jobs_fill_no_memory_however_short_they_are(world: World) -> None:

@@ -24,7 +24,7 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from headrace.queues.base import Depth
+    from headrace.queues.base import Depth, Queue
     from headrace.queues.settlement import Settled, Settlement
 
 
@@ -50,7 +50,7 @@ class World:
         return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
 
     @asynccontextmanager
-    async def working(self, queue: MemoryQueue | None = None, **settings: Any) -> AsyncIterator[Worker]:
+    async def working(self, queue: Queue | None = None, **settings: Any) -> AsyncIterator[Worker]:
         worker = Worker(
             queue or self.queue(),
             PythonHandler(self.app, threads=settings.get("slots", 10)),
