@@ -9,12 +9,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+import redis.asyncio
+
+from headrace.idempotency.base import DEFAULT_PREFIX
 from support.redis import running_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-import pytest
 
 STEPS = 14
 # Hundreds at each step with HEADRACE_KILLS_PER_STEP=200: ten minutes.
@@ -46,6 +48,18 @@ async def test_no_job_is_lost_and_no_run_starts_after_a_recorded_finish(
         what, _, key = line.partition(" ")
         happened[key].append(what)
     assert len(happened) == STEPS * KILLS * 2, "every job ran"
+    finished = await finished_keys(redis_url)
     for key, events in happened.items():
-        assert events.count("finished") == 1, f"{key}: {events}"
-        assert "started" not in events[events.index("finished") :], f"{key}: {events}"
+        # Killed between Redis's answer and the note of it, a worker leaves none.
+        assert key in finished, f"{key}: {events}"
+        assert events.count("finished") <= 1, f"{key}: {events}"
+        if "finished" in events:
+            assert "started" not in events[events.index("finished") :], f"{key}: {events}"
+
+
+async def finished_keys(url: str) -> set[str]:
+    async with redis.asyncio.from_url(url, decode_responses=True) as client:
+        names = [str(name) async for name in client.scan_iter(f"{DEFAULT_PREFIX}*", count=1000)]
+        values = await client.mget(names)
+    held = zip(names, map(str, values), strict=True)
+    return {name.removeprefix(DEFAULT_PREFIX) for name, value in held if value.startswith("finished ")}
