@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,15 +63,16 @@ DEPTHS = (
     ("queue_depth", "Jobs that could start now.", "ready"),
     ("queue_blocked", "Jobs behind the head of their group.", "blocked"),
     ("queue_delayed", "Jobs whose time has not come.", "delayed"),
-    ("queue_blocked", "Jobs behind the head of their group.", "blocked"),
     ("queue_in_flight", "Jobs held by workers.", "in_flight"),
     ("queue_dead_lettered", "Jobs in the dead-letter queue.", "dead_lettered"),
     ("queue_oldest_age_seconds", "How long the oldest ready job is due.", "oldest_ready_age_seconds"),
-    ("queue_paused", "Whether nothing is received (1): what is ready can't start.", "paused"),
     ("queue_paused", "Whether the queue is paused (1): what is ready can't start.", "paused"),
     ("queue_depth_is_lower_bound", "Whether counting stopped (1): there are at least so many jobs.", "is_lower_bound"),
 )
 """Gauges that are there only while a depth is fresh: name, meaning, and the field of `Depth`."""
+
+TOTALS = (("queue_arrived", "Jobs enqueued since the queue was made, by whatever way.", "arrived"),)
+"""Counters that are the queue's own, likewise: name, meaning, and the field of `Totals`."""
 
 
 class Distribution:
@@ -184,7 +185,7 @@ class Metrics:
     def describe(self) -> Iterator[Metric]:
         """What `collect` may give, for the registry."""
         yield from _distributions()
-        yield from (family for family, _ in _depth_gauges())
+        yield from (family for family, _ in (*_depth_gauges(), *_total_counters()))
 
     def collect(self) -> Iterator[Metric]:
         """The distributions, and the depths while they are fresh, for the registry."""
@@ -200,6 +201,11 @@ class Metrics:
             for labels, depth in depths.items():
                 family.add_metric(labels, float(getattr(depth, field)))
             yield family
+        totals = {labels: depth.totals for labels, depth in depths.items() if depth.totals is not None}
+        for counter, field in _total_counters() if totals else ():
+            for labels, total in totals.items():
+                counter.add_metric(labels, getattr(total, field))
+            yield counter
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format."""
@@ -215,3 +221,7 @@ def _distributions() -> tuple[HistogramMetricFamily, HistogramMetricFamily]:
 
 def _depth_gauges() -> list[tuple[GaugeMetricFamily, str]]:
     return [(GaugeMetricFamily(PREFIX + name, text, labels=LABELS), field) for name, text, field in DEPTHS]
+
+
+def _total_counters() -> list[tuple[CounterMetricFamily, str]]:
+    return [(CounterMetricFamily(PREFIX + name, text, labels=LABELS), field) for name, text, field in TOTALS]

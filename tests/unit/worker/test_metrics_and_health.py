@@ -12,7 +12,7 @@ import pytest
 
 from headrace.health import STALL_SECONDS, STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
 from headrace.metrics import DEPTH_MAX_AGE_SECONDS, Metrics
-from headrace.queues.base import Depth
+from headrace.queues.base import Depth, Totals
 from support.worker_process import eventually
 
 
@@ -54,6 +54,24 @@ def test_buckets_reach_from_milliseconds_past_an_hour(name: str) -> None:
     text = metrics.render().decode()
     assert f'background_jobs_{name}_bucket{{le="0.005",' in text
     assert f'background_jobs_{name}_bucket{{le="7200.0",' in text
+
+
+def test_what_has_arrived_is_the_queues_own_count_and_there_where_it_keeps_one() -> None:
+    metrics = Metrics()
+    metrics.of("shop", "mails").observe_depth(Depth(ready=1))
+    assert "queue_arrived" not in metrics.render().decode()
+    metrics.of("shop", "orders").observe_depth(Depth(ready=1, totals=Totals(arrived=17)))
+    shown = [
+        line for line in metrics.render().decode().splitlines() if line.startswith("background_jobs_queue_arrived")
+    ]
+    assert shown == ['background_jobs_queue_arrived_total{namespace="shop",queue="orders"} 17.0']
+
+
+def test_no_series_is_published_twice() -> None:
+    metrics = Metrics()
+    metrics.of("shop", "orders").observe_depth(Depth(totals=Totals()))
+    lines = [line for line in metrics.render().decode().splitlines() if line.startswith("background_jobs_")]
+    assert len(lines) == len({line.rpartition(" ")[0] for line in lines})
 
 
 def test_a_process_publishes_each_of_its_queues_in_one_registry() -> None:

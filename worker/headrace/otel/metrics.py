@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics.export import (
     ResourceMetrics,
 )
 
-from headrace.metrics import DEPTHS, PREFIX
+from headrace.metrics import DEPTHS, PREFIX, TOTALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +51,11 @@ def observe(meter: Meter, registry: CollectorRegistry) -> None:
     for name, text, _ in DEPTHS:
         family_name = PREFIX + name
         meter.create_observable_gauge(_name(family_name), [_observer(registry, family_name)], _unit(family_name), text)
+    for name, text, _ in TOTALS:
+        family_name = PREFIX + name
+        meter.create_observable_counter(
+            _name(family_name), [_observer(registry, f"{family_name}_total")], "{job}", text
+        )
 
 
 def _observer(registry: CollectorRegistry, sample_name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -64,7 +69,7 @@ def _observer(registry: CollectorRegistry, sample_name: str) -> Callable[[Callba
 
 
 def _families(registry: CollectorRegistry) -> Iterator[Family]:
-    depths = {PREFIX + name for name, _, _ in DEPTHS}
+    depths = {PREFIX + name for name, _, _ in (*DEPTHS, *TOTALS)}
     return (family for family in registry.collect() if family.name.startswith(PREFIX) and family.name not in depths)
 
 
