@@ -34,7 +34,7 @@ async def test_however_often_it_is_told() -> None:
         *(sys.executable, "-c", _PROGRAM),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])},
     )
     assert program.stdout is not None
     server = int(await program.stdout.readline())

@@ -107,6 +107,7 @@ class DevProcess:
 def running_dev(directory: Path, *arguments: str, **environment: str) -> Iterator[DevProcess]:
     """A supervisor in this directory; ended at the end if it still runs, with all that it has started."""
     log_file = directory / "dev.log"
+    path = [environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
     with log_file.open("w") as log:
         process = subprocess.Popen(
             [*COMMAND, "--output", "json", *arguments],
@@ -114,7 +115,7 @@ def running_dev(directory: Path, *arguments: str, **environment: str) -> Iterato
             stderr=log,
             text=True,
             cwd=directory,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, path))},
             start_new_session=True,
         )
     dev = DevProcess(process=process, log_file=log_file)
