@@ -358,6 +358,59 @@ class TestClaiming:
         assert [row["id"] for row in rows] == [first[1], young[2]]
 
 
+DEAD_ROWS = """
+INSERT INTO headrace.jobs (queue_id, came_back)
+SELECT 1, nextval('headrace.returns') FROM generate_series(1, 20000);
+INSERT INTO headrace.parked_jobs (id, queue_id, run_at, state)
+SELECT 1000000 + n, 1, now() - interval '1 hour', 'delayed' FROM generate_series(1, 20000) AS n;
+INSERT INTO headrace.parked_jobs (id, queue_id, enqueued_at, group_key, state)
+SELECT 2000000 + n, 1, now() - interval '1 hour', 'old', 'arrived' FROM generate_series(1, 20000) AS n;
+DELETE FROM headrace.jobs;
+DELETE FROM headrace.parked_jobs;
+"""
+
+
+class TestUnderAnOldTransaction:
+    """It keeps every dead row since, in the tables and their indexes."""
+
+    async def test_no_claim_passes_the_dead_rows_of_what_waited_or_came_back(
+        self, one: Session, other: Session
+    ) -> None:
+        async with other.connection.transaction(isolation="repeatable_read"):
+            await other.execute("SELECT 1")
+            await one.execute(DEAD_ROWS)
+            lease = await one.lease()
+            last_id, last_return = await one.one("SELECT last_value FROM headrace.jobs_id_seq"), 20_000
+            floors = [last_id + 1, *[0] * 10, last_return + 1, *[None] * 10, 500]
+
+            async def claimed() -> tuple[int, list[int]]:
+                """How many pages a claim from the frontier touches, and what it finds."""
+                before = await one.one("SELECT coalesce(max(id), 0) FROM headrace.claims")
+                (explained,) = await one.connection.fetchrow(
+                    "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM headrace.claim(1, $1, 10, $2, NULL)",
+                    *(lease, floors),
+                )
+                plan = json.loads(explained)[0]["Plan"]
+                found = await one.connection.fetch("SELECT job_ids FROM headrace.claims WHERE id > $1", before)
+                return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], [
+                    n for row in found for n in row["job_ids"]
+                ]
+
+            async def claim_of() -> int:
+                claim: int = await one.one("SELECT max(id) FROM headrace.claims")
+                return claim
+
+            delayed, head, behind = await one.put([None, "g", "g"], delays=[0.001, 0, 0])
+            pages, found = await claimed()
+            assert (found, pages < 1000) == ([delayed, head], True), pages
+            await one.rows("complete", lease, [await claim_of()], [head])
+            pages, found = await claimed()
+            assert (found, pages < 1000) == ([behind], True), pages
+            await one.rows("retry", lease, [await claim_of()], [behind], [0.0], [json.dumps({"error": "boom"})])
+            pages, found = await claimed()
+            assert (found, pages < 1000) == ([behind], True), pages
+
+
 class TestTheClock:
     """It steps back: a machine that was restored, a failover to one that is late."""
 
