@@ -380,13 +380,12 @@ class TestUnderAnOldTransaction:
             await other.execute("SELECT 1")
             await one.execute(DEAD_ROWS)
             lease = await one.lease()
-            last_id, last_return = await one.one("SELECT last_value FROM headrace.jobs_id_seq"), 20_000
-            floors = [last_id + 1, *[0] * 10, last_return + 1, *[None] * 10, 500]
+            floors: list[int | None] = []
 
             async def claimed() -> tuple[int, list[int]]:
                 """How many pages a claim from the frontier touches, and what it finds."""
                 before = await one.one("SELECT coalesce(max(id), 0) FROM headrace.claims")
-                (explained,) = await one.connection.fetchrow(
+                explained = await one.connection.fetchval(
                     "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM headrace.claim(1, $1, 10, $2, NULL)",
                     *(lease, floors),
                 )
@@ -400,15 +399,21 @@ class TestUnderAnOldTransaction:
                 claim: int = await one.one("SELECT max(id) FROM headrace.claims")
                 return claim
 
-            delayed, head, behind = await one.put([None, "g", "g"], delays=[0.001, 0, 0])
-            pages, found = await claimed()
-            assert (found, pages < 1000) == ([delayed, head], True), pages
-            await one.rows("complete", lease, [await claim_of()], [head])
-            pages, found = await claimed()
-            assert (found, pages < 1000) == ([behind], True), pages
-            await one.rows("retry", lease, [await claim_of()], [behind], [0.0], [json.dumps({"error": "boom"})])
-            pages, found = await claimed()
-            assert (found, pages < 1000) == ([behind], True), pages
+            most_pages = 100_000  # The first round makes the plans.
+            for _ in range(3):
+                last_return = await one.one("SELECT last_value FROM headrace.returns")
+                delayed, head, behind = await one.put([None, "g", "g"], delays=[0.001, 0, 0])
+                floors[:] = [behind + 1, *[0] * 10, last_return + 1, *[None] * 10, 500]
+                pages, found = await claimed()
+                assert (found, pages < most_pages) == ([delayed, head], True), pages
+                await one.rows("complete", lease, [await claim_of()], [head])
+                pages, found = await claimed()
+                assert (found, pages < most_pages) == ([behind], True), pages
+                await one.rows("retry", lease, [await claim_of()], [behind], [0.0], [json.dumps({"error": "boom"})])
+                pages, found = await claimed()
+                assert (found, pages < most_pages) == ([behind], True), pages
+                await one.rows("complete", lease, [await claim_of()], [behind])
+                most_pages = 300
 
 
 class TestTheClock:

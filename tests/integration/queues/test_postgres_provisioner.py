@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -102,6 +103,38 @@ async def test_removing_a_queue_is_not_held_up_by_the_servers_own_vacuuming(own_
     )
     await eventually(lambda: is_vacuumed(own_postgres.dsn), what="being vacuumed")
     assert await provisioner.remove("orders", OWNER)
+
+
+async def test_what_a_queue_has_kept_goes_before_others_are_held_up(database_dsn: str) -> None:
+    """However much that is: only the last moment needs a lock that producers of other queues wait for."""
+    provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+    for name in ("orders", "mails"):
+        await provisioner.ensure(name, QueueSettings(), OWNER)
+    await execute(
+        database_dsn,
+        "INSERT INTO headrace.dead_jobs (id, queue_id, reason) SELECT n, 1, 'x' FROM generate_series(1, 25000) AS n",
+        "INSERT INTO headrace.finished_jobs (id, queue_id, outcome)"
+        " SELECT n, 1, 'completed' FROM generate_series(1, 25000) AS n",
+        "INSERT INTO headrace.deduplication_keys (queue_id, key, job_id)"
+        " SELECT 1, n, n FROM generate_series(1, 25000) AS n",
+    )
+    application = await asyncpg.connect(database_dsn)
+
+    async def is_all_but_gone() -> bool:
+        kept = "SELECT count(*) FROM headrace.{}"
+        tables = ("dead_jobs", "finished_jobs", "deduplication_keys")
+        return not any([await application.fetchval(kept.format(table)) for table in tables])
+
+    try:
+        async with application.transaction():
+            await application.execute("SELECT headrace.enqueue('mails', 'job')")
+            removing = asyncio.create_task(provisioner.remove("orders", OWNER))
+            await eventually(is_all_but_gone, what="its batches removed")
+            assert await application.fetchval("SELECT count(*) FROM headrace.queues") == 2
+        assert await removing
+        assert await application.fetchval("SELECT count(*) FROM headrace.queues") == 1
+    finally:
+        await application.close()
 
 
 async def is_vacuumed(dsn: str) -> bool:
