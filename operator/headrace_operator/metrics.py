@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_operator.core.model import OperatorError, SampleSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
 
     from headrace_operator.core.model import ObjectKey
     from headrace_operator.reconcile.observations import Observations
@@ -62,7 +64,7 @@ class _BackendDepths(Collector):
     def __init__(self, observations: Observations) -> None:
         self._observations = observations
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """What the operator has read from backends."""
         families = {
             "ready": GaugeMetricFamily(
@@ -100,11 +102,18 @@ class _BackendDepths(Collector):
                 labels=_LABELS,
             ),
         }
+        arrived = CounterMetricFamily(
+            "background_jobs_queue_arrived",
+            "Jobs enqueued since the queue was made, by whatever way.",
+            labels=_LABELS,
+        )
         for queue, sample in self._observations.fresh_samples().items():
             if sample.source is SampleSource.BACKEND:
                 for field, family in families.items():
                     family.add_metric(_values(queue), getattr(sample.depth, field))
-        yield from families.values()
+                if sample.depth.arrived is not None:
+                    arrived.add_metric(_values(queue), sample.depth.arrived)
+        yield from (*families.values(), arrived)
 
 
 def _values(queue: ObjectKey) -> tuple[str, str]:

@@ -91,6 +91,8 @@ class QueueDepth:
     oldest_ready_age_seconds: float = 0.0
     paused: bool = False
     is_lower_bound: bool = False
+    arrived: int | None = None
+    """Jobs enqueued since the queue was made; None where who told the depth doesn't tell that."""
 
     @property
     def startable(self) -> int:

@@ -105,6 +105,7 @@ class Sampler:
             oldest_ready_age_seconds=depth.oldest_ready_age_seconds,
             paused=depth.paused,
             is_lower_bound=depth.is_lower_bound,
+            arrived=None if depth.totals is None else depth.totals.arrived,
         )
 
 

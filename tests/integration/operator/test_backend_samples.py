@@ -75,7 +75,7 @@ async def test_workers_that_do_not_answer_are_as_good_as_none(database_dsn: str,
     place = await provisioned(database_dsn, "thumbnails")
     gone = WorkerPod(name="gone", address="http://127.0.0.1:1", ready=True)
     sample = await sampler.sample(ObjectKey("shop", "thumbnails"), place, [gone], max_age_seconds=0)
-    assert (sample.source, sample.depth) == (SampleSource.BACKEND, QueueDepth())
+    assert (sample.source, sample.depth) == (SampleSource.BACKEND, QueueDepth(arrived=0))
 
 
 async def test_many_queues_of_one_database_share_one_connection(database_dsn: str, sampler: Sampler) -> None:

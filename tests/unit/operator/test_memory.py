@@ -73,7 +73,7 @@ def clock() -> SetClock:
 @pytest.fixture
 def observations(clock: SetClock) -> Observations:
     made = Observations(clock)
-    depth = QueueDepth(ready=7, in_flight=5)
+    depth = QueueDepth(ready=7, in_flight=5, arrived=30)
     made.remember_sample(QUEUE, Sample(depth=depth, sampled_at=clock.now(), source=SampleSource.BACKEND))
     made.remember_pool(KEY, PoolMemory(uid="1", queue=QUEUE, history=History(), wanted_replicas=2))
     return made
@@ -120,6 +120,7 @@ def test_the_operator_publishes_the_depth_of_queues_that_no_worker_publishes(
     labels = {"namespace": "shop", "queue": "thumbnails"}
     assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) == 7
     assert metrics.registry.get_sample_value("background_jobs_queue_in_flight", labels) == 5
+    assert metrics.registry.get_sample_value("background_jobs_queue_arrived_total", labels) == 30
     told_by_workers = Sample(depth=QueueDepth(ready=1), sampled_at=clock.now(), source=SampleSource.WORKERS)
     observations.remember_sample(QUEUE, told_by_workers)
     assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) is None
