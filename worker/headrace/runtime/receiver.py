@@ -18,8 +18,9 @@ from headrace.runtime.settler import FULL_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
-    from headrace.queues.base import Delivery, Queue
+    from headrace.queues.base import Delivery, DeliveryKey, Queue
     from headrace.runtime.idempotency_guard import IdempotencyGuard
     from headrace.runtime.lease import LeaseKeeper
     from headrace.runtime.nudge import Nudge
@@ -97,8 +98,9 @@ class Receiver:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._asked: _Ask | None = None
+        # On their way into the slots, but others' by now.
+        self._lost: set[DeliveryKey] = set()
         nudge.taker = self._look_again
-        self._has_lost = False
 
     def stop(self) -> None:
         """Take no more; what arrives from now on goes back."""
@@ -116,9 +118,9 @@ class Receiver:
         if wanted < asked.limit or wanted >= asked.worth or not asked.without <= self._slots.waiting.names.full():
             asked.stop.set()
 
-    def lose(self) -> None:
-        """Others have some of our jobs; what is on its way into the slots may be theirs as well."""
-        self._has_lost = True
+    def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """Others have these jobs; some may be on their way into the slots."""
+        self._lost |= keys
         if self._asked is not None:
             self._asked.stop.set()
 
@@ -131,7 +133,7 @@ class Receiver:
             if ask is None:
                 await self._changed.wait()
                 continue
-            self._has_lost = False
+            self._lost.clear()
             try:
                 deliveries = await self._received(ask)
             except QueueError as error:
@@ -198,13 +200,19 @@ class Receiver:
             for delivery, delay_seconds in admission.later:
                 self._settler.add(Release(delivery=delivery, delay_seconds=delay_seconds))
             deliveries = admission.run
-        if self._has_lost or self._stopping.is_set() or not self._keeper.is_held:
-            # What came under a lease that is lost is refused, whatever is said of it; if it did not, it goes back.
-            if self._guard is not None:
-                await self._guard.release(deliveries)  # Before they can come again.
-            self._settler.release(deliveries)
+        if self._stopping.is_set() or not self._keeper.is_held:
+            await self._give_back(deliveries)
+        elif lost := [delivery for delivery in deliveries if delivery.key in self._lost]:
+            self._slots.take([delivery for delivery in deliveries if delivery.key not in self._lost])
+            await self._give_back(lost)
         else:
             self._slots.take(deliveries)
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Run none of these. What is said of the lost is refused."""
+        if self._guard is not None:
+            await self._guard.release(deliveries)  # Before they can come again.
+        self._settler.release(deliveries)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless stopped."""

@@ -284,7 +284,7 @@ class Worker:
         self._metrics.lease_lost.inc()
         self._slots.stop(keys, Fate.LOST)
         self._settler.lose(keys)
-        self._receiver.lose()
+        self._receiver.lose(keys)
 
     def jobs_cancelled(self, keys: AbstractSet[DeliveryKey]) -> None:
         """See `headrace.runtime.lease.Holder`."""
