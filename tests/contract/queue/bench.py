@@ -218,9 +218,9 @@ def stripped(depth: Depth) -> Depth:
     )
 
 
-async def working(bench: Bench, stack: AsyncExitStack) -> Queue:
+async def working(bench: Bench, stack: AsyncExitStack, *, lease_seconds: float = LEASE_SECONDS) -> Queue:
     """A worker with heartbeats."""
-    queue = await stack.enter_async_context(bench.queue())
+    queue = await stack.enter_async_context(bench.queue(lease_seconds=lease_seconds))
     await queue.keep_alive()
     return queue
 

@@ -17,6 +17,7 @@ from contract.queue.provision import ProvisionContract
 from contract.queue.receive import ReceiveContract, ReceiveOverTimeContract
 from contract.queue.settle import SettleContract, SettledJobsContract
 from contract.queue.suspects import SuspectContract
+from contract.queue.together import TogetherContract
 from contract.queue.transactions import TransactionContract
 
 
@@ -43,5 +44,6 @@ class QueueContract(
     TotalsContract,
     ProvisionContract,
     TransactionContract,
+    TogetherContract,
 ):
     """All of it."""
