@@ -13,6 +13,7 @@ from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.shell import headrace
 from support.verbs import dead_letter, enqueue
+from support.worker_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,6 +134,24 @@ class TestRecoverStuck:
             (again,) = await other.receive(1)
             assert (again.job.id, again.job.attempt) == (job_id, 1), "uncharged"
 
+    async def test_where_no_worker_runs_it_lets_who_lives_report_first(
+        self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        was_up = "SELECT pg_postmaster_start_time() < now() - interval '30 seconds'"
+        await eventually(lambda: asked(admin, was_up), what="a server that was there all the time")
+        await queue.enqueue([new_job("lost")])
+        await queue.receive(1)
+        await admin.execute("UPDATE headrace.leases SET expires_at = now()")
+        await admin.execute("DELETE FROM headrace.watches")
+        told: list[str] = []
+        admin.add_log_listener(lambda _, message: told.append(message.message))
+        assert await admin.fetch("SELECT * FROM headrace.recover_stuck_background_jobs(0)") == []
+        assert ["ask again in 20 s" in line for line in told] == [True]
+        await admin.execute("UPDATE headrace.watches SET judging_from = now() - interval '20 seconds'")
+        await admin.execute("UPDATE headrace.leases SET expires_at = expires_at - interval '20 seconds'")
+        (row,) = await admin.fetch("SELECT * FROM headrace.recover_stuck_background_jobs(0)")
+        assert row["name"] == "lost"
+
     @pytest.mark.usefixtures("queue")
     @pytest.mark.parametrize("minutes", ["-1", "NULL"])
     async def test_a_time_that_is_none_is_refused(
@@ -140,6 +159,10 @@ class TestRecoverStuck:
     ) -> None:
         with pytest.raises(asyncpg.InvalidParameterValueError, match="0 or more"):
             await admin.execute(f"SELECT * FROM headrace.recover_stuck_background_jobs({minutes})")
+
+
+async def asked(admin: asyncpg.Connection[asyncpg.Record], question: str) -> bool:
+    return bool(await admin.fetchval(question))
 
 
 ORIGINAL = "CREATE TABLE public.background_jobs (id bigint, theirs text)"
