@@ -24,7 +24,7 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from headrace.queues.base import Depth, Queue
+    from headrace.queues.base import Delivery, Depth, Queue
     from headrace.queues.settlement import Settled, Settlement
 
 
@@ -93,7 +93,7 @@ async def test_a_lost_lease_cancels_its_jobs_and_nothing_of_theirs_is_settled(wo
         await other.maintain()
         (taken,) = await other.receive(1)
         assert (taken.job.id, taken.job.attempt) == (job_id, 1)
-        while cancelled != [1]:
+        while cancelled != [1]:  # noqa: ASYNC110 - the very next turn is what counts
             await asyncio.sleep(0)  # The next job comes while the wait for it that began under the old lease ends.
         assert (await complete(other, [taken])).accepted == 1
         assert world.counted("lease_lost_total") == 1
@@ -331,3 +331,97 @@ async def test_a_dead_letter_tells_where_its_job_failed(world: World) -> None:
     assert dead.reason == "RetriesExhausted"
     assert dead.failures[-1].failure.error.startswith("ZeroDivisionError: by design")
     assert 'raise ZeroDivisionError("by design")' in (dead.failures[-1].failure.traceback or "")
+
+
+HOUR_SECONDS = 3600.0
+
+
+class Asked(MemoryQueue):
+    """Notes what is asked of it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.backend, "orders")
+        self.asked: list[tuple[int, frozenset[str]]] = []
+        self.is_waiting = False
+
+    async def receive(self, limit: int, **how: Any) -> list[Delivery]:
+        self.asked.append((limit, how["without"]))
+        self.is_waiting = True
+        try:
+            return await super().receive(limit, **how)
+        finally:
+            self.is_waiting = False
+
+
+class TestWaitingForJobs:
+    async def test_a_job_starts_when_it_is_enqueued_however_seldom_the_worker_looks(self, world: World) -> None:
+        ran = asyncio.Event()
+
+        @world.app.job("job")
+        async def job(payload: None) -> None:
+            ran.set()
+
+        queue = Asked(world)
+        async with world.queue() as producer, world.working(queue, poll_interval_seconds=HOUR_SECONDS):
+            await eventually(lambda: queue.is_waiting, what="idle")
+            await producer.enqueue([new_job("job")])
+            await ran.wait()
+
+    async def test_a_stopping_worker_waits_no_longer(self, world: World) -> None:
+        queue = Asked(world)
+        async with world.working(queue, poll_interval_seconds=HOUR_SECONDS):
+            await eventually(lambda: queue.is_waiting, what="idle")
+        assert not queue.is_waiting
+
+    async def test_what_arrives_when_it_has_stopped_goes_back(self, world: World) -> None:
+        gate = asyncio.Event()
+
+        class Late(Asked):
+            async def receive(self, limit: int, **how: Any) -> list[Delivery]:
+                deliveries = await super().receive(limit, **how)
+                if deliveries:
+                    await gate.wait()
+                return deliveries
+
+        @world.app.job("job")
+        async def job(payload: None) -> None: ...
+
+        queue = Late(world)
+        async with world.queue() as producer, world.working(queue) as worker:
+            await producer.enqueue([new_job("job")])
+            await eventually(lambda: world.depth().in_flight == 1, what="on its way")
+            worker.stop()
+            gate.set()
+            await eventually(lambda: world.counted("released_total") == 1, what="handed back")
+            assert world.depth().ready == 1
+
+    async def test_a_wait_for_few_jobs_ends_when_there_is_room_for_many(self, world: World) -> None:
+        gate = asyncio.Event()
+
+        @world.app.job("slow")
+        async def slow(payload: None) -> None:
+            await gate.wait()
+
+        queue = Asked(world)
+        async with world.queue() as producer, world.working(queue, slots=8, poll_interval_seconds=HOUR_SECONDS):
+            await producer.enqueue([new_job("slow")] * 7)
+            await eventually(lambda: queue.is_waiting and queue.asked[-1][0] == 1, what="waiting for one")
+            gate.set()
+            await eventually(lambda: queue.is_waiting and queue.asked[-1][0] >= 8, what="waiting for many")
+
+    async def test_a_wait_without_a_full_name_ends_when_the_name_has_room(self, world: World) -> None:
+        gate = asyncio.Event()
+        started: list[int] = []
+
+        @world.app.job("scarce", max_concurrent=1)
+        async def scarce(payload: int) -> None:
+            started.append(payload)
+            if payload == 1:
+                await gate.wait()
+
+        queue = Asked(world)
+        async with world.queue() as producer, world.working(queue, slots=8, poll_interval_seconds=HOUR_SECONDS):
+            await producer.enqueue([new_job("scarce", 1), new_job("scarce", 2)])
+            await eventually(lambda: queue.is_waiting and queue.asked[-1][1] == {"scarce"}, what="waiting for others")
+            gate.set()
+            await eventually(lambda: started == [1, 2], what="the second")
