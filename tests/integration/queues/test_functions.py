@@ -158,6 +158,22 @@ class TestTheSchema:
         assert max(leases) - min(leases) > 2**50, "by chance"
 
 
+class TestRemoving:
+    async def test_what_is_enqueued_while_a_queue_is_removed_leaves_nothing_behind(
+        self, one: Session, other: Session
+    ) -> None:
+        async with one.connection.transaction():
+            await one.rows("lock_jobs")
+            enqueuing = asyncio.create_task(other.put([None], keys=["k"]))
+            await eventually(lambda: waits(one, "relation"), what="waiting for the removal")
+            await one.rows("remove_queue", QUEUE)
+        with pytest.raises(asyncpg.UndefinedObjectError):
+            await enqueuing
+        assert await one.enqueue() == []
+        for table in ("jobs", "deduplication_keys"):
+            assert await one.one(f"SELECT count(*) FROM headrace.{table}") == 0
+
+
 class TestLosses:
     async def test_a_first_loss_costs_nothing_and_a_second_makes_a_suspect(self, one: Session) -> None:
         await one.enqueue(20)
@@ -455,13 +471,15 @@ class TestGroups:
         async with one.connection.transaction():
             await one.rows("complete", lease, [head["claim_id"]], [head["id"]])
             asked = asyncio.create_task(other.value("inspect_make_due", QUEUE, second))
-            await eventually(lambda: waits(one), what="waiting for the group")
+            await eventually(lambda: waits(one, "advisory"), what="waiting for the group")
         assert await asked
         assert [row["id"] for row in await one.claim(lease)] == [second]
 
 
-async def waits(session: Session) -> bool:
-    return bool(await session.one("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"))
+async def waits(session: Session, kind: str) -> bool:
+    """Whether anybody waits for a lock of this kind, in this database."""
+    question = "SELECT count(*) > 0 FROM pg_locks JOIN pg_database ON oid = database AND datname = current_database()"
+    return bool(await session.one(f"{question} WHERE NOT granted AND locktype = '{kind}'"))
 
 
 class TestTelling:

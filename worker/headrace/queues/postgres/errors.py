@@ -93,6 +93,8 @@ def translate(error: BaseException, schema: str) -> QueueError:
             return SchemaChangedError(f"schema {schema!r} is being changed: {error}")
         case asyncpg.InsufficientPrivilegeError():
             return QueueAccessError(f"{error}: grant the right to the DSN's user, or use another user")
+        case asyncpg.UndefinedObjectError():
+            return QueueNotFoundError(f"{error}: apply its JobQueue again, or run `headrace migrate`")
         case asyncpg.InvalidCatalogNameError():
             return QueueNotFoundError(f"{error}: create it, or mend the DSN")
         case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError():

@@ -88,7 +88,7 @@ BEGIN
     WHERE is_new AND group_key IS NULL AND (starts_at IS NULL OR starts_at <= now());
     -- A removal locks the tables, so that we have waited for it, and removes what it sees.
     IF NOT EXISTS (SELECT FROM {schema}.queues AS queue WHERE queue.id = p_queue) THEN
-        RAISE EXCEPTION 'the queue was removed' USING ERRCODE = '42704';
+        RAISE EXCEPTION 'the queue was removed just now' USING ERRCODE = '42704';
     END IF;
     RETURN QUERY SELECT unnest(ids), unnest(fresh);
 END

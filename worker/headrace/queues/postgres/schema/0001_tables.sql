@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 0bda04ae1801
+-- functions: cb1d25d9d564
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
