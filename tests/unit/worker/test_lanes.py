@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from headrace.queues.postgres.compatibility import hindrances
-from headrace.queues.postgres.lanes import Turns
+from headrace.queues.postgres.lanes import Limit, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class TestTurns:
@@ -59,6 +66,42 @@ class TestTurns:
             async with asyncio.timeout(10):
                 await turns.take()
             turns.end()
+
+
+class TestLimit:
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def test_an_answer_that_came_while_the_loop_stood_still_is_there(
+        self, loop: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
+        async def story() -> bytes:
+            ours, theirs = socket.socketpair()
+            reader, writer = await asyncio.open_connection(sock=ours)
+
+            def stand_still() -> None:
+                theirs.send(b"x")
+                time.sleep(0.2)
+
+            try:
+                async with Limit(0.05):
+                    asyncio.get_running_loop().call_soon(stand_still)
+                    return await reader.read(1)
+            finally:
+                theirs.close()
+                writer.close()
+                await writer.wait_closed()
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            assert runner.run(story()) == b"x"
+
+    async def test_what_does_not_come_is_not_waited_for(self) -> None:
+        with pytest.raises(TimeoutError):
+            async with Limit(0.01):
+                await asyncio.Event().wait()
+
+    async def test_what_is_done_in_time_is_left_alone(self) -> None:
+        async with Limit(0.01):
+            pass
+        await asyncio.sleep(0.05)
 
 
 GOOD = {"statement_timeout_ms": 0, "lock_timeout_ms": 0, "idle_session_timeout_ms": 0, "has_autovacuum": True}
