@@ -85,6 +85,26 @@ class TestQueues:
         assert (first.name, first.owner, first.settings) == ("orders", OWNER, QueueSettings(max_retries=0))
         assert (first.depth.ready, first.depth.delayed) == (1, 1)
 
+    async def test_one_queue_is_looked_at_alone(
+        self, place: Place, queue: PostgresQueue, inspector: PostgresInspector
+    ) -> None:
+        await PostgresProvisioner(place).ensure("a-second", QueueSettings(), OWNER)
+        await queue.enqueue([NewJob()])
+        record = await inspector.queue("orders")
+        assert (record.name, record.depth.ready, record.owner) == ("orders", 1, OWNER)
+
+    async def test_who_asks_for_a_change_and_why_is_logged(
+        self, queue: PostgresQueue, inspector: PostgresInspector, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", logger="headrace.queues.postgres.inspector")
+        (job_id,) = await enqueue(queue, [NewJob(delay_seconds=60)])
+        await inspector.pause("orders", Pause(paused=True, by="ada", why="the bank is down"))
+        await inspector.cancel("orders", Cancel(job_id=job_id))
+        assert caplog.messages == [
+            "queue orders: paused, by ada: the bank is down",
+            f"queue orders: cancel job {job_id}: cancelled, by somebody: no reason given",
+        ]
+
     async def test_a_pause_by_hand_stands_beside_that_of_the_owner(
         self, queue: PostgresQueue, inspector: PostgresInspector
     ) -> None:
@@ -98,6 +118,7 @@ class TestQueues:
 
     async def test_a_queue_that_does_not_exist_is_said(self, inspector: PostgresInspector) -> None:
         for call in (
+            inspector.queue("nowhere"),
             inspector.pause("nowhere", Pause(paused=True)),
             inspector.job("nowhere", "1"),
             inspector.jobs("nowhere", JobFilter()),
