@@ -4,6 +4,8 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from contract.queue.bench import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
@@ -34,6 +36,7 @@ from contract.queue.needs import (
 )
 from headrace.job import NewJob
 from headrace.queues.base import KeepsAliveAside, KeptAlive
+from headrace.queues.errors import LeaseLostError
 from support.verbs import complete, enqueue, release
 
 if TYPE_CHECKING:
@@ -220,7 +223,8 @@ class LeaseOverTimeContract(Part):
             held = await received_one(worker)
             await bench.pass_time(LEASE_SECONDS + 1)
             assert (await kept(other)).rescued == 1
-            await worker.keep_alive_aside()
+            with pytest.raises(LeaseLostError):
+                await worker.keep_alive_aside()
             assert (await worker.keep_alive()).lost == {held.key}
 
     @every_verb

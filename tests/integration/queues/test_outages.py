@@ -16,7 +16,7 @@ import pytest
 
 from headrace.job import NewJob
 from headrace.queues.base import Delivery, Owner, QueueSettings
-from headrace.queues.errors import QueueUnavailableError
+from headrace.queues.errors import LeaseLostError, QueueUnavailableError
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.queues.postgres.connection import addresses
 from headrace.queues.postgres.database import Database
@@ -325,7 +325,8 @@ class TestHeartbeatsAside:
         async with PostgresQueue(place, "orders") as queue:
             held = await holding_one(queue)
             await admin.execute("UPDATE headrace.leases SET was_alone = true, expires_at = now()")
-            await asyncio.to_thread(lambda: asyncio.run(queue.keep_alive_aside()))
+            with pytest.raises(LeaseLostError):
+                await asyncio.to_thread(lambda: asyncio.run(queue.keep_alive_aside()))
             assert not await admin.fetchval("SELECT expires_at > now() FROM headrace.leases")
             assert (await queue.keep_alive()).lost == {held.key}
 

@@ -368,6 +368,13 @@ class KeepsAliveAside(Protocol):
 
         Only for as long as the queue's own loop does not turn: the caller sees to it that it makes no calls meanwhile.
         What is lost or cancelled, the next `keep_alive` says.
+
+        Raises
+        ------
+        LeaseLostError
+            When it was judged: nothing was extended.
+        QueueUnavailableError
+            When no answer came.
         """
         ...
 

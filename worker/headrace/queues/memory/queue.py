@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from headrace import trace_context
 from headrace.queues.base import LEASE_SECONDS, KeptAlive, Maintained
 from headrace.queues.capabilities import refuse_unsupported
+from headrace.queues.errors import LeaseLostError
 from headrace.queues.memory import counting
 from headrace.queues.memory.capabilities import CAPABILITIES
 from headrace.queues.memory.entries import Lease
@@ -240,8 +241,11 @@ class MemoryQueue:
     async def keep_alive_aside(self) -> None:
         """See `headrace.queues.base.KeepsAliveAside`. Nothing but a moment is written, so any thread may."""
         lease = self._heartbeat_lease
-        if lease is not None:
-            lease.ends_at = self._backend.now() + timedelta(seconds=self._lease_seconds)
+        if lease is None:
+            return
+        if not self._is_leased(self._place):
+            raise LeaseLostError("the lease was lost before this heartbeat from beside the event loop")
+        lease.ends_at = self._backend.now() + timedelta(seconds=self._lease_seconds)
 
     async def report_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """See `headrace.queues.base.ShowsProgress`."""

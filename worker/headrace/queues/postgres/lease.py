@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import KeptAlive
-from headrace.queues.errors import QueueUnavailableError
+from headrace.queues.errors import LeaseLostError, QueueUnavailableError
 from headrace.queues.postgres.connection import Connector
 from headrace.queues.postgres.errors import our_errors
 from headrace.queues.postgres.lanes import PROMPT_TIMEOUT_SECONDS
@@ -84,9 +84,11 @@ class HeartbeatLease:
                 try:
                     # In a transaction: behind a pooler, what is parsed in one session must not be run in another.
                     async with connection.transaction():
-                        await connection.execute(sql, lease, self._lease_seconds)
+                        extended = await connection.execute(sql, lease, self._lease_seconds)
                 finally:
                     connection.terminate()
+        if extended == "UPDATE 0":
+            raise LeaseLostError("the lease was lost before this heartbeat from beside the event loop")
 
     async def report(self) -> None:
         """Write the totals of what was done since the last heartbeat."""
