@@ -13,7 +13,7 @@ import yaml
 from cluster.places import REPOSITORY
 from headrace import new_job
 from headrace.metrics import PREFIX, Metrics
-from headrace.queues.base import Depth, Owner, QueueSettings
+from headrace.queues.base import Depth, Owner, QueueSettings, Totals
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from support.postgres import fresh_database
 from support.prometheus import Prometheus, promtool, running_prometheus
@@ -117,7 +117,7 @@ async def test_the_alerts_load_and_each_can_be_judged(prometheus: Prometheus) ->
 def test_the_page_lists_every_metric_with_its_kind_and_no_other(prometheus: Prometheus) -> None:
     listed = dict(re.findall(rf"^\| `({PREFIX}\w+)` \| (\w+)", PAGE, re.MULTILINE))
     metrics = Metrics()
-    metrics.of("shop", "orders").observe_depth(Depth())
+    metrics.of("shop", "orders").observe_depth(Depth(totals=Totals()))
     families = [family for family in metrics.registry.collect() if family.name.startswith(PREFIX)]
     assert listed == {family.name + "_total" * (family.type == "counter"): family.type for family in families}
     for name, kind in listed.items():

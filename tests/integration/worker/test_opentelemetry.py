@@ -149,7 +149,7 @@ async def test_what_is_counted_is_exported_under_opentelemetrys_names(
     with exporting_worker(tmp_path, receiver, database_dsn) as worker:
         expected = {"completed": 23, "failed": 3, "retried": 3, "enqueued": 2, "slots": 10}
         # The dead are counted once a minute: that there is a count is what can be waited for.
-        expected |= {"queue_depth": 0}
+        expected |= {"queue_depth": 0, "queue_arrived": 26}
         await eventually(lambda: {name: number(name) for name in expected} == expected, what="all of it received")
         assert number("queue_dead_lettered") is not None
         for name in ("duration", "queue_wait_time"):
