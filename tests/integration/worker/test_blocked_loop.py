@@ -99,6 +99,45 @@ async def test_a_loop_that_stands_for_too_long_is_given_up() -> None:
         assert beats, "kept for a while"
 
 
+async def test_nothing_is_started_under_a_lease_that_was_judged_while_the_loop_stood() -> None:
+    world = World()
+    looked = threading.Event()
+    started: list[int] = []
+
+    class Judged(MemoryQueue):
+        async def keep_alive_aside(self) -> None:
+            place = world.backend.place("orders")
+            for lease in [] if looked.is_set() else list(place.leases.values()):
+                place.lose(lease, world.backend.now(), charges=False)
+            try:
+                await super().keep_alive_aside()
+            finally:
+                looked.set()
+
+    @world.app.job("quick")
+    async def quick(payload: None) -> None: ...
+
+    @world.app.job("blocking")
+    async def blocking(payload: None) -> None:
+        if not looked.is_set():
+            looked.wait(60)
+            time.sleep(LEASE_SECONDS)  # noqa: ASYNC251 - longer than the last heartbeat may be relied on
+
+    @world.app.job("following")
+    async def following(payload: None) -> None:
+        started.append(1)
+        await asyncio.sleep(0.05)
+
+    queue = Judged(world.backend, "orders", lease_seconds=LEASE_SECONDS)
+    async with world.queue() as producer, world.working(queue, slots=1, heartbeat_seconds=HEARTBEAT_SECONDS):
+        await producer.enqueue([new_job("quick")] * 100)
+        await eventually(lambda: world.counted("completed_total") == 100, what="known to be short")
+        await producer.enqueue([new_job("blocking"), new_job("following")])
+        await eventually(looked.is_set, what="the lease is judged")
+        await eventually(lambda: world.counted("completed_total") == 102, what="completed under another lease")
+    assert started == [1]
+
+
 async def test_while_the_loop_turns_nothing_is_sent_from_beside() -> None:
     world = World()
     beats: list[float] = []

@@ -222,7 +222,7 @@ class Aside:
             asyncio.run(asyncio.wait_for(self._queue.keep_alive_aside(), self._heartbeat_seconds))
         except (QueueError, TimeoutError) as error:
             if not self._complained:
-                log.warning("heartbeat from beside a blocked event loop unanswered: %s", str(error) or "no answer")
+                log.warning("no heartbeat from beside a blocked event loop: %s", str(error) or "no answer")
             self._complained = True
         except Exception:
             log.exception("no heartbeat from beside a blocked event loop")
