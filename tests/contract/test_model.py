@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -339,10 +338,7 @@ class Machine(RuleBasedStateMachine):
             self.run(self.world.close())
 
 
-def test_any_sequence_of_verbs_ends_as_in_memory(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every look from the start: where to look is remembered for the sake of speed, and skips what others handed back.
-    monkeypatch.setattr("headrace.queues.postgres.frontier.FRONTIER_SECONDS", 0.0)
-    monkeypatch.setattr("headrace.queues.postgres.frontier._EXPENSIVE_SECONDS", float("inf"))
+def test_any_sequence_of_verbs_ends_as_in_memory(postgres_dsn: str) -> None:
     with asyncio.Runner() as runner:
         database = postgres.fresh_database(postgres_dsn)
         dsn = runner.run(database.__aenter__())

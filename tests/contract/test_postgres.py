@@ -81,11 +81,6 @@ class PostgresBench:
         await self._stack.aclose()
 
 
-def look_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine, too: where such a look is expensive, what came back may be found a little later."""
-    monkeypatch.setattr("headrace.queues.postgres.frontier._EXPENSIVE_SECONDS", float("inf"))
-
-
 class TestPostgres(QueueContract):
     offer = PostgresBench.offer
 
@@ -98,8 +93,7 @@ class TestPostgres(QueueContract):
             assert [delivery.job.priority for delivery in await arrivals(queue, 4)] == [0] * 4
 
     @pytest.fixture
-    async def bench(self, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBench]:
-        look_from_the_start(monkeypatch)
+    async def bench(self, database_dsn: str) -> AsyncIterator[PostgresBench]:
         connection = await asyncpg.connect(database_dsn)
         try:
             bench = PostgresBench(database_dsn, connection)

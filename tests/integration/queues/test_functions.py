@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OWNER = Owner(namespace="shop", name="orders", uid="1")
 QUEUE = 1
 LEASE_SECONDS = 20.0
-START = [0] * 11
+START = [0] * 22
 WATCHED = "UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now()"
 
 
@@ -72,8 +72,8 @@ class Session:
         lease: int = await self.value("start_lease", QUEUE, LEASE_SECONDS, holder)
         return lease
 
-    async def claim(self, lease: int, limit: int = 100, floors: list[int | None] | None = None) -> list[asyncpg.Record]:
-        return await self.rows("claim", QUEUE, lease, limit, floors or START, None)
+    async def claim(self, lease: int, limit: int = 100) -> list[asyncpg.Record]:
+        return await self.rows("claim", QUEUE, lease, limit, START, None, None)
 
     async def claimed(self, count: int = 1) -> tuple[int, list[int], list[int]]:
         """Enqueue and claim so many; their lease, claims and ids."""
@@ -356,22 +356,94 @@ class TestClaiming:
             " FROM generate_series(1, 20000) AS n"
         )
         lease = await one.lease()
-        rows = await one.rows("claim", QUEUE, lease, 100, START, ["x"])
+        rows = await one.rows("claim", QUEUE, lease, 100, START, ["x"], None)
         assert [row["name"] for row in rows] == ["rare"] * 100
         claims, ids = list({row["claim_id"] for row in rows}), [row["id"] for row in rows]
         assert len(await one.rows("complete", lease, claims, ids)) == 100
 
-    async def test_what_comes_back_is_found_below_the_frontier_and_in_its_turn(self, one: Session) -> None:
+    async def test_what_comes_back_is_found_behind_the_last_that_did_and_in_its_turn(self, one: Session) -> None:
         first = await one.put(["g", "g", "g"])
         lease = await one.lease()
         (head,) = await one.claim(lease)
         young = await one.enqueue(3)
-        rows = await one.claim(lease, 2)
-        floors = [young[1] + 1, *[0] * 10, *[None] * 11, 0]
-        floors[11] = max(row["came_back"] for row in rows) + 1
+        await one.claim(lease, 2)
         await one.rows("complete", lease, [head["claim_id"]], [head["id"]])
-        rows = await one.claim(lease, 10, floors)
-        assert [row["id"] for row in rows] == [first[1], young[2]]
+        assert [row["id"] for row in await one.claim(lease, 10)] == [first[1], young[2]]
+
+    async def test_of_both_lanes_the_older_go_first(self, one: Session) -> None:
+        old = await one.enqueue(2)
+        (back,) = await one.put([None], delays=[0.001])
+        young = await one.enqueue(2)
+        lease = await one.lease()
+        assert sorted(row["id"] for row in await one.claim(lease, 3)) == [*old, back]
+        assert sorted(row["id"] for row in await one.claim(lease, 3)) == young
+
+
+class TestWhereToLook:
+    """A claim passes neither what others hold nor what is gone."""
+
+    @pytest.fixture
+    async def held(self, one: Session) -> None:
+        """Somebody holds 10,000 jobs of 10,100."""
+        await one.execute("INSERT INTO headrace.jobs (queue_id) SELECT 1 FROM generate_series(1, 10100)")
+        lease = await one.lease("busy")
+        for _ in range(20):
+            await one.claim(lease, 500)
+
+    @pytest.mark.usefixtures("held")
+    async def test_a_claim_reads_as_many_rows_as_it_takes_whatever_others_hold(self, one: Session) -> None:
+        await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
+        lease = await one.lease()
+        read = "SELECT idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'headrace.jobs'::regclass"
+        async with one.connection.transaction():
+            before = await one.one(read)
+            rows = await one.claim(lease, 10)
+            assert len(rows) == 10
+            assert await one.one(read) - before < 100
+
+    @pytest.mark.usefixtures("held")
+    async def test_of_all_workers_one_looks_from_the_start_now_and_then(self, one: Session) -> None:
+        await one.execute("UPDATE headrace.watches SET look_at = now()")
+        lease = await one.lease()
+        looks = []
+        for _ in range(3):
+            await one.claim(lease, 10)
+            looks.append(await one.one("SELECT look FROM headrace.watches"))
+        assert looks[0] == looks[1] == looks[2] > 0
+
+    async def test_what_is_committed_late_is_found_in_its_order(self, one: Session, other: Session) -> None:
+        lease = await one.lease()
+        async with other.connection.transaction():
+            late = await other.enqueue(100)
+            young = await one.enqueue(100)
+            assert [row["id"] for row in await one.claim(lease, 10)] == young[:10]
+        await one.execute("UPDATE headrace.watches SET look_at = now()")
+        claimed = [row["id"] for _ in range(12) for row in await one.claim(lease, 10)]
+        assert claimed == [*late, *young[10:30]]
+
+    async def test_who_finds_nothing_looks_from_the_start_at_once(self, one: Session, other: Session) -> None:
+        lease = await one.lease()
+        async with other.connection.transaction():
+            late = await other.enqueue()
+            await one.enqueue()
+            assert len(await one.claim(lease)) == 1
+        await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
+        assert [row["id"] for row in await one.claim(lease)] == late
+
+    async def test_names_left_out_are_not_behind_everybody(self, one: Session) -> None:
+        await one.execute("INSERT INTO headrace.jobs (queue_id, name) SELECT 1, 'x' FROM generate_series(1, 3)")
+        await one.enqueue(3)
+        lease = await one.lease()
+        await one.claim(lease, 1)
+        rows = await one.rows("claim", QUEUE, lease, 3, START, ["x"], None)
+        assert {row["name"] for row in rows} == {"job"}
+        await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
+        assert {row["name"] for row in await one.claim(lease)} == {"x"}
+
+    @pytest.mark.usefixtures("held")
+    async def test_without_a_watch_jobs_are_found_all_the_same(self, one: Session) -> None:
+        await one.execute("DELETE FROM headrace.watches")
+        assert len(await one.claim(await one.lease(), 1000)) == 100
 
 
 DEAD_ROWS = """

@@ -138,7 +138,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
         found.setdefault(query, []).extend(found_nodes)
         return rows
 
-    floors = [0] * 11
+    floors = [0] * 22
     failure = json.dumps({"error": "error", "traceback": "trace"})
     past, future = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
     plain: tuple[object, ...] = (1, [b"1"] * 60, ["job"], [7], [], [], [future, past], [])
@@ -161,7 +161,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
         await run("inspect_cancel", 1, job_id)
     await run("catch_up_cancellations", 1)
     (lease,) = (row["id"] for row in await run("start_lease", 1, 20, "here"))
-    held = [(row["claim_id"], row["id"]) for row in await run("claim", 1, lease, LIMIT, floors, ["another"])]
+    held = [(row["claim_id"], row["id"]) for row in await run("claim", 1, lease, LIMIT, floors, ["another"], None)]
     claims = list({claim for claim, _ in held})
     await run("heartbeat", lease, 20, [job_id for _, job_id in held], claims, 1, 1, 1, 1.0, [1] * 12)
     await run("report_progress", [lease], claims[:1], [json.dumps({str(held[0][1]): {"fraction": 1}})])
@@ -179,13 +179,13 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     await run("drop_strays", lease, [1])
     await run("make_room", 1, lease)
     (lost,) = (row["id"] for row in await run("start_lease", 1, -1, "lost"))
-    await run("claim", 1, lost, LIMIT, floors, None)
+    await run("claim", 1, lost, LIMIT, floors, None, None)
     (alone,) = (row["id"] for row in await run("start_lease", 1, None, "alone"))
     await run("claim_suspect", 1, alone)
     await run("end_leases", [alone])
     await run("rescue", 1, 0.001, 1000)
     (lost,) = (row["id"] for row in await run("start_lease", 1, -1, "lost"))
-    await server.run("claim", 1, lost, LIMIT, floors, None)
+    await server.run("claim", 1, lost, LIMIT, floors, None, None)
     (until,) = (row[0] for row in await run("inspect_judged_until", 1, 0.001))
     await run("inspect_has_ended_leases", 1, 0)
     await run("inspect_recover_stuck", 1, 0, until, 1000)

@@ -529,7 +529,7 @@ UPDATE headrace.watches SET since = now() - interval '1 minute', seen_at = now()
 
 
 async def claim_and_lose_the_answer(queue: PostgresQueue, query: str = "claim") -> None:
-    arguments = [10, [0] * 11, None] if query == "claim" else []
+    arguments = [10, [0] * 22, None, None] if query == "claim" else []
     assert await queue._database.fetch(query, queue._row.id, queue._holdings.heartbeat_lease, *arguments)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from contract.queue.bench import standing
 from contract.queue.suite import QueueContract
-from contract.test_postgres import PostgresBench, look_from_the_start
+from contract.test_postgres import PostgresBench
 from headrace import from_url, new_job
 from headrace.job import MAX_PAYLOAD_BYTES
 from headrace.queues.base import Depth, Owner, QueueSettings
@@ -142,8 +142,7 @@ class TestContract(QueueContract):
     offer = PostgresBench.offer
 
     @pytest.fixture
-    async def bench(self, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBench]:
-        look_from_the_start(monkeypatch)
+    async def bench(self, database_dsn: str) -> AsyncIterator[PostgresBench]:
         parts = urlsplit(database_dsn)
         connection = await asyncpg.connect(database_dsn)
         try:

@@ -90,7 +90,7 @@ WORK = (
     "UPDATE headrace.jobs SET priority = 0",
     "INSERT INTO headrace.leases (queue_id, expires_at, holder) VALUES (1, now(), 'x')",
     "INSERT INTO headrace.watches VALUES (1, now(), now())",
-    "SELECT * FROM headrace.claim(1, 1, 1, '{0,0,0,0,0,0,0,0,0,0,0}', '{}')",
+    "SELECT * FROM headrace.claim(1, 1, 1, '{}', NULL, 0)",
     "SELECT headrace.cancel(1, 1)",
     "SELECT headrace.redrive(1, '{1}')",
 )

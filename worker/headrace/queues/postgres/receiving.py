@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,11 @@ from headrace.queues.errors import QueueError, QueueUnavailableError
 from headrace.queues.postgres.rows import deliveries_from
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
-
-    from asyncpg import Record
 
     from headrace.queues.base import Delivery
     from headrace.queues.postgres.database import Database
-    from headrace.queues.postgres.frontier import Frontier, Look
+    from headrace.queues.postgres.frontier import Frontier
     from headrace.queues.postgres.holdings import Holdings
     from headrace.queues.postgres.queue_row import QueueRow
     from headrace.queues.postgres.wake_up import Rest
@@ -32,6 +28,7 @@ _NO_LIMIT = 1 << 20
 _LONGEST_REST_SECONDS = 5.0
 
 _id, _priority = itemgetter(1), itemgetter(3)
+_of_frontier = itemgetter(3, 1, 15, 16)
 
 
 class Receiving:
@@ -128,20 +125,11 @@ class Receiving:
         return deliveries
 
     async def _claim(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
-        look = self._frontier.next_look(without, time.monotonic())
-        rows = await self._look(lease, limit, look)
-        if not rows:
-            second = self._frontier.second_look(look, time.monotonic())
-            if second is not None:
-                rows = await self._look(lease, limit, second)
-        return self._holdings.take(lease, deliveries_from(self._row.name, rows))
-
-    async def _look(self, lease: int, limit: int, look: Look) -> Sequence[Record]:
-        started = time.monotonic()
+        floors, look = self._frontier.of(without)
         limit = min(limit, self._most)
         try:
             rows = await self._database.fetch_promptly(
-                "claim", self._row.id, lease, limit, look.floors, list(look.without) or None
+                "claim", self._row.id, lease, limit, floors, list(without) or None, look
             )
         except QueueUnavailableError:
             # It may have been too much for this link in this time: were it asked for again, that would never end.
@@ -151,14 +139,8 @@ class Receiving:
         rows.sort(key=_id)
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.
-        self._frontier.found(
-            look,
-            [(row[3], row[1], row[15]) for row in rows],
-            is_short=len(rows) < limit,
-            started=started,
-            ended=time.monotonic(),
-        )
-        return rows
+        self._frontier.found(without, map(_of_frontier, rows))
+        return self._holdings.take(lease, deliveries_from(self._row.name, rows))
 
     async def _claim_suspect(self, lease: int) -> list[Delivery]:
         rows = await self._database.fetch_promptly("claim_suspect", self._row.id, lease)

@@ -77,6 +77,7 @@ def deliveries_from(queue: str, rows: Sequence[asyncpg.Record]) -> list[Delivery
         deduplication_key,
         extra,
         _came_back,
+        _look,
     ) in rows:
         job = Job(
             id=str(job_id),

@@ -21,11 +21,14 @@ CREATE TABLE claims (
     claimed_at timestamp with time zone NOT NULL DEFAULT now(),
     queue_id integer NOT NULL,
     priority smallint NOT NULL,
+    last_return bigint,
+    look bigint,
     job_ids bigint[] NOT NULL,
     PRIMARY KEY (id)
 ) WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_cost_delay=0);
 CREATE INDEX claims_of_lease ON claims USING btree (lease_id);
 CREATE INDEX claims_of_queue ON claims USING btree (queue_id, priority, last_id);
+CREATE INDEX claims_of_returns ON claims USING btree (queue_id, priority, last_return) WHERE (last_return IS NOT NULL);
 
 -- Jobs of groups, completed in a transaction of their handler's own, whose worker has not let their group go on yet.
 CREATE TABLE completed_heads (
@@ -277,6 +280,13 @@ CREATE UNLOGGED TABLE watches (
     seen_at timestamp with time zone NOT NULL,
     swept_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     judging_from timestamp with time zone,
+    look bigint NOT NULL DEFAULT 0,
+    look_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    hungry_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    look_seconds double precision NOT NULL DEFAULT 0,
+    floors bigint[] NOT NULL DEFAULT array_fill((0)::bigint, ARRAY[22]),
+    due_from timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    arrived_from timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     PRIMARY KEY (queue_id)
 ) WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, autovacuum_vacuum_cost_delay=0);
 
@@ -291,8 +301,8 @@ CREATE FUNCTION cancel(p_queue integer, p_id bigint) RETURNS text;
 CREATE FUNCTION catch_up_cancellations(p_queue integer) RETURNS integer;
 CREATE FUNCTION channel(p_queue integer) RETURNS text;
 CREATE FUNCTION chores(p_queue integer) RETURNS TABLE(rescue boolean, promote boolean, expire boolean, prune_dead boolean, prune_finished boolean, prune_keys boolean, cancellations boolean, groups boolean, suspects boolean);
-CREATE FUNCTION claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[], p_without text[]) RETURNS TABLE(claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text, payload bytea, content_type text, headers jsonb, enqueued_at timestamp with time zone, run_at timestamp with time zone, expires_at timestamp with time zone, group_key text, deduplication_key text, extra jsonb, came_back bigint);
-CREATE FUNCTION claim_suspect(p_queue integer, p_lease bigint) RETURNS TABLE(claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text, payload bytea, content_type text, headers jsonb, enqueued_at timestamp with time zone, run_at timestamp with time zone, expires_at timestamp with time zone, group_key text, deduplication_key text, extra jsonb, came_back bigint);
+CREATE FUNCTION claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[], p_without text[], p_look bigint) RETURNS TABLE(claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text, payload bytea, content_type text, headers jsonb, enqueued_at timestamp with time zone, run_at timestamp with time zone, expires_at timestamp with time zone, group_key text, deduplication_key text, extra jsonb, came_back bigint, look bigint);
+CREATE FUNCTION claim_suspect(p_queue integer, p_lease bigint) RETURNS TABLE(claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text, payload bytea, content_type text, headers jsonb, enqueued_at timestamp with time zone, run_at timestamp with time zone, expires_at timestamp with time zone, group_key text, deduplication_key text, extra jsonb, came_back bigint, look bigint);
 CREATE FUNCTION complete(p_lease bigint, p_claims bigint[], p_ids bigint[]) RETURNS SETOF bigint;
 CREATE FUNCTION complete_in_transaction(p_lease bigint, p_claim bigint, p_id bigint) RETURNS void;
 CREATE FUNCTION dead_letter(p_lease bigint, p_claims bigint[], p_ids bigint[], p_reasons text[], p_failures jsonb[]) RETURNS SETOF bigint;
@@ -306,7 +316,7 @@ CREATE FUNCTION enqueue(queue text, name text, payload jsonb DEFAULT 'null'::jso
 CREATE FUNCTION enqueue_many(queue text, jobs jsonb, notify boolean DEFAULT true) RETURNS TABLE(id bigint, is_new boolean);
 CREATE FUNCTION expire(p_queue integer, p_limit integer) RETURNS integer;
 CREATE FUNCTION failed(p_job jobs, p_failure jsonb) RETURNS jobs;
-CREATE FUNCTION first_bytes(p_queue integer, p_priority smallint, p_ids bigint[], p_bytes bigint, p_at_least_one boolean) RETURNS bigint[];
+CREATE FUNCTION fitting(p_sizes bigint[], p_bytes bigint) RETURNS integer;
 CREATE FUNCTION free_group_and_key(p_queue integer, p_groups text[], p_keys text[], p_ids bigint[] DEFAULT NULL::bigint[]) RETURNS void;
 CREATE FUNCTION group_lock(p_queue integer, p_place integer) RETURNS bigint;
 CREATE FUNCTION group_places(p_groups text[]) RETURNS integer[];
@@ -328,9 +338,10 @@ CREATE FUNCTION next_due(p_queue integer) RETURNS timestamp with time zone;
 CREATE FUNCTION number_field(p_job jsonb, p_field text, p_where text) RETURNS numeric;
 CREATE FUNCTION park(p_job jobs, p_state parked_state) RETURNS void;
 CREATE FUNCTION payload_field(p_job jsonb, p_where text) RETURNS bytea;
-CREATE FUNCTION pick_returned(p_queue integer, p_priority smallint, p_from bigint, p_below bigint, p_limit integer, p_without text[]) RETURNS bigint[];
+CREATE FUNCTION pick_back(p_queue integer, p_priority smallint, p_from bigint, p_limit integer, p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT numbers bigint[], OUT is_end boolean) RETURNS record;
+CREATE FUNCTION pick_fresh(p_queue integer, p_priority smallint, p_from bigint, p_limit integer, p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT is_end boolean) RETURNS record;
 CREATE FUNCTION places(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS tid[];
-CREATE FUNCTION promote(p_queue integer, p_limit integer, p_since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS integer;
+CREATE FUNCTION promote(p_queue integer, p_limit integer, p_due_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_arrived_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS integer;
 CREATE FUNCTION put(p_queue integer, p_payload bytea[], p_name text[], p_priority smallint[], p_content_type text[], p_headers jsonb[], p_expires_at timestamp with time zone[], p_run_at timestamp with time zone[], p_delay_seconds double precision[], p_group text[], p_key text[], p_window_seconds double precision[], p_extra jsonb[]) RETURNS TABLE(id bigint, is_new boolean);
 CREATE FUNCTION put_back_lease(p_lease bigint, p_is_charged boolean, p_limit integer) RETURNS TABLE(id bigint, fate text);
 CREATE FUNCTION put_back_lost(p_job jobs, p_was_alone boolean) RETURNS text;
@@ -344,12 +355,14 @@ CREATE FUNCTION report_progress(p_leases bigint[], p_claims bigint[], p_told jso
 CREATE FUNCTION rescue(p_queue integer, p_lease_seconds double precision, p_limit integer) RETURNS TABLE(rescued integer, suspects integer, poisoned integer, is_more boolean);
 CREATE FUNCTION retry(p_lease bigint, p_claims bigint[], p_ids bigint[], p_delays double precision[], p_failures jsonb[]) RETURNS TABLE(id bigint, is_dead boolean);
 CREATE FUNCTION runs(p_expires_at timestamp with time zone, p_lease_seconds double precision) RETURNS boolean;
+CREATE FUNCTION share_lanes(p_queue integer, p_priority smallint, p_fresh_from bigint, p_back_from bigint, p_limit integer) RETURNS integer;
 CREATE FUNCTION sorted(p_ids bigint[]) RETURNS bigint[];
 CREATE FUNCTION stand_together(p_ids bigint[]) RETURNS boolean;
 CREATE FUNCTION sweep_groups(p_queue integer) RETURNS integer;
 CREATE FUNCTION take(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS SETOF jobs;
 CREATE FUNCTION take_held(p_lease bigint, p_claims bigint[], p_ids bigint[]) RETURNS SETOF jobs;
 CREATE FUNCTION take_idle(p_queue integer, p_id bigint) RETURNS SETOF jobs;
+CREATE FUNCTION take_turn(p_queue integer, p_is_hungry boolean) RETURNS boolean;
 CREATE FUNCTION text_field(p_job jsonb, p_field text, p_where text) RETURNS text;
 CREATE FUNCTION try_lock_groups(p_queue integer, p_groups text[]) RETURNS text[];
 CREATE FUNCTION unclaim(p_lease bigint, p_claims bigint[], p_ids bigint[]) RETURNS TABLE(queue_id integer, priority smallint, job_ids bigint[]);

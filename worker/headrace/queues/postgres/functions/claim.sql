@@ -2,7 +2,8 @@
 
 -- Move what can be claimed now out of the parked jobs: delayed jobs that are due, and heads of groups among the arrivals.
 -- Waits for nobody. Only what became due, or arrived, since a time (a queue's whole history of dead rows may stand before).
-CREATE OR REPLACE FUNCTION {schema}.promote(p_queue integer, p_limit integer, p_since timestamptz DEFAULT '-infinity')
+CREATE OR REPLACE FUNCTION {schema}.promote(p_queue integer, p_limit integer,
+    p_due_from timestamptz DEFAULT '-infinity', p_arrived_from timestamptz DEFAULT '-infinity')
 RETURNS integer
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
@@ -22,7 +23,7 @@ BEGIN
             FROM (
                 SELECT ctid, payload
                 FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'delayed' AND run_at <= now() AND run_at >= p_since
+                WHERE queue_id = p_queue AND state = 'delayed' AND run_at <= now() AND run_at >= p_due_from
                 ORDER BY run_at
                 LIMIT p_limit
                 FOR UPDATE SKIP LOCKED
@@ -38,7 +39,7 @@ BEGIN
     FROM (
         SELECT id, ctid AS place, group_key
         FROM {schema}.parked_jobs
-        WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= p_since
+        WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= p_arrived_from
         ORDER BY enqueued_at
         LIMIT p_limit
     ) AS job;
@@ -55,93 +56,233 @@ BEGIN
 END
 $body$;
 
--- Of the jobs of one priority that came back, those that can be leased, and now are locked; in the order of their ids.
-CREATE OR REPLACE FUNCTION {schema}.pick_returned(p_queue integer, p_priority smallint, p_from bigint, p_below bigint,
-    p_limit integer, p_without text[])
-RETURNS bigint[]
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+-- How many of these sizes, from the first on, fit.
+CREATE OR REPLACE FUNCTION {schema}.fitting(p_sizes bigint[], p_bytes bigint) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE AS $body$
 DECLARE
-    held bigint[] := {schema}.held_ids(p_queue, p_priority, 0);
-    picked bigint[];
+    left_over bigint := p_bytes;
 BEGIN
-    picked := ARRAY (
-        SELECT id
-        FROM {schema}.jobs
-        WHERE queue_id = p_queue AND priority = p_priority AND came_back >= p_from AND id + 0 < p_below
-            AND id NOT IN (SELECT unnest(held))
-            AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
-            AND (p_without IS NULL OR name <> ALL (p_without))
-        ORDER BY came_back
-        LIMIT p_limit
-        FOR UPDATE SKIP LOCKED
-    );
-    IF picked <> '{}' THEN
-        held := {schema}.held_ids(p_queue, p_priority, 0);
-        picked := {schema}.sorted(
-            ARRAY (SELECT number FROM unnest(picked) AS number WHERE number NOT IN (SELECT unnest(held))));
-    END IF;
-    RETURN picked;
+    FOR number IN 1 .. cardinality(p_sizes) LOOP
+        left_over := left_over - p_sizes[number];
+        IF left_over < 0 THEN
+            RETURN number - 1;
+        END IF;
+    END LOOP;
+    RETURN cardinality(p_sizes);
 END
 $body$;
 
--- Of jobs, those that come first and together have no more bytes than given; one at least, if p_at_least_one.
-CREATE OR REPLACE FUNCTION {schema}.first_bytes(p_queue integer, p_priority smallint, p_ids bigint[], p_bytes bigint,
-    p_at_least_one boolean)
-RETURNS bigint[]
+-- Where to look. Jobs stand in two lanes of each priority: those that have always been there, by id, and those that came
+-- back, by the number that they got then. Both are claimed from the front, so behind the last that was claimed stands what
+-- is next: a look from there passes neither what is held nor the dead rows of what is done, however many workers hold
+-- however much. Below may stand what was committed late, or locked for a moment: twice a second one of all workers makes a
+-- look from the start, and everybody goes on where it ended. (Claims of before say nothing any more: a lot may have come
+-- late.) Who finds nothing makes one, too. Where such a look is dear, since much is held or an old transaction keeps dead
+-- rows, it takes a twentieth of the time at most. `watches` has what the last one found; only what follows is written
+-- here: take_turn(), share_lanes(), pick_fresh(), pick_back(), claim().
+
+-- Whether it is this transaction's turn to look from the start, where that is due, or its caller has found nothing; the
+-- watch is locked then. Waits for nobody.
+CREATE OR REPLACE FUNCTION {schema}.take_turn(p_queue integer, p_is_hungry boolean) RETURNS boolean
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 BEGIN
-    RETURN ARRAY (
-        SELECT few.id
-        FROM (
-            SELECT job.id, sum(octet_length(job.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
-            FROM unnest(p_ids) AS wanted (id),
-                LATERAL (
-                    SELECT found.id, found.payload
-                    FROM {schema}.jobs AS found
-                    WHERE found.queue_id = p_queue AND found.priority = p_priority AND found.id = wanted.id
-                    OFFSET 0
-                ) AS job
-        ) AS few
-        WHERE few.bytes <= p_bytes OR (p_at_least_one AND few.id = p_ids[1])
-    );
+    PERFORM
+    FROM {schema}.watches
+    WHERE queue_id = p_queue
+        AND CASE WHEN p_is_hungry THEN hungry_at ELSE look_at END NOT BETWEEN now() AND now() + interval '2 minutes'
+    FOR NO KEY UPDATE SKIP LOCKED;
+    RETURN FOUND;
 END
 $body$;
 
--- Lease jobs: the highest priority first, then the oldest (the rows come in no order). Gives nothing while the queue is
--- paused, or where the lease is gone. A batch has at most 16 MiB of payloads, and one job at least.
---
--- p_without has the names that are not wanted. p_floors has where to look, so that no claim passes what others hold, nor
--- the dead rows that an old transaction keeps:
---   1 to 11   for each priority from 0, the id from which on to look; 0: from the start
---   12 to 22  for each priority, of jobs below that which came back, the number from which on to look; null: at none
---   23        how many milliseconds ago a look from the start was made; null: this is one
--- What may stand below is found by a call with zeros and nulls. The rows say how to go on: behind the last id, and the
--- last number in came_back (of a look from the start: the last that was given by then).
+-- Jobs of one priority that have always been there, locked: from an id on, the oldest first; and whether that is all.
 --
 -- Two claims at once: rows are locked first (and those that others have locked are skipped), then the claims are read
 -- once more. Whoever held such a row before has committed its claim by then, or rolled it back.
+CREATE OR REPLACE FUNCTION {schema}.pick_fresh(p_queue integer, p_priority smallint, p_from bigint, p_limit integer,
+    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT is_end boolean)
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    first bigint := p_from;
+    held bigint[];
+BEGIN
+    LOOP
+        held := ARRAY (
+            SELECT unnest(claim.job_ids)
+            FROM {schema}.claims AS claim
+            WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_id >= first
+                AND claim.last_return IS NULL);
+        SELECT array_agg(few.id), array_agg(few.size)
+        INTO ids, sizes
+        FROM (
+            SELECT job.id, octet_length(job.payload)::bigint AS size
+            FROM {schema}.jobs AS job
+            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id >= first AND job.came_back IS NULL
+                AND job.id NOT IN (SELECT unnest(held))
+                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
+                AND (p_without IS NULL OR job.name <> ALL (p_without))
+            ORDER BY job.id
+            LIMIT p_limit
+            FOR UPDATE SKIP LOCKED
+        ) AS few;
+        is_end := coalesce(cardinality(ids), 0) < p_limit;
+        held := ARRAY (
+            SELECT unnest(claim.job_ids)
+            FROM {schema}.claims AS claim
+            WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_id >= ids[1]
+                AND claim.last_return IS NULL);
+        EXIT WHEN ids IS NULL OR held = '{}';
+        first := ids[cardinality(ids)] + 1;
+        SELECT array_agg(few.id), array_agg(few.size)
+        INTO ids, sizes
+        FROM unnest(ids, sizes) AS few (id, size)
+        WHERE few.id NOT IN (SELECT unnest(held));
+        -- Somebody has claimed all of them just before they were locked: the next stand behind.
+        EXIT WHEN ids IS NOT NULL;
+    END LOOP;
+END
+$body$;
+
+-- The same of jobs that came back: from a number on, in the order of these.
+CREATE OR REPLACE FUNCTION {schema}.pick_back(p_queue integer, p_priority smallint, p_from bigint, p_limit integer,
+    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT numbers bigint[], OUT is_end boolean)
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    first bigint := p_from;
+    held bigint[];
+BEGIN
+    LOOP
+        held := ARRAY (
+            SELECT unnest(claim.job_ids)
+            FROM {schema}.claims AS claim
+            WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_return >= first);
+        SELECT array_agg(few.id), array_agg(few.size), array_agg(few.came_back)
+        INTO ids, sizes, numbers
+        FROM (
+            SELECT job.id, job.came_back, octet_length(job.payload)::bigint AS size
+            FROM {schema}.jobs AS job
+            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.came_back >= first
+                AND job.id NOT IN (SELECT unnest(held))
+                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
+                AND (p_without IS NULL OR job.name <> ALL (p_without))
+            ORDER BY job.came_back
+            LIMIT p_limit
+            FOR UPDATE SKIP LOCKED
+        ) AS few;
+        is_end := coalesce(cardinality(ids), 0) < p_limit;
+        held := ARRAY (
+            SELECT unnest(claim.job_ids)
+            FROM {schema}.claims AS claim
+            WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_return >= numbers[1]);
+        EXIT WHEN ids IS NULL OR held = '{}';
+        first := numbers[cardinality(numbers)] + 1;
+        SELECT array_agg(few.id), array_agg(few.size), array_agg(few.number)
+        INTO ids, sizes, numbers
+        FROM unnest(ids, sizes, numbers) AS few (id, size, number)
+        WHERE few.id NOT IN (SELECT unnest(held));
+        EXIT WHEN ids IS NOT NULL;
+    END LOOP;
+END
+$body$;
+
+-- How many of p_limit jobs of one priority shall be such that came back, where there are both: the older ones go first,
+-- as far as each lane's own order lets them.
+CREATE OR REPLACE FUNCTION {schema}.share_lanes(p_queue integer, p_priority smallint, p_fresh_from bigint,
+    p_back_from bigint, p_limit integer)
+RETURNS integer
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    held bigint[];
+    fresh bigint[];
+    back bigint[];
+    age bigint := 0;
+    of_fresh integer := 0;
+    of_back integer := 0;
+BEGIN
+    held := ARRAY (
+        SELECT unnest(claim.job_ids)
+        FROM {schema}.claims AS claim
+        WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_return >= p_back_from);
+    back := ARRAY (
+        SELECT job.id
+        FROM {schema}.jobs AS job
+        WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.came_back >= p_back_from
+            AND job.id NOT IN (SELECT unnest(held))
+        ORDER BY job.came_back
+        LIMIT p_limit
+    );
+    IF back = '{}' THEN
+        RETURN 0;
+    END IF;
+    held := ARRAY (
+        SELECT unnest(claim.job_ids)
+        FROM {schema}.claims AS claim
+        WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_id >= p_fresh_from
+            AND claim.last_return IS NULL);
+    fresh := ARRAY (
+        SELECT job.id
+        FROM {schema}.jobs AS job
+        WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id >= p_fresh_from AND job.came_back IS NULL
+            AND job.id NOT IN (SELECT unnest(held))
+        ORDER BY job.id
+        LIMIT p_limit
+    );
+    WHILE of_fresh + of_back < p_limit AND of_back < cardinality(back) LOOP
+        age := greatest(age, back[of_back + 1]);
+        IF age < fresh[of_fresh + 1] OR of_fresh >= cardinality(fresh) THEN
+            of_back := of_back + 1;
+        ELSE
+            of_fresh := of_fresh + 1;
+        END IF;
+    END LOOP;
+    RETURN of_back;
+END
+$body$;
+
+-- Lease jobs: the highest priority first, then about the oldest (the rows come in no order). Gives nothing while the queue
+-- is paused, or where the lease is gone. A batch has at most 16 MiB of payloads, and one job at least. p_without has the
+-- names that are not wanted.
+--
+-- p_floors are what the caller knows by itself, like watches.floors, and p_look is the look after which it found that. Who
+-- leaves names out goes by that alone, and nobody goes by its claims.
 CREATE OR REPLACE FUNCTION {schema}.claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[],
-    p_without text[])
+    p_without text[], p_look bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
     payload bytea, content_type text, headers jsonb, enqueued_at timestamptz, run_at timestamptz,
-    expires_at timestamptz, group_key text, deduplication_key text, extra jsonb, came_back bigint)
+    expires_at timestamptz, group_key text, deduplication_key text, extra jsonb, came_back bigint, look bigint)
 LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_bitmapscan = off SET enable_sort = off AS $body$
 #variable_conflict use_column
 DECLARE
     most_bytes CONSTANT bigint := 16 * 1024 * 1024;
+    takes_all CONSTANT boolean := p_without IS NULL;
+    watch {schema}.watches;
+    is_due boolean;
+    has_turn boolean := false;
+    from_start boolean;
+    began timestamptz;
+    took_seconds double precision;
+    expense_seconds double precision;
+    floors bigint[];
+    verified bigint[];
+    ends bigint[];
+    beyond_fresh bigint;
+    beyond_back bigint;
     wanted integer := p_limit;
     bytes_left bigint := most_bytes;
-    since timestamptz := coalesce(now() - (p_floors[23] + 2000) * interval '1 millisecond', '-infinity');
-    returned_by bigint := coalesce(pg_sequence_last_value('{schema_in_text}.returns'), 0);
-    levels smallint[];
-    firsts bigint[];
-    returns bigint[];
-    place integer;
-    level smallint;
-    held bigint[];
-    picked bigint[];
-    bytes bigint;
+    first record;
+    fresh_from bigint;
+    back_from bigint;
+    of_back integer;
+    asked integer;
+    ids bigint[];
+    sizes bigint[];
+    numbers bigint[];
+    is_last boolean;
+    fitting integer;
     new_claim bigint;
 BEGIN
     IF (SELECT paused OR paused_by_hand FROM {schema}.queues WHERE id = p_queue) THEN
@@ -152,100 +293,182 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF (SELECT run_at <= now() FROM {schema}.parked_jobs
-            WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= since ORDER BY run_at LIMIT 1)
-        OR EXISTS (
-            SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= since)
-    THEN
-        -- Among a hundred at least: of what has arrived, the highest priority goes first, whatever the limit.
-        PERFORM {schema}.promote(p_queue, greatest(2 * p_limit, 100), since);
+    SELECT * INTO watch FROM {schema}.watches WHERE queue_id = p_queue;
+    -- Without a watch, after a crash, every look is from the start. A heartbeat makes another.
+    from_start := NOT FOUND;
+    is_due := watch.look_at NOT BETWEEN now() AND now() + interval '2 minutes';
+    IF is_due THEN
+        has_turn := {schema}.take_turn(p_queue, false);
+        from_start := has_turn;
     END IF;
-    -- The first job of each priority, dead rows before it passed once and for all; and the first that came back. The
-    -- series comes in its order.
-    SELECT array_agg(number::smallint), array_agg(first.id), array_agg(first.came_back)
-    INTO levels, firsts, returns
-    FROM generate_series(10, 0, -1) AS number,
-        LATERAL (
-            SELECT
+    LOOP
+        began := clock_timestamp();
+        floors := array_fill(0::bigint, ARRAY [22]);
+        verified := floors;
+        IF from_start THEN
+            ends := watch.floors;
+            beyond_fresh := coalesce(pg_sequence_last_value('{schema_in_text}.jobs_id_seq'), 0) + 1;
+            beyond_back := coalesce(pg_sequence_last_value('{schema_in_text}.returns'), 0) + 1;
+            watch.due_from := '-infinity';
+            watch.arrived_from := '-infinity';
+        ELSE
+            IF p_look = watch.look THEN
+                floors := p_floors;
+            END IF;
+            IF takes_all THEN
+                verified := watch.floors;
+            END IF;
+        END IF;
+        IF (SELECT run_at <= now() FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= watch.due_from ORDER BY run_at LIMIT 1)
+            OR EXISTS (
+                SELECT FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= watch.arrived_from)
+        THEN
+            -- Among a hundred at least: of what has arrived, the highest priority goes first, whatever the limit.
+            PERFORM {schema}.promote(p_queue, greatest(2 * p_limit, 100), watch.due_from, watch.arrived_from);
+        END IF;
+        -- The first job of each lane. The series comes in its order.
+        FOR first IN
+            SELECT number::smallint AS level,
                 (SELECT job.id
                     FROM {schema}.jobs AS job
-                    WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.id >= p_floors[number + 1]
+                    WHERE job.queue_id = p_queue AND job.priority = number::smallint AND job.came_back IS NULL
+                        AND job.id >= greatest(floors[number + 1], verified[number + 1])
                     ORDER BY job.id
-                    LIMIT 1) AS id,
+                    LIMIT 1) AS fresh,
                 (SELECT job.came_back
                     FROM {schema}.jobs AS job
                     WHERE job.queue_id = p_queue AND job.priority = number::smallint
-                        AND job.came_back >= p_floors[number + 12]
+                        AND job.came_back >= greatest(floors[number + 12], verified[number + 12])
                     ORDER BY job.came_back
-                    LIMIT 1) AS came_back
-            OFFSET 0
-        ) AS first
-    WHERE first.id IS NOT NULL OR first.came_back IS NOT NULL;
-    FOR place IN 1 .. coalesce(cardinality(levels), 0) LOOP
-        level := levels[place];
-
-        -- Those that came back are older than all from the floor on.
-        IF returns[place] IS NOT NULL THEN
-            picked := {schema}.pick_returned(p_queue, level, returns[place], p_floors[level + 1], wanted, p_without);
-            IF picked <> '{}' THEN
-                picked := {schema}.first_bytes(p_queue, level, picked, bytes_left, bytes_left = most_bytes);
-                EXIT WHEN picked = '{}';
-                INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, job_ids)
-                VALUES (p_lease, picked[cardinality(picked)], p_queue, level, picked)
+                    LIMIT 1) AS back
+            FROM generate_series(10, 0, -1) AS number
+        LOOP
+            fresh_from := first.fresh;
+            back_from := first.back;
+            IF from_start THEN
+                ends[first.level + 1] := coalesce(fresh_from, beyond_fresh);
+                ends[first.level + 12] := coalesce(back_from, beyond_back);
+            ELSIF takes_all THEN
+                IF fresh_from IS NOT NULL THEN
+                    fresh_from := greatest(fresh_from, (
+                        SELECT claim.last_id + 1
+                        FROM {schema}.claims AS claim
+                        WHERE claim.queue_id = p_queue AND claim.priority = first.level AND claim.look = watch.look
+                            AND claim.last_return IS NULL
+                        ORDER BY claim.last_id DESC
+                        LIMIT 1));
+                END IF;
+                IF back_from IS NOT NULL THEN
+                    back_from := greatest(back_from, (
+                        SELECT claim.last_return + 1
+                        FROM {schema}.claims AS claim
+                        WHERE claim.queue_id = p_queue AND claim.priority = first.level AND claim.look = watch.look
+                            AND claim.last_return IS NOT NULL
+                        ORDER BY claim.last_return DESC
+                        LIMIT 1));
+                END IF;
+            END IF;
+            of_back := CASE
+                WHEN back_from IS NULL THEN 0
+                WHEN fresh_from IS NULL THEN wanted
+                ELSE {schema}.share_lanes(p_queue, first.level, fresh_from, back_from, wanted)
+            END;
+            FOR lane IN 1 .. 2 LOOP
+                numbers := NULL;
+                IF lane = 1 THEN
+                    asked := of_back;
+                    CONTINUE WHEN asked = 0;
+                    SELECT * INTO ids, sizes, numbers, is_last
+                    FROM {schema}.pick_back(p_queue, first.level, back_from, asked, p_without);
+                ELSE
+                    asked := wanted;
+                    CONTINUE WHEN asked <= 0 OR fresh_from IS NULL;
+                    SELECT * INTO ids, sizes, is_last
+                    FROM {schema}.pick_fresh(p_queue, first.level, fresh_from, asked, p_without);
+                END IF;
+                fitting := coalesce(cardinality(ids), 0);
+                is_last := is_last AND (lane = 2 OR fresh_from IS NULL);
+                IF (SELECT sum(size) FROM unnest(sizes) AS size) > bytes_left THEN
+                    is_last := false;
+                    fitting := {schema}.fitting(sizes, bytes_left);
+                    IF fitting = 0 AND bytes_left = most_bytes THEN
+                        fitting := 1;
+                    END IF;
+                    wanted := fitting; -- No more than these.
+                    ids := ids[:fitting];
+                    sizes := sizes[:fitting];
+                    numbers := numbers[:fitting];
+                END IF;
+                IF from_start AND lane = 1 THEN
+                    ends[first.level + 12] := coalesce(CASE WHEN is_last THEN beyond_back END, numbers[fitting] + 1,
+                        back_from);
+                ELSIF from_start THEN
+                    ends[first.level + 1] := coalesce(CASE WHEN is_last THEN beyond_fresh END, ids[fitting] + 1,
+                        fresh_from);
+                END IF;
+                CONTINUE WHEN fitting = 0;
+                IF lane = 1 THEN
+                    ids := {schema}.sorted(ids);
+                END IF;
+                INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, last_return, look, job_ids)
+                VALUES (p_lease, ids[fitting], p_queue, first.level, numbers[fitting],
+                    CASE WHEN takes_all THEN watch.look END, ids)
                 RETURNING id INTO new_claim;
-                SELECT sum(octet_length(payload)) INTO bytes
-                FROM {schema}.jobs
-                WHERE ctid = ANY ({schema}.places(p_queue, level, picked));
-                RETURN QUERY
-                    SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type,
-                        headers, enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back
-                    FROM {schema}.jobs
-                    WHERE ctid = ANY ({schema}.places(p_queue, level, picked));
-                bytes_left := bytes_left - bytes;
-                wanted := wanted - cardinality(picked);
-                EXIT WHEN wanted <= 0;
+                IF lane = 1 THEN
+                    RETURN QUERY
+                        SELECT new_claim, job.id, (job.attempt + 1)::smallint, job.priority, job.suspect, job.name,
+                            job.payload, job.content_type, job.headers, job.enqueued_at, job.run_at, job.expires_at,
+                            job.group_key, job.deduplication_key, job.extra, job.came_back, watch.look
+                        FROM unnest(ids) AS number,
+                            LATERAL (
+                                SELECT *
+                                FROM {schema}.jobs AS one
+                                WHERE one.queue_id = p_queue AND one.priority = first.level AND one.id = number
+                                OFFSET 0
+                            ) AS job;
+                ELSE
+                    RETURN QUERY
+                        SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type,
+                            headers, enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back,
+                            watch.look
+                        FROM {schema}.jobs
+                        WHERE queue_id = p_queue AND priority = first.level AND id = ANY (ids)
+                            AND id BETWEEN ids[1] AND ids[fitting];
+                END IF;
+                bytes_left := bytes_left - (SELECT sum(size) FROM unnest(sizes) AS size);
+                wanted := wanted - fitting;
+            END LOOP;
+            EXIT WHEN wanted <= 0;
+        END LOOP;
+        IF has_turn THEN
+            took_seconds := extract(epoch FROM clock_timestamp() - began);
+            -- One that was slow by chance tells nothing of the next.
+            expense_seconds := least(took_seconds, watch.look_seconds);
+            expense_seconds := CASE WHEN expense_seconds > 0.005 THEN least(20 * expense_seconds, 60) ELSE 0 END;
+            IF is_due OR wanted <= 0 OR took_seconds > 0.005 THEN
+                UPDATE {schema}.watches
+                SET look = nextval('{schema_in_text}.returns'),
+                    look_at = clock_timestamp() + greatest(0.5, expense_seconds) * interval '1 second',
+                    hungry_at = clock_timestamp() + expense_seconds * interval '1 second',
+                    look_seconds = took_seconds,
+                    floors = CASE WHEN takes_all THEN ends ELSE floors END,
+                    -- What is committed within two seconds is found; what comes later, from the start.
+                    due_from = least(now() - interval '2 seconds', (
+                        SELECT run_at FROM {schema}.parked_jobs
+                        WHERE queue_id = p_queue AND state = 'delayed' ORDER BY run_at LIMIT 1)),
+                    arrived_from = least(now() - interval '2 seconds', (
+                        SELECT enqueued_at FROM {schema}.parked_jobs
+                        WHERE queue_id = p_queue AND state = 'arrived' ORDER BY enqueued_at LIMIT 1))
+                WHERE queue_id = p_queue;
             END IF;
         END IF;
-
-        CONTINUE WHEN firsts[place] IS NULL;
-        held := {schema}.held_ids(p_queue, level, firsts[place]);
-        SELECT array_agg(few.id), sum(octet_length(few.payload))
-        INTO picked, bytes
-        FROM (
-            SELECT id, payload
-            FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id >= firsts[place]
-                AND id NOT IN (SELECT unnest(held))
-                AND (expires_at IS NULL OR attempt > 0 OR expires_at > now())
-                AND (p_without IS NULL OR name <> ALL (p_without))
-            ORDER BY id
-            LIMIT wanted
-            FOR UPDATE SKIP LOCKED
-        ) AS few;
-        CONTINUE WHEN picked IS NULL;
-        IF bytes > bytes_left THEN
-            picked := {schema}.first_bytes(p_queue, level, picked, bytes_left, bytes_left = most_bytes);
-            wanted := cardinality(picked); -- No more than these.
-            EXIT WHEN picked = '{}';
-        END IF;
-        bytes_left := bytes_left - bytes;
-        held := {schema}.held_ids(p_queue, level, picked[1]);
-        IF held <> '{}' THEN
-            picked := ARRAY (SELECT number FROM unnest(picked) AS number WHERE number NOT IN (SELECT unnest(held)));
-            CONTINUE WHEN picked = '{}';
-        END IF;
-        INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, job_ids)
-        VALUES (p_lease, picked[cardinality(picked)], p_queue, level, picked)
-        RETURNING id INTO new_claim;
-        RETURN QUERY
-            SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type, headers,
-                enqueued_at, run_at, expires_at, group_key, deduplication_key, extra,
-                CASE WHEN p_floors[level + 12] IS NULL THEN returned_by END
-            FROM {schema}.jobs
-            WHERE queue_id = p_queue AND priority = level AND id = ANY (picked)
-                AND id BETWEEN picked[1] AND picked[cardinality(picked)];
-        wanted := wanted - cardinality(picked);
-        EXIT WHEN wanted <= 0;
+        EXIT WHEN from_start OR wanted < p_limit OR watch.hungry_at BETWEEN now() AND now() + interval '2 minutes';
+        -- Nothing is there, by what is known.
+        has_turn := {schema}.take_turn(p_queue, true);
+        EXIT WHEN NOT has_turn AND watch.look_seconds > 0.001;
+        from_start := true;
     END LOOP;
 END
 $body$;
@@ -254,7 +477,7 @@ $body$;
 CREATE OR REPLACE FUNCTION {schema}.claim_suspect(p_queue integer, p_lease bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
     payload bytea, content_type text, headers jsonb, enqueued_at timestamptz, run_at timestamptz,
-    expires_at timestamptz, group_key text, deduplication_key text, extra jsonb, came_back bigint)
+    expires_at timestamptz, group_key text, deduplication_key text, extra jsonb, came_back bigint, look bigint)
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$
 #variable_conflict use_column
 DECLARE
@@ -281,12 +504,14 @@ BEGIN
         RETURN;
     END IF;
     PERFORM {schema}.unpark(ARRAY [picked]);
-    INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, job_ids)
-    VALUES (p_lease, picked_id, p_queue, level, ARRAY [picked_id])
+    INSERT INTO {schema}.claims (lease_id, last_id, queue_id, priority, last_return, job_ids)
+    SELECT p_lease, id, queue_id, priority, came_back, ARRAY [id]
+    FROM {schema}.jobs
+    WHERE queue_id = p_queue AND priority = level AND id = picked_id
     RETURNING id INTO new_claim;
     RETURN QUERY
         SELECT new_claim, id, (attempt + 1)::smallint, priority, suspect, name, payload, content_type, headers,
-            enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back
+            enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back, NULL::bigint
         FROM {schema}.jobs
         WHERE queue_id = p_queue AND priority = level AND id = picked_id;
 END

@@ -211,8 +211,9 @@ BEGIN
         WHERE id = p_claim.lease_id
         RETURNING id
     )
-    INSERT INTO {schema}.claims (lease_id, last_id, claimed_at, queue_id, priority, job_ids)
-    SELECT id, p_claim.last_id, p_claim.claimed_at, p_claim.queue_id, p_claim.priority, p_ids FROM lease;
+    INSERT INTO {schema}.claims (lease_id, last_id, claimed_at, queue_id, priority, last_return, job_ids)
+    SELECT id, p_claim.last_id, p_claim.claimed_at, p_claim.queue_id, p_claim.priority, p_claim.last_return, p_ids
+    FROM lease;
 END
 $body$;
 

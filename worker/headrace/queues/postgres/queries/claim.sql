@@ -8,8 +8,9 @@ FROM {schema}.queues
 WHERE name = $1
 
 -- name: claim
--- Jobs that are leased now: up to $3 of queue $1, under lease $2, from the ids $4 on, without the names $5.
-SELECT * FROM {schema}.claim($1, $2, $3, $4, $5)
+-- Jobs that are leased now: up to $3 of queue $1, under lease $2, from $4 on where that was found after look $6, without
+-- the names $5.
+SELECT * FROM {schema}.claim($1, $2, $3, $4, $5, $6)
 
 -- name: claim_suspect
 -- One suspect, for a worker that holds nothing.

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: cb1d25d9d564
+-- functions: be0f47b95e22
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
@@ -66,11 +66,16 @@ CREATE TABLE {schema}.claims (
     claimed_at timestamptz NOT NULL DEFAULT now(),
     queue_id integer NOT NULL,
     priority smallint NOT NULL,
+    last_return bigint,
+    look bigint,
     job_ids bigint[] NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE {schema}.claims IS 'Which jobs, all of one priority, are held under which lease; an id leaves when its job is settled.';
+COMMENT ON COLUMN {schema}.claims.last_return IS 'Of jobs that came back, the highest number; null: of jobs that have not.';
+COMMENT ON COLUMN {schema}.claims.look IS 'The watch''s when this was claimed; null where names were left out.';
 CREATE INDEX claims_of_queue ON {schema}.claims (queue_id, priority, last_id);
+CREATE INDEX claims_of_returns ON {schema}.claims (queue_id, priority, last_return) WHERE last_return IS NOT NULL;
 CREATE INDEX claims_of_lease ON {schema}.claims (lease_id);
 
 -- A row of its own, so that a word of progress does not write a long claim again. Unlogged: it is worth no disk write.
@@ -248,9 +253,23 @@ CREATE UNLOGGED TABLE {schema}.watches (
     since timestamptz NOT NULL,
     seen_at timestamptz NOT NULL,
     swept_at timestamptz NOT NULL DEFAULT '-infinity',
-    judging_from timestamptz
+    judging_from timestamptz,
+    look bigint NOT NULL DEFAULT 0,
+    look_at timestamptz NOT NULL DEFAULT '-infinity',
+    hungry_at timestamptz NOT NULL DEFAULT '-infinity',
+    look_seconds double precision NOT NULL DEFAULT 0,
+    floors bigint[] NOT NULL DEFAULT array_fill(0::bigint, ARRAY [22]),
+    due_from timestamptz NOT NULL DEFAULT '-infinity',
+    arrived_from timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE {schema}.watches IS 'Since when each queue has been looked after without a break, and when it was last.';
 COMMENT ON COLUMN {schema}.watches.swept_at IS 'When all of its groups were looked at last.';
+COMMENT ON COLUMN {schema}.watches.look IS 'The number of the last look for jobs from the start; what follows it is for claim() alone.';
+COMMENT ON COLUMN {schema}.watches.look_at IS 'When the next is due.';
+COMMENT ON COLUMN {schema}.watches.hungry_at IS 'From when on whoever finds nothing may make one before.';
+COMMENT ON COLUMN {schema}.watches.look_seconds IS 'How long the last took.';
+COMMENT ON COLUMN {schema}.watches.floors IS 'Where it ended: by priority the id, then by priority the number of jobs that came back, below which nothing is left.';
+COMMENT ON COLUMN {schema}.watches.due_from IS 'No delayed job that was due before is left.';
+COMMENT ON COLUMN {schema}.watches.arrived_from IS 'No arrival that was enqueued before is left.';
 COMMENT ON COLUMN {schema}.watches.judging_from IS 'Since when somebody who asks for stuck jobs by hand waits for workers to report.';
