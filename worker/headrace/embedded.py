@@ -36,6 +36,8 @@ class Working:
         self._worker = worker
         self._task = task
         self._loop = asyncio.get_running_loop()
+        self.is_stopping = False
+        """Whether it was told to stop."""
 
     @property
     def is_ready(self) -> bool:
@@ -52,6 +54,7 @@ class Working:
 
         Called again: hand back what runs, uncharged.
         """
+        self.is_stopping = True
         self._loop.call_soon_threadsafe(self._worker.stop)
 
     async def ended(self) -> None:
@@ -159,9 +162,12 @@ async def working(
         )
         task = asyncio.create_task(worker.run(), name=f"headrace worker of {queue}")
         task.add_done_callback(_say_what_ended_it)
+        made = Working(worker, task)
         try:
-            yield Working(worker, task)
+            yield made
         finally:
+            if not (made.is_stopping or task.done()):
+                worker.stop()
             await _drained(worker, task)
 
 
@@ -172,8 +178,7 @@ def _say_what_ended_it(task: asyncio.Task[None]) -> None:
 
 
 async def _drained(worker: Worker, task: asyncio.Task[None]) -> None:
-    if not task.done():
-        worker.stop()
+    """Wait until it has ended; being cancelled hands back at once."""
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

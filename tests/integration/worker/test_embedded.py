@@ -129,6 +129,15 @@ async def test_it_may_be_stopped_before_the_block_ends(shop: Shop) -> None:
         assert not worker.is_ready
 
 
+async def test_leaving_the_block_of_one_that_was_stopped_lets_what_runs_finish(shop: Shop) -> None:
+    async with headrace.working(shop.app, URL, "orders") as worker:
+        await enqueue(new_job("wait", 17))
+        await shop.started.wait()
+        worker.stop()
+        asyncio.get_running_loop().call_later(0.05, shop.may_end.set)
+    assert shop.ran == [17]
+
+
 def test_it_works_in_a_thread_and_touches_no_signals(shop: Shop) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     working: list[headrace.Working] = []
