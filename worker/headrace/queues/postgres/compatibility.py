@@ -73,10 +73,9 @@ def hindrances(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def say_once(schema: str, settings: Mapping[str, Any]) -> None:
+def say_once(settings: Mapping[str, Any]) -> None:
     """Log what will trouble us, once in this process."""
-    if found := hindrances(settings):
-        line = "; ".join(found)
-        if line not in _said:
-            _said.add(line)
-            log.warning("the database's settings will hinder queues of schema %s: %s", schema, line)
+    line = "; ".join(hindrances(settings))
+    if line and line not in _said:
+        _said.add(line)
+        log.warning("the database's settings will hinder its queues: %s", line)

@@ -69,9 +69,11 @@ class Database:
             )
         (found,) = await self.fetch("schema_version")
         check_version(self.place.schema, found["version"], found["compatible_with"])
-        (settings,) = await self.fetch("server_settings")
-        check_isolation(settings["isolation"])
-        say_once(self.place.schema, dict(settings))
+        check_isolation(found["isolation"])
+        if not self.lanes.are_settings_known:  # They are the user's, whatever the schema.
+            self.lanes.are_settings_known = True
+            (settings,) = await self.fetch("server_settings")
+            say_once(dict(settings))
 
     async def close(self) -> None:
         """Leave the sessions; whoever is the last ends them, in any case and within seconds."""

@@ -298,6 +298,8 @@ class Lanes:
         self.work.on_lost = self.prompt.doubt
         self.prompt.on_lost = self.work.doubt
         self.listener = Listener(self.prompt)
+        self.are_settings_known = False
+        """Whether somebody has looked at how the sessions are set up."""
         self._users = 0
 
     @classmethod
