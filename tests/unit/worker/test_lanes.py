@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from headrace.queues.postgres.compatibility import hindrances
-from headrace.queues.postgres.lanes import Limit, Turns
+from headrace.queues.postgres.lanes import AnswerLimit, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,7 @@ class TestLimit:
                 time.sleep(0.2)
 
             try:
-                async with Limit(0.05):
+                async with AnswerLimit(0.05):
                     asyncio.get_running_loop().call_soon(stand_still)
                     return await reader.read(1)
             finally:
@@ -95,11 +95,11 @@ class TestLimit:
 
     async def test_what_does_not_come_is_not_waited_for(self) -> None:
         with pytest.raises(TimeoutError):
-            async with Limit(0.01):
+            async with AnswerLimit(0.01):
                 await asyncio.Event().wait()
 
     async def test_what_is_done_in_time_is_left_alone(self) -> None:
-        async with Limit(0.01):
+        async with AnswerLimit(0.01):
             pass
         await asyncio.sleep(0.05)
 

@@ -89,7 +89,7 @@ class Turns:
         self._is_taken = False
 
 
-class Limit:
+class AnswerLimit:
     """A time limit, as `asyncio.timeout`; but a loop that stood still first gets to read what has come meanwhile.
 
     Else a handler that blocks the loop for longer would turn answers that are there into lost ones.
@@ -161,7 +161,7 @@ class Lane:
         """
         is_at_work = False
         try:
-            async with Limit(self._limit_seconds):
+            async with AnswerLimit(self._limit_seconds):
                 await self._turns.take(urgent=urgent)
                 try:
                     for is_last in (False, True):
