@@ -343,6 +343,30 @@ class TestPolicies:
             assert world.depth().delayed == 199
         assert world.counted("retried_total") == 0
 
+    async def test_while_one_takes_unexpectedly_long_no_others_come_and_go(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("headrace.runtime.slots._WAIT_SECONDS", 0.1)
+        monkeypatch.setattr("headrace.runtime.limited_names.KEPT_SECONDS", 0.05)
+        gate = asyncio.Event()
+
+        @world.app.job("brief", max_concurrent=1)
+        async def brief(payload: str | None) -> None:
+            if payload is not None:
+                await gate.wait()
+
+        async with world.queue() as producer, world.working(slots=4):
+            await enqueue(producer, [new_job("brief")] * 50)
+            await eventually(lambda: world.counted("completed_total") == 50, what="known to be brief")
+            await enqueue(producer, [new_job("brief", "long")] * 50)
+            await eventually(lambda: world.counted("prefetched") > 0, what="some wait")
+            await eventually(lambda: world.depth().in_flight == 1, what="they went back")
+            released = world.counted("released_total")
+            await asyncio.sleep(0.5)
+            assert world.counted("released_total") == released
+            gate.set()
+            await eventually(lambda: world.counted("completed_total") == 100, what="all done")
+
     async def test_a_cancelled_job_that_waits_for_its_names_turn_is_gone(self, world: World) -> None:
         gate = asyncio.Event()
 

@@ -13,7 +13,7 @@ from headrace.runtime.attempt import Fate
 from headrace.runtime.prefetch import Prefetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from headrace.runtime.attempt import Attempt
 
@@ -110,6 +110,11 @@ class LimitedNames:
         name.taken -= 1
         if attempt.fate is Fate.KEPT:
             name.kept.remove(attempt)
+
+    def observe_stale(self, attempts: Iterable[Attempt], seconds: float) -> None:
+        """So long none of these had its turn: the jobs of their names take longer than those before."""
+        for text in {attempt.delivery.job.name for attempt in attempts if attempt.fate is Fate.KEPT}:
+            self._names[text].prefetch.observe(1, seconds)
 
     def waiting(self) -> Iterator[Attempt]:
         """All that wait for their name's turn, the longest waiting of each name first."""

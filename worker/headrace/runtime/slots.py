@@ -206,6 +206,7 @@ class Slots:
             log.debug("slots stay taken: handing %d jobs back", len(stale))
             if any(attempt.fate is Fate.WAITING for attempt in stale):
                 self._prefetch.observe(1, _WAIT_SECONDS)
+            self.waiting.names.observe_stale(stale, _WAIT_SECONDS)
             self._stop_waiting(stale, Fate.HANDED_BACK)
         if (oldest := self.waiting.oldest_taken_at()) is not None:
             self._stale_timer = loop.call_at(oldest + _WAIT_SECONDS, self._hand_back_stale)
