@@ -42,7 +42,7 @@ async def test_migrate_makes_a_queue_and_says_so_again_without_change(database_d
 
 
 async def test_migrate_alone_makes_the_schema(database_dsn: str) -> None:
-    assert "0001 initial" in (await headrace("migrate", "--schema", "jobs", dsn=database_dsn)).stdout
+    assert "0001 tables" in (await headrace("migrate", "--schema", "jobs", dsn=database_dsn)).stdout
     assert "nothing to do" in (await headrace("migrate", "--schema", "jobs", dsn=database_dsn)).stdout
 
 
