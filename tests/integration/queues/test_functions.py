@@ -535,6 +535,22 @@ class TestGroups:
         (chores,) = await one.rows("housekeeping", "orders")
         assert not chores["groups"]
 
+    async def test_a_head_completed_in_a_transaction_is_remembered_for_as_long_as_it_is_held(
+        self, one: Session
+    ) -> None:
+        await one.put(["g"])
+        lease = await one.lease()
+        (head,) = await one.claim(lease)
+        await one.execute(f"SELECT headrace.complete_in_transaction({lease}, {head['claim_id']}, {head['id']})")
+        await one.rows("sweep_groups", QUEUE)
+        assert await one.one("SELECT count(*) FROM headrace.completed_heads") == 1
+        await one.rows("end_leases", [lease])
+        await one.execute("UPDATE headrace.watches SET swept_at = now() - interval '2 minutes'")
+        (chores,) = await one.rows("housekeeping", "orders")
+        assert chores["groups"], "though no job waits"
+        await one.rows("sweep_groups", QUEUE)
+        assert await one.one("SELECT count(*) FROM headrace.completed_heads") == 0
+
     async def test_who_makes_a_head_due_waits_for_who_lets_its_group_go_on(self, one: Session, other: Session) -> None:
         await one.put(["g", "g"], delays=[0.0, 600.0])
         lease = await one.lease()

@@ -158,11 +158,12 @@ END
 $body$;
 
 -- Look at every group that waits without a head, whatever the cause: once a minute a queue, whoever asks. Waits for
--- nobody.
+-- nobody. It needs no word of who completed the head in a transaction, so what nobody will let go on any more is dropped.
 CREATE OR REPLACE FUNCTION {schema}.sweep_groups(p_queue integer) RETURNS integer
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $body$
 DECLARE
+    held bigint[];
     groups text[];
 BEGIN
     UPDATE {schema}.watches
@@ -176,6 +177,14 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
+    held := ARRAY (SELECT unnest(claim.job_ids) FROM {schema}.claims AS claim WHERE claim.queue_id = p_queue);
+    DELETE FROM {schema}.completed_heads
+    WHERE ctid = ANY (ARRAY (
+        SELECT head.ctid
+        FROM {schema}.completed_heads AS head
+        WHERE head.queue_id = p_queue AND head.job_id NOT IN (SELECT unnest(held))
+        FOR UPDATE SKIP LOCKED
+    ));
     groups := ARRAY (
         WITH RECURSIVE waiting (name) AS (
             (SELECT group_key FROM {schema}.parked_jobs

@@ -38,7 +38,8 @@ BEGIN
                 SELECT FROM {schema}.watches
                 WHERE queue_id = p_queue
                     AND (swept_at <= now() - interval '1 minute' OR swept_at > now() + interval '5 seconds'))
-            AND EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'behind'),
+            AND (EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'behind')
+                OR EXISTS (SELECT FROM {schema}.completed_heads WHERE queue_id = p_queue)),
             EXISTS (
                 SELECT FROM {schema}.parked_jobs
                 WHERE queue_id = p_queue AND state = 'suspect' AND (run_at IS NULL OR run_at <= now()))

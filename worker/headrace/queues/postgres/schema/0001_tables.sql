@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: be0f47b95e22
+-- functions: 782df13eccc7
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
