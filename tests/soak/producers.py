@@ -140,6 +140,10 @@ class Producers:
         long = self._chance.uniform(0.1, 1.5) if group is None or self._chance.random() < 0.1 else 0.0
         seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, long])
         name = self._chance.choices(["work", "work-in-thread", "work-in-process", "work-of-tomorrow"], [87, 8, 2, 3])[0]
+        if name == "work-of-tomorrow" and group is not None:
+            name = (
+                "work"  # A group would wait for its head, up to a minute each time that it comes to who knows no such.
+            )
         if fails_at_once:
             name, seconds = self._chance.choice(["work", "work-in-thread"]), 0.0
         elif name == "work-in-thread" and self._chance.random() < 0.02:
