@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 SOON = 20.0
 
+IS_BLOCKED = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND application_name = 'headrace')
+"""
+
 
 @pytest.fixture
 async def place(database_dsn: str) -> Place:
@@ -146,6 +151,26 @@ async def test_a_busy_worker_takes_its_flag_down(place: Place, connection: async
         await worker.enqueue([NewJob()] * 5)
         assert len(await received(waiting)) == 1
         assert await connection.fetchval("SELECT count(*) FROM headrace.waiters") == 0
+
+
+async def test_a_call_that_is_cut_off_while_its_flag_comes_down_keeps_no_job(
+    place: Place, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    async with PostgresQueue(place, "orders", listens=True) as queue, PostgresQueue(place, "orders") as other:
+        await queue.keep_alive()
+        waiting = await resting(queue)
+        async with connection.transaction():
+            await connection.execute("SELECT FROM headrace.waiters FOR UPDATE")
+            await other.enqueue([NewJob()])
+            async with asyncio.timeout(SOON):
+                while not await connection.fetchval(IS_BLOCKED):
+                    await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        await connection.execute("UPDATE headrace.claims SET claimed_at = now() - interval '1 minute'")
+        await queue.keep_alive()
+        assert len(await other.receive(1, wait_seconds=SOON)) == 1
 
 
 async def test_a_session_that_was_killed_is_replaced_and_its_flag_cleared(

@@ -66,6 +66,13 @@ class TestTaking:
         assert holdings.strays([1, 2]) == [2]
         assert holdings.take(LEASE, [late, delivery(7, claim=1)]) == [delivery(7, claim=1)]
 
+    def test_what_nobody_was_told_of_is_a_stray(self, holdings: Holdings) -> None:
+        untold = holdings.take(LEASE, [delivery(5, claim=1), delivery(6, claim=1)])
+        holdings.take(LEASE, [delivery(7, claim=2)])
+        holdings.untold(untold)
+        assert holdings.job_ids == [7]
+        assert holdings.strays([1, 2]) == [1]
+
     def test_cancelled_jobs_are_told_by_the_deliveries_that_hold_them(self, holdings: Holdings) -> None:
         holdings.take(LEASE, [delivery(5, claim=1), delivery(6, claim=1)])
         assert holdings.keys_of([6, 99]) == {("1", "6")}

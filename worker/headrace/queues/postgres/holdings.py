@@ -139,6 +139,13 @@ class Holdings:
             taken.append(delivery)
         return taken
 
+    def untold(self, deliveries: Iterable[Delivery]) -> None:
+        """Who asked for these was cut off before it was told: their claims are strays."""
+        for delivery in deliveries:
+            self._claims.pop(delivery.receipt, None)
+        if not self._claims:
+            self.holds_suspect = False
+
     def strays(self, claims: Iterable[int]) -> list[int]:
         """Of our claims in the database, those of which no answer has told: they are gone from now on."""
         strays = [claim for claim in claims if str(claim) not in self._claims]

@@ -121,7 +121,11 @@ class Receiving:
         if not deliveries and not holdings and not holdings.has_heartbeats and not without:
             deliveries = await self._claim_suspect(lease)  # Who does not keep house does not know.
         if deliveries:
-            await self._rest.found(enough=len(deliveries) >= limit)
+            try:
+                await self._rest.found(enough=len(deliveries) >= limit)
+            except BaseException:
+                holdings.untold(deliveries)
+                raise
         return deliveries
 
     async def _claim(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
