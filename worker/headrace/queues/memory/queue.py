@@ -14,6 +14,7 @@ from headrace.queues.errors import LeaseLostError
 from headrace.queues.memory import counting
 from headrace.queues.memory.capabilities import CAPABILITIES
 from headrace.queues.memory.entries import Lease
+from headrace.queues.memory.housekeeping import keep_house
 from headrace.queues.settlement import Settled
 
 if TYPE_CHECKING:
@@ -256,27 +257,14 @@ class MemoryQueue:
     async def maintain(self) -> Maintained:
         """See `headrace.queues.base.KeepsHouse`."""
         place, now = self._place, self._backend.now()
-        ended = [lease for lease in place.leases.values() if lease.ends_at <= now]
-        lost = poisoned = 0
-        for lease in ended:
-            ids, dead = place.lose(lease, now, charges=True)
-            lost, poisoned = lost + len(ids), poisoned + dead
-        cancelled = place.catch_up_cancellations(now)
-        expired = place.expire(now)
+        done = keep_house(place, now)
         own = self._heartbeat_lease
         self._makes_room_until = (
             place.room.until(own, place.leases.values(), now) if own is not None and place.has_suspects(now) else None
         )
-        if ended or cancelled or expired:
+        if done != Maintained(pruned=done.pruned):
             self._backend.changed()
-        # Nothing to promote: being due is all that makes a job here ready.
-        return Maintained(
-            rescued=lost - poisoned,
-            poisoned=poisoned,
-            expired=expired,
-            cancelled=cancelled,
-            pruned=place.prune(now),
-        )
+        return done
 
     async def depth(self, *, max_age_seconds: float = 0.0) -> Depth:  # noqa: ARG002 - counting costs nothing here
         """See `headrace.queues.base.Counts`."""
