@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from contextlib import asynccontextmanager, suppress
@@ -387,6 +388,27 @@ class TestKeys:
             shop.passed += timedelta(hours=1)
             await other.maintain()
         async with shop.once():
+            await eventually(lambda: shop.is_empty, what="gone")
+        assert ran == [1]
+
+    async def test_so_is_what_was_done_in_spite_of_being_stopped(self, shop: Shop) -> None:
+        ran: list[int] = []
+
+        @shop.app.job("charge")
+        async def charge(payload: int) -> None:
+            ran.append(payload)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        async with shop.queue() as other, shop.once():
+            await other.enqueue([new_job("charge", 1)])
+            await eventually(lambda: ran == [1], what="begun")
+            shop.passed += timedelta(hours=1)
+            await other.maintain()
+            await eventually(lambda: shop.counted("lease_lost_total") == 1, what="lost")
+            await eventually(lambda: any(record.is_finished for record in shop.records.values()), what="recorded")
+            shop.passed += timedelta(seconds=6)
+            shop.backend.changed()
             await eventually(lambda: shop.is_empty, what="gone")
         assert ran == [1]
 

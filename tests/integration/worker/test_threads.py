@@ -131,6 +131,38 @@ async def test_of_one_key_one_runs_at_a_time_whatever_becomes_of_the_first(world
     assert runs.most["key"] == 1
 
 
+async def test_one_whose_lease_was_lost_keeps_its_key_until_it_has_returned(world: World, runs: Runs) -> None:
+    loop_time = asyncio.get_running_loop().time
+    clock: Callable[[], float] = lambda: loop_time() + world.passed.total_seconds()  # noqa: E731
+
+    @world.app.job("work")
+    def work(payload: None) -> None:
+        runs.run("key")
+
+    async with (
+        world.queue() as producer,
+        world.working(idempotency=Idempotency(store=MemoryIdempotencyStore(clock=clock))),
+    ):
+        await enqueue(producer, [new_job("work", idempotency_key="order 7")])
+        await eventually(lambda: runs.started["key"] == 1, what="started")
+        place = world.backend.place("orders")
+        for lease in list(place.leases.values()):
+            place.lose(lease, world.backend.now(), charges=False)
+        await eventually(lambda: world.counted("lease_lost_total") == 1, what="lost")
+        for _ in range(10):
+            before = world.counted("lease_extensions_total")
+            world.passed += timedelta(seconds=5)
+            world.backend.changed()
+            await eventually(lambda before=before: world.counted("lease_extensions_total") > before + 2, what="kept")  # type: ignore[misc]
+        assert runs.started["key"] == 1
+        for number in range(1, 20):
+            runs.open(f"key {number}")
+        world.passed += timedelta(seconds=5)
+        world.backend.changed()
+        await eventually(lambda: not place.entries, what="done by the next run")
+    assert (runs.most["key"], runs.started["key"]) == (1, 2)
+
+
 async def test_a_slot_is_taken_until_the_thread_has_returned(world: World, runs: Runs) -> None:
     @world.app.job("work", retry=RetryPolicy(initial_delay_seconds=3600))
     def work(payload: str) -> None:

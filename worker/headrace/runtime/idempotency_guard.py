@@ -24,7 +24,6 @@ from headrace.runtime.lease import TRUSTED_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from collections.abc import Set as AbstractSet
 
     from headrace.idempotency.base import IdempotencyStore
     from headrace.job import Job
@@ -205,11 +204,6 @@ class IdempotencyGuard:
         """These are settled."""
         for delivery in deliveries:
             self._held.pop(delivery.key, None)
-
-    def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
-        """Others have these jobs: their claims run out by themselves, since what held them may run on for a moment."""
-        for key in keys:
-            self._held.pop(key, None)
 
     async def keep(self) -> frozenset[DeliveryKey]:
         """Keep the claims; with every heartbeat. Gives the jobs whose keys others have by now: they must not run."""

@@ -70,8 +70,8 @@ class Settler:
         self._nudge = nudge
         self._pending: list[Settlement] = []
         self._reporting: list[Settlement] = []
-        # Done when the lease was lost: their keys are finished all the same, where nobody else has them.
-        self._done_too_late: list[Delivery] = []
+        # Ended when others had them, and whether they were done: their keys are finished or freed all the same.
+        self._late: list[tuple[Delivery, bool]] = []
         self._lost: set[DeliveryKey] = set()
         self._is_flushing = False
         self._has_work = asyncio.Event()
@@ -111,15 +111,21 @@ class Settler:
     def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
         """Others have these jobs: what is unreported of them would be refused."""
         lost = [settlement for settlement in self._pending if settlement.delivery.key in keys]
-        done = [settlement.delivery for settlement in (*self._reporting, *lost) if isinstance(settlement, Complete)]
+        for settlement in self._reporting:
+            if isinstance(settlement, Complete) and settlement.delivery.key in keys:
+                self.end_lost(settlement.delivery, is_done=True)
+        for settlement in lost:
+            self.end_lost(settlement.delivery, is_done=isinstance(settlement, Complete))
         if lost:
             self._metrics.refused_completions.inc(len(lost))
             self._pending = [settlement for settlement in self._pending if settlement.delivery.key not in keys]
             self._forget_bytes(lost)
         self._lost |= keys
+
+    def end_lost(self, delivery: Delivery, *, is_done: bool) -> None:
+        """It has ended here, though others have it: only its key is to know."""
         if self._guard is not None:
-            self._done_too_late += [delivery for delivery in done if delivery.key in keys]
-            self._guard.lose(keys - {delivery.key for delivery in self._done_too_late})
+            self._late.append((delivery, is_done))
             self._wake()
             self._at_once.set()
 
@@ -143,7 +149,7 @@ class Settler:
             self._has_work.clear()
             self._at_once.clear()
             await self._report()
-            if not self._pending:
+            if not (self._pending or self._late):
                 self._settled.set()
             else:
                 self._has_work.set()
@@ -160,10 +166,12 @@ class Settler:
     async def _report(self) -> None:
         """One try at the next batch; what fails stays."""
         failure = ""
-        if self._done_too_late and self._guard is not None:
-            late, self._done_too_late = self._done_too_late, []
-            await self._guard.finish(late, is_last_try=True)
-            self._guard.forget(late)
+        if self._late and self._guard is not None:
+            late, self._late = self._late, []
+            done = [delivery for delivery, is_done in late if is_done]
+            await self._guard.finish(done, is_last_try=True)
+            self._guard.forget(done)
+            await self._guard.release([delivery for delivery, is_done in late if not is_done])
         batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
         self._reporting = batch
         self._lost.clear()

@@ -19,7 +19,7 @@ from headrace.queues.settlement import Release
 from headrace.retry import RetryPolicy, unknown_name_delay_seconds
 from headrace.runtime.attempt import STOPPED, Attempt, Ending, Fate
 from headrace.runtime.context_side import ContextSide
-from headrace.runtime.outcome import COMPLETED, Failed
+from headrace.runtime.outcome import COMPLETED, Completed, Failed
 from headrace.runtime.prefetch import Prefetch
 from headrace.runtime.time_limits import TimeLimits
 from headrace.runtime.tracer import NO_TRACING, Tracer
@@ -282,6 +282,9 @@ class Slots:
             chance = random.random()  # noqa: S311
         elif self._is_verbose:
             self._job_log.completed(attempt.delivery.job, run_seconds)
+        is_lost = attempt.fate is Fate.LOST
         settlement = attempt.end(ending, self._retry, chance)
         if settlement is not None:
             self._settler.add(settlement, at_once=not self._running)
+        elif is_lost:
+            self._settler.end_lost(attempt.delivery, is_done=isinstance(ending, Completed))
