@@ -141,9 +141,8 @@ class Producers:
         seconds = self._chance.choice([0.0, 0.0, 0.001, 0.01, 0.03, long])
         name = self._chance.choices(["work", "work-in-thread", "work-in-process", "work-of-tomorrow"], [87, 8, 2, 3])[0]
         if name == "work-of-tomorrow" and group is not None:
-            name = (
-                "work"  # A group would wait for its head, up to a minute each time that it comes to who knows no such.
-            )
+            # A group waits for its head, up to a minute each time that a worker knows no such name.
+            name = "work"
         if fails_at_once:
             name, seconds = self._chance.choice(["work", "work-in-thread"]), 0.0
         elif name == "work-in-thread" and self._chance.random() < 0.02:
