@@ -218,8 +218,9 @@ class TestLosses:
             "it died with more than one, whatever was left"
         )
 
-    async def test_a_group_whose_head_was_completed_by_a_dead_worker_goes_on_with_the_rescue(
-        self, one: Session
+    @pytest.mark.parametrize("end", ["its death", "its orderly end"])
+    async def test_a_group_whose_head_a_worker_completed_without_a_word_goes_on_with_its_end(
+        self, one: Session, end: str
     ) -> None:
         _, second = await one.put(["g", "g"])
         lease = await one.lease()
@@ -227,9 +228,13 @@ class TestLosses:
         await one.connection.execute(
             "SELECT headrace.complete_in_transaction($1, $2, $3)", lease, head["claim_id"], head["id"]
         )
-        await one.die(lease)
-        await one.rescue()
+        if end == "its death":
+            await one.die(lease)
+            await one.rescue()
+        else:
+            await one.rows("end_leases", [lease])
         assert [row["id"] for row in await one.claim(await one.lease())] == [second]
+        assert await one.one("SELECT count(*) FROM headrace.completed_heads") == 0
 
     async def test_a_job_that_stays_locked_is_looked_at_now_and_then(self, one: Session, other: Session) -> None:
         """By one worker, not by each with each round of its housekeeping."""

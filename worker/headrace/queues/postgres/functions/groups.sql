@@ -130,6 +130,29 @@ BEGIN
 END
 $body$;
 
+-- Let groups go on whose heads were among these jobs, completed in a transaction of their handler's own, and whose worker
+-- can't say so any more. Waits for nobody: what is locked just now, sweep_groups() finds.
+CREATE OR REPLACE FUNCTION {schema}.advance_completed(p_queue integer, p_ids bigint[]) RETURNS void
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+DECLARE
+    groups text[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM {schema}.completed_heads WHERE queue_id = p_queue) THEN
+        RETURN;
+    END IF;
+    groups := ARRAY (
+        SELECT DISTINCT group_key
+        FROM {schema}.completed_heads
+        WHERE queue_id = p_queue AND (job_id IN (SELECT unnest(p_ids))) IS TRUE);
+    IF groups <> '{}' THEN
+        groups := {schema}.try_lock_groups(p_queue, groups);
+        PERFORM {schema}.advance_groups(p_queue, groups);
+        DELETE FROM {schema}.completed_heads
+        WHERE queue_id = p_queue AND (job_id IN (SELECT unnest(p_ids))) IS TRUE AND group_key = ANY (groups);
+    END IF;
+END
+$body$;
+
 -- The groups of jobs, wherever they stand.
 CREATE OR REPLACE FUNCTION {schema}.groups_of(p_queue integer, p_ids bigint[]) RETURNS text[]
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $body$

@@ -109,7 +109,7 @@ DECLARE
     dead_ids bigint[] := '{}';
     dead_groups text[] := '{}';
     dead_keys text[] := '{}';
-    headless text[] := '{}';
+    put_back bigint[] := '{}';
 BEGIN
     SELECT * INTO lost FROM {schema}.leases WHERE id = p_lease;
     FOR held IN SELECT * FROM {schema}.claims WHERE lease_id = p_lease ORDER BY id FOR UPDATE LOOP
@@ -134,10 +134,7 @@ BEGIN
             done := done + 1;
             RETURN NEXT;
         END LOOP;
-        headless := headless || ARRAY (
-            SELECT group_key
-            FROM {schema}.completed_heads
-            WHERE queue_id = held.queue_id AND job_id = ANY (held.job_ids));
+        put_back := put_back || held.job_ids;
         IF locked = '{}' THEN
             DELETE FROM {schema}.claims WHERE id = held.id;
         ELSIF locked <> held.job_ids THEN
@@ -154,9 +151,7 @@ BEGIN
         PERFORM {schema}.free_group_and_key(lost.queue_id, dead_groups, dead_keys, dead_ids);
         PERFORM {schema}.add_totals(lost.queue_id, p_dead_lettered => cardinality(dead_ids));
     END IF;
-    IF headless <> '{}' THEN
-        PERFORM {schema}.advance_groups(lost.queue_id, {schema}.try_lock_groups(lost.queue_id, headless));
-    END IF;
+    PERFORM {schema}.advance_completed(lost.queue_id, put_back);
 END
 $body$;
 
@@ -228,6 +223,7 @@ DECLARE
 BEGIN
     FOR held IN DELETE FROM {schema}.claims WHERE id = ANY (p_claims) RETURNING * LOOP
         PERFORM {schema}.mark_returned(held.queue_id, held.priority, held.job_ids);
+        PERFORM {schema}.advance_completed(held.queue_id, held.job_ids);
         -- A suspect is held alone.
         suspects := ARRAY (
             SELECT id
