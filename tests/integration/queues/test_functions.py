@@ -473,14 +473,18 @@ class TestUnderAnOldTransaction:
             await other.execute("SELECT 1")
             await one.execute(DEAD_ROWS)
             lease = await one.lease()
-            floors: list[int | None] = []
+            assert await one.claim(lease) == [], "a look from the start, and none within the next minute"
+            await one.execute(
+                "UPDATE headrace.watches"
+                " SET look_at = now() + interval '1 minute', hungry_at = now() + interval '1 minute'"
+            )
 
             async def claimed() -> tuple[int, list[int]]:
                 """How many pages a claim from the frontier touches, and what it finds."""
                 before = await one.one("SELECT coalesce(max(id), 0) FROM headrace.claims")
                 explained = await one.connection.fetchval(
-                    "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM headrace.claim(1, $1, 10, $2, NULL)",
-                    *(lease, floors),
+                    "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM headrace.claim(1, $1, 10, $2, NULL, NULL)",
+                    *(lease, START),
                 )
                 plan = json.loads(explained)[0]["Plan"]
                 found = await one.connection.fetch("SELECT job_ids FROM headrace.claims WHERE id > $1", before)
@@ -494,9 +498,7 @@ class TestUnderAnOldTransaction:
 
             most_pages = 100_000  # The first round makes the plans.
             for _ in range(3):
-                last_return = await one.one("SELECT last_value FROM headrace.returns")
                 delayed, head, behind = await one.put([None, "g", "g"], delays=[0.001, 0, 0])
-                floors[:] = [behind + 1, *[0] * 10, last_return + 1, *[None] * 10, 500]
                 pages, found = await claimed()
                 assert (found, pages < most_pages) == ([delayed, head], True), pages
                 await one.rows("complete", lease, [await claim_of()], [head])
@@ -541,7 +543,7 @@ class TestGroups:
         assert not chores["groups"]
 
     async def test_a_head_completed_in_a_transaction_is_remembered_for_as_long_as_it_is_held(
-        self, one: Session
+        self, one: Session, other: Session
     ) -> None:
         await one.put(["g"])
         lease = await one.lease()
@@ -549,7 +551,9 @@ class TestGroups:
         await one.execute(f"SELECT headrace.complete_in_transaction({lease}, {head['claim_id']}, {head['id']})")
         await one.rows("sweep_groups", QUEUE)
         assert await one.one("SELECT count(*) FROM headrace.completed_heads") == 1
-        await one.rows("end_leases", [lease])
+        async with other.connection.transaction():
+            await other.execute("SELECT headrace.lock_groups(1, ARRAY ['g'])")
+            await one.rows("end_leases", [lease])
         await one.execute("UPDATE headrace.watches SET swept_at = now() - interval '2 minutes'")
         (chores,) = await one.rows("housekeeping", "orders")
         assert chores["groups"], "though no job waits"
