@@ -18,6 +18,8 @@
 --   | parked job (row)          | under its group's place, or skipped; a job     |                        | promote, expire,
 --   |                           | without a group: promote, expire, cancel       |                        | claim_suspect
 --   | count, totals (row)       | count_and_share, add_totals                    | nobody                 | both
+--   | watch (row)               | keep_watch, claim (a look from the start),     | judged_until           | all but
+--   |                           | sweep_groups, judged_until                     |                        | judged_until
 --
 -- An application's open transaction that has completed a job holds that job's row and its key, nothing else; one that has
 -- enqueued holds keys, and new rows that nobody sees.

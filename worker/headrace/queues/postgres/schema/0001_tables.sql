@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 0822b4188c5a
+-- functions: 2bb2d040d339
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
