@@ -215,7 +215,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """What a newer release put into the envelope and this one does not know: carried on, never dropped."""
 
 
-_FIELDS = frozenset(NewJob.__struct_fields__ + Job.__struct_fields__)
+# And how the payload travels, see `queues.envelope`.
+_FIELDS = frozenset((*NewJob.__struct_fields__, *Job.__struct_fields__, "body"))
 
 
 def new_job(name: str, payload: Any = None, *, idempotency_key: str | None = None, **fields: Any) -> NewJob:

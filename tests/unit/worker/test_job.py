@@ -72,6 +72,7 @@ for _ in range(100_000):
         ({"extra": {"a": {"b": "zero\x00"}}}, "extra 'a': must be JSON"),
         ({"extra": {"a": DEEP}}, "extra: nested too deeply"),
         ({"extra": {"priority": 1}}, "extra 'priority': is a field of the envelope"),
+        ({"extra": {"body": "text"}}, "extra 'body': is a field of the envelope"),
         ({"extra": {"version": 1}}, "extra 'version': must be a whole number above 1"),
     ],
 )
