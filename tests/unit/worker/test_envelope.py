@@ -175,6 +175,8 @@ GOOD = {"version": 1, "id": ID, "enqueued_at": "2026-03-01T12:00:00Z"}
         ({**GOOD, "id": ""}, r"\$.id"),
         ({**GOOD, "enqueued_at": "yesterday"}, r"\$.enqueued_at"),
         ({**GOOD, "enqueued_at": "2026-03-01T12:00:00"}, r"\$.enqueued_at"),
+        ({**GOOD, "enqueued_at": "0001-01-01T00:00:00+14:00"}, "enqueued_at 0001-01-01"),
+        ({**GOOD, "enqueued_at": "9999-12-31T23:59:59-14:00"}, "enqueued_at 9999-12-31"),
         ({**GOOD, "headers": {"a": 1}}, r"\$.headers"),
         ({**GOOD, "attempt": 0}, r"\$.attempt"),
         ({**GOOD, "priority": 11}, "priority 11"),

@@ -32,7 +32,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from headrace.job import BYTES_CONTENT_TYPE, ENVELOPE_VERSION, JSON_CONTENT_TYPE, InvalidJobError, Job, NewJob
+from headrace.job import (
+    BYTES_CONTENT_TYPE,
+    ENVELOPE_VERSION,
+    JSON_CONTENT_TYPE,
+    MAX_YEAR,
+    MIN_YEAR,
+    InvalidJobError,
+    Job,
+    NewJob,
+)
 from headrace.queues.errors import UnsupportedCapabilityError
 
 if TYPE_CHECKING:
@@ -257,6 +266,9 @@ def _known(body: str | bytes, attribute: str, queue: str) -> Job:
     extra = {name: value for name, value in said.items() if name not in _KNOWN}
     if fields.version > ENVELOPE_VERSION:
         extra["version"] = fields.version
+    if not MIN_YEAR <= fields.enqueued_at.year <= MAX_YEAR:
+        # In another time zone, or when the job is sent on, it would be no moment at all.
+        raise ValueError(f"enqueued_at {fields.enqueued_at}: must be of the years {MIN_YEAR} to {MAX_YEAR}")
     # What no producer could say, nobody else may.
     NewJob(
         name=fields.name,
