@@ -163,7 +163,7 @@ async def test_a_call_that_is_cut_off_while_its_flag_comes_down_keeps_no_job(
             await connection.execute("SELECT FROM headrace.waiters FOR UPDATE")
             await other.enqueue([NewJob()])
             async with asyncio.timeout(SOON):
-                while not await connection.fetchval(IS_BLOCKED):
+                while not await connection.fetchval(IS_BLOCKED):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
             waiting.cancel()
             await asyncio.wait([waiting])
