@@ -445,6 +445,25 @@ class TestWhereToLook:
         await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
         assert {row["name"] for row in await one.claim(lease)} == {"x"}
 
+    async def test_who_leaves_names_out_does_not_look_for_fresh_ones_among_all_that_came_back(
+        self, one: Session
+    ) -> None:
+        await one.execute(
+            "INSERT INTO headrace.jobs (queue_id, name, came_back) "
+            "SELECT 1, 'x', nextval('headrace.returns') FROM generate_series(1, 20000)"
+        )
+        lease = await one.lease()
+        for is_first in (True, False, False):
+            explained = await one.one(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
+                f"SELECT * FROM headrace.claim(1, {lease}, 10, array_fill(0::bigint, ARRAY [22]), '{{y}}', NULL)"
+            )
+            plan = json.loads(explained)[0]["Plan"]
+            assert plan["Actual Rows"] == 10
+            pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            assert is_first or pages < 200, "the first is a look from the start, and makes the plans"
+            await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
+
     @pytest.mark.usefixtures("held")
     async def test_without_a_watch_jobs_are_found_all_the_same(self, one: Session) -> None:
         await one.execute("DELETE FROM headrace.watches")

@@ -247,7 +247,7 @@ $body$;
 -- names that are not wanted.
 --
 -- p_floors are what the caller knows by itself, like watches.floors, and p_look is the look after which it found that. Who
--- leaves names out goes by that alone, and nobody goes by its claims.
+-- leaves names out does not go by the claims of others, and nobody goes by its claims.
 CREATE OR REPLACE FUNCTION {schema}.claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[],
     p_without text[], p_look bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
@@ -315,9 +315,7 @@ BEGIN
             IF p_look = watch.look THEN
                 floors := p_floors;
             END IF;
-            IF takes_all THEN
-                verified := watch.floors;
-            END IF;
+            verified := watch.floors;
         END IF;
         IF (SELECT run_at <= now() FROM {schema}.parked_jobs
                 WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= watch.due_from ORDER BY run_at LIMIT 1)
@@ -348,8 +346,12 @@ BEGIN
             fresh_from := first.fresh;
             back_from := first.back;
             IF from_start THEN
-                ends[first.level + 1] := coalesce(fresh_from, beyond_fresh);
-                ends[first.level + 12] := coalesce(back_from, beyond_back);
+                -- Below the first there is nothing, whatever the names; and where some are left out, nothing below what
+                -- a look for all has passed.
+                ends[first.level + 1] := greatest(coalesce(fresh_from, beyond_fresh),
+                    CASE WHEN NOT takes_all THEN ends[first.level + 1] END);
+                ends[first.level + 12] := greatest(coalesce(back_from, beyond_back),
+                    CASE WHEN NOT takes_all THEN ends[first.level + 12] END);
             ELSIF takes_all THEN
                 IF fresh_from IS NOT NULL THEN
                     fresh_from := greatest(fresh_from, (
@@ -401,10 +403,10 @@ BEGIN
                     sizes := sizes[:fitting];
                     numbers := numbers[:fitting];
                 END IF;
-                IF from_start AND lane = 1 THEN
+                IF from_start AND takes_all AND lane = 1 THEN
                     ends[first.level + 12] := coalesce(CASE WHEN is_last THEN beyond_back END, numbers[fitting] + 1,
                         back_from);
-                ELSIF from_start THEN
+                ELSIF from_start AND takes_all THEN
                     ends[first.level + 1] := coalesce(CASE WHEN is_last THEN beyond_fresh END, ids[fitting] + 1,
                         fresh_from);
                 END IF;
@@ -453,7 +455,7 @@ BEGIN
                     look_at = clock_timestamp() + greatest(0.5, expense_seconds) * interval '1 second',
                     hungry_at = clock_timestamp() + expense_seconds * interval '1 second',
                     look_seconds = took_seconds,
-                    floors = CASE WHEN takes_all THEN ends ELSE floors END,
+                    floors = ends,
                     -- What is committed within two seconds is found; what comes later, from the start.
                     due_from = least(now() - interval '2 seconds', (
                         SELECT run_at FROM {schema}.parked_jobs

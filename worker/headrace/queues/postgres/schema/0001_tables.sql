@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 2bb2d040d339
+-- functions: 31d1479bf6ae
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
