@@ -6,11 +6,12 @@ import asyncio
 import threading
 from collections import Counter, defaultdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from headrace import Context, RetryPolicy, new_job
+from headrace.idempotency.base import Hold
 from headrace.idempotency.memory import MemoryIdempotencyStore
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.inspection import Cancel
@@ -161,6 +162,31 @@ async def test_one_whose_lease_was_lost_keeps_its_key_until_it_has_returned(worl
         world.backend.changed()
         await eventually(lambda: not place.entries, what="done by the next run")
     assert (runs.most["key"], runs.started["key"]) == (1, 2)
+
+
+async def test_one_that_was_told_to_stop_is_not_told_again_with_every_heartbeat(
+    world: World, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    records: dict[str, Any] = {}
+    store = MemoryIdempotencyStore(records=records)
+
+    @world.app.job("work", retry=RetryPolicy(initial_delay_seconds=3600))
+    def work(payload: None) -> None:
+        runs.run("key")
+
+    async with (
+        world.queue() as producer,
+        world.working(idempotency=Idempotency(store=store), job_timeout_seconds=0.1),
+    ):
+        await enqueue(producer, [new_job("work", idempotency_key="order 7")])
+        await eventually(lambda: "timed out" in caplog.text, what="told to stop")
+        records.clear()
+        await store.claim([Hold("order 7", "somebody else")], lease_seconds=3600)
+        before = world.counted("lease_extensions_total")
+        await eventually(lambda: world.counted("lease_extensions_total") > before + 5, what="some heartbeats")
+        runs.open("key 1")
+        await eventually(lambda: world.counted("retried_total") == 1, what="settled as timed out")
+    assert "keys belong to others" not in caplog.text
 
 
 async def test_a_slot_is_taken_until_the_thread_has_returned(world: World, runs: Runs) -> None:

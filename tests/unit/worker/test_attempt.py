@@ -116,6 +116,15 @@ def test_what_was_said_first_holds_but_a_cancellation_and_a_loss_outdo_it(
     assert attempt.is_stopped
 
 
+def test_one_that_was_abandoned_is_settled_once_whatever_is_said_of_it_until_it_stops() -> None:
+    attempt = Attempt(DELIVERY, DEFAULT_TERMS, 0.0)
+    attempt.fate = Fate.RUNNING
+    attempt.stop(Fate.HANDED_BACK)
+    assert attempt.end(STOPPED, POLICY, 0.0) == Release(delivery=DELIVERY)
+    attempt.stop(Fate.CANCELLED)
+    assert attempt.end(STOPPED, POLICY, 0.0) is None
+
+
 def test_a_job_is_settled_once() -> None:
     attempt = Attempt(DELIVERY, DEFAULT_TERMS, 0.0)
     assert attempt.end(COMPLETED, POLICY, 0.0) == Complete(delivery=DELIVERY, run_seconds=0.0)

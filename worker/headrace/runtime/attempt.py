@@ -155,9 +155,15 @@ class Attempt:
         """Whether it was told to stop: what becomes of it is decided, but for what it still says itself."""
         return self.fate not in _UNSTOPPED
 
+    def yields_to(self, fate: Fate) -> bool:
+        """Whether it is news: what was said first holds, but a cancellation outdoes it, and a loss outdoes all."""
+        if self.fate in {fate, Fate.ENDED}:
+            return False
+        return self.fate in _UNSTOPPED or fate is Fate.LOST or (fate is Fate.CANCELLED and self.fate is not Fate.LOST)
+
     def stop(self, fate: Fate) -> None:
-        """Tell it to stop. What was said first holds, but a cancellation outdoes it, and a loss outdoes all."""
-        if self.fate in _UNSTOPPED or fate is Fate.LOST or (fate is Fate.CANCELLED and self.fate is not Fate.LOST):
+        """Tell it to stop."""
+        if self.yields_to(fate):
             self.fate = fate
         if self.task is not None:
             self.task.cancel()

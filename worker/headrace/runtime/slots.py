@@ -180,14 +180,15 @@ class Slots:
             attempt.stop(Fate.HANDED_BACK)
 
     def stop(self, keys: AbstractSet[DeliveryKey], fate: Fate) -> int:
-        """Stop these, wherever they are; returns how many are here."""
+        """Stop these, wherever they are; returns to how many it is news."""
         waiting = [attempt for attempt in self.waiting.all() if attempt.delivery.key in keys]
         self._stop_waiting(waiting, fate)
-        running = [attempt for attempt in self._running.values() if attempt.delivery.key in keys]
+        # The same is said of a job with every heartbeat until it has stopped.
+        running = [
+            attempt for attempt in self._running.values() if attempt.delivery.key in keys and attempt.yields_to(fate)
+        ]
         for attempt in running:
-            # A cancelled job is said to be cancelled with every heartbeat until it has stopped.
-            if attempt.fate is not fate:
-                attempt.stop(fate)
+            attempt.stop(fate)
         return len(waiting) + len(running)
 
     def _stop_waiting(self, attempts: list[Attempt], fate: Fate) -> None:
