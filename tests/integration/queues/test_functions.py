@@ -517,7 +517,8 @@ class TestUnderAnOldTransaction:
 
             most_pages = 100_000  # The first round makes the plans.
             for _ in range(3):
-                delayed, head, behind = await one.put([None, "g", "g"], delays=[0.001, 0, 0])
+                delayed, head, behind = await one.put([None, "g", "g"], delays=[60.0, 0, 0])
+                assert await one.value("inspect_make_due", QUEUE, delayed)
                 pages, found = await claimed()
                 assert (found, pages < most_pages) == ([delayed, head], True), pages
                 await one.rows("complete", lease, [await claim_of()], [head])
