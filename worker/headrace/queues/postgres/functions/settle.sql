@@ -156,6 +156,8 @@ DECLARE
     job {schema}.jobs;
     of_queue integer;
     place integer;
+    again {schema}.jobs[] := '{}';
+    last_attempt integer;
     dead_ids bigint[] := '{}';
     dead_groups text[] := '{}';
     dead_keys text[] := '{}';
@@ -165,7 +167,10 @@ BEGIN
         place := array_position(p_ids, job.id);
         job := {schema}.failed(job, p_failures[place]);
         id := job.id;
-        is_dead := job.attempt > (SELECT queue.max_retries FROM {schema}.queues AS queue WHERE queue.id = job.queue_id);
+        IF last_attempt IS NULL THEN
+            SELECT queue.max_retries INTO last_attempt FROM {schema}.queues AS queue WHERE queue.id = job.queue_id;
+        END IF;
+        is_dead := job.attempt > last_attempt;
         IF is_dead THEN
             PERFORM {schema}.remember_dead(job, 'RetriesExhausted', p_failures[place] ->> 'error');
             dead_ids := dead_ids || job.id;
@@ -173,10 +178,14 @@ BEGIN
             dead_keys := array_remove(dead_keys || job.deduplication_key, NULL);
         ELSE
             job.run_at := now() + p_delays[place] * interval '1 second';
-            PERFORM {schema}.park(job, 'delayed');
+            again[coalesce(cardinality(again), 0) + 1] := job;
         END IF;
         RETURN NEXT;
     END LOOP;
+    -- In one statement, which is worth a third of all this.
+    INSERT INTO {schema}.parked_jobs ({job_columns}, state)
+    SELECT {job_columns}, 'delayed'
+    FROM unnest(again) AS job;
     IF dead_ids <> '{}' THEN
         PERFORM {schema}.free_group_and_key(of_queue, dead_groups, dead_keys, dead_ids);
     END IF;

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 31d1479bf6ae
+-- functions: 358d9f34a9ed
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
