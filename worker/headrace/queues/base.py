@@ -70,7 +70,8 @@ class Totals:
     """
 
     arrived: int = 0
-    """Jobs enqueued, by whatever way."""
+    """Jobs enqueued, by whatever way: those that have ended and those that are there. In shared counts it never falls;
+    a count of one's own may miss what workers did since their last heartbeats."""
     completed: int = 0
     failed: int = 0
     """Attempts that failed."""
