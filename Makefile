@@ -38,7 +38,7 @@ e2e:
 	$(BIN)/pytest -m e2e --durations=10 tests/e2e
 
 # Not in `make test`: figures need a machine with nothing else to do.
-bench: $(READY) ## Queue and worker beside their peers: twelve minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
+bench: $(READY) ## Queue and worker beside their peers: eighteen minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(foreach id,$(ONLY),--only $(id))
 
 lint: $(READY) ## Style, types, import contracts, shell scripts.

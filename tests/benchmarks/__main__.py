@@ -27,7 +27,7 @@ Starts a PostgreSQL of its own with stock settings from the machine's binaries, 
 afterwards. The peers are installed once into build/bench/peers, from locks/bench.txt. What contestants say on standard
 error is in build/bench/contestants.log.
 
-A run of all benchmarks takes about twelve minutes and wants a machine with nothing else to do. It writes
+A run of all benchmarks takes about eighteen minutes and wants a machine with nothing else to do. It writes
 docs/benchmarks.md and build/bench/results.json. A run of some (--only) is for working on them: it prints, and writes
 build/bench/some.json.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.arena import Arena, Candidate, Crowded
 from benchmarks.contestants.order import CHUNKS, DELAY_SECONDS, Workload
@@ -22,7 +23,7 @@ _WORKERS = 100
 _SLOTS = 10
 _CONNECTIONS = 300
 _CROWD_SECONDS = 6.0
-_CROWD = Workload(jobs=150_000, seconds=0.1)
+_CROWD = Workload(jobs=250_000, seconds=0.1)
 _ALONE = Workload(jobs=6000, seconds=0.1)
 
 _HELD = 30_000
@@ -50,7 +51,8 @@ class _Crowds:
     async def growth(self, arena: Arena, candidate: Candidate) -> Attempt:
         crowd = await self._crowd(arena, candidate)
         with arena.wider(_CONNECTIONS) as wide:
-            one = await wide.crowd(candidate, _ALONE, workers=1, seconds=2 * _CROWD_SECONDS)
+            alone = replace(candidate, jobs=None)
+            one = await wide.crowd(alone, _ALONE, workers=1, seconds=2 * _CROWD_SECONDS)
         return Attempt(
             value=crowd.server_seconds_per_job / one.server_seconds_per_job,
             details=f"{_server_time(crowd)}, of one worker {_server_time(one)}",
@@ -77,7 +79,7 @@ async def _beside(arena: Arena, candidate: Candidate) -> Attempt:
 _crowds = _Crowds()
 _CROWD_CANDIDATES = (
     ours(slots=_SLOTS),
-    pgqueuer(batch=_SLOTS // 2, concurrent=_SLOTS),
+    pgqueuer(jobs=100_000, batch=_SLOTS // 2, concurrent=_SLOTS),
     raw_sql(batch=_SLOTS),
 )
 _OTHERS_CROWD = {"Procrastinate": _TOO_LONG}
