@@ -45,7 +45,7 @@ class InvalidJobError(ValueError):
     """A job that no backend would take; the message names the field, what is wrong with it and the fix."""
 
 
-class NewJob(Struct, frozen=True, kw_only=True):
+class NewJob(Struct, frozen=True, kw_only=True, gc=False):
     """A job as its producer describes it; validated when made.
 
     Raises
@@ -193,7 +193,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """A job as a handler gets it."""
 
     id: str

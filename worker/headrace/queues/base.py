@@ -115,7 +115,7 @@ DeliveryKey: TypeAlias = tuple[str, str]
 """Which delivery: its receipt and its job's id."""
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """A leased job. Settle it once."""
 
     job: Job
@@ -130,7 +130,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
         return self.receipt, self.job.id
 
 
-class Enqueued(Struct, frozen=True):
+class Enqueued(Struct, frozen=True, gc=False):
     """What became of a job that was to be enqueued."""
 
     id: str

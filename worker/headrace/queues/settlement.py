@@ -25,7 +25,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     traceback: str | None = None
 
 
-class Complete(Struct, frozen=True, kw_only=True):
+class Complete(Struct, frozen=True, kw_only=True, gc=False):
     """The job is done and gone."""
 
     delivery: Delivery
@@ -33,7 +33,7 @@ class Complete(Struct, frozen=True, kw_only=True):
     """How long the attempt ran. None: it did not run (it was done already)."""
 
 
-class Retry(Struct, frozen=True, kw_only=True):
+class Retry(Struct, frozen=True, kw_only=True, gc=False):
     """The attempt failed: again after the delay, or dead where no attempt is left.
 
     Whether attempts are left is the queue's to say (`QueueSettings.max_retries`).
@@ -45,14 +45,14 @@ class Retry(Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None
 
 
-class Release(Struct, frozen=True, kw_only=True):
+class Release(Struct, frozen=True, kw_only=True, gc=False):
     """The job goes back with no attempt charged (a drain, a snooze, an unknown name)."""
 
     delivery: Delivery
     delay_seconds: float = 0.0
 
 
-class DeadLetter(Struct, frozen=True, kw_only=True):
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     """The job is given up: kept in the dead-letter queue with the reason (dropped where that is disabled)."""
 
     delivery: Delivery
@@ -62,7 +62,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None
 
 
-class Discard(Struct, frozen=True, kw_only=True):
+class Discard(Struct, frozen=True, kw_only=True, gc=False):
     """The job was cancelled and has stopped: it is gone."""
 
     delivery: Delivery
