@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 0.4
 LEASE_SECONDS = 3.0
-KILLED_JOBS = 80
+KILLED_JOBS = 300
 SEED = 4
 
 
@@ -210,9 +210,8 @@ async def test_sessions_killed_leases_lost_and_handlers_dead_at_any_moment_neith
         admins.append(connection.get_server_pid())
         try:
             for number in itertools.count(1):
-                await asyncio.sleep(
-                    chance.uniform(0, 0.15)
-                )  # A worker has two sessions, and one is to live for a call.
+                # A worker has two sessions, and one is to live for a call.
+                await asyncio.sleep(chance.uniform(0, 0.1))
                 pids = await connection.fetch(
                     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL ($1) "
                     "AND backend_type = 'client backend' ORDER BY pid",
@@ -240,7 +239,7 @@ async def test_sessions_killed_leases_lost_and_handlers_dead_at_any_moment_neith
             with suppress(asyncio.CancelledError):
                 await killer
         await eventually(world.is_done, what="all done")
-    assert killed > 20
+    assert killed > 10
     assert rescues > 0
     assert await world.ledger() == sorted(ids, key=int)
 
