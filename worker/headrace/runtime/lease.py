@@ -224,7 +224,7 @@ class Aside:
             if not self._complained:
                 log.warning("no heartbeat from beside a blocked event loop: %s", str(error) or "no answer")
             self._complained = True
-        except Exception:
+        except Exception:  # The thread goes on: the next heartbeat may still save the lease.
             log.exception("no heartbeat from beside a blocked event loop")
         else:
             self._keeper.extended_since(started)
