@@ -37,10 +37,11 @@ def pool_by_scale_target(autoscaler: Manifest) -> ObjectKey | None:
 def trim_deployment(manifest: Manifest) -> dict[str, Any]:
     """Of a Deployment: whose it is, its number, and how it fares."""
     status = manifest.get("status") or {}
+    ready = {"readyReplicas": status["readyReplicas"]} if "readyReplicas" in status else {}
     return {
         "metadata": _trim_metadata(manifest),
         "spec": {"replicas": manifest["spec"].get("replicas")},
-        "status": {name: status[name] for name in ("readyReplicas", "conditions") if name in status},
+        "status": {**ready, "conditions": _trim_conditions(status)},
     }
 
 
@@ -49,7 +50,7 @@ def trim_autoscaler(manifest: Manifest) -> dict[str, Any]:
     return {
         "metadata": _trim_metadata(manifest),
         "spec": {"scaleTargetRef": manifest["spec"]["scaleTargetRef"]},
-        "status": {"conditions": (manifest.get("status") or {}).get("conditions") or []},
+        "status": {"conditions": _trim_conditions(manifest.get("status") or {}, "ScalingActive")},
     }
 
 
@@ -103,3 +104,13 @@ def _trouble_of(container: Manifest) -> tuple[str, str] | None:
 def _trim_metadata(manifest: Manifest) -> dict[str, Any]:
     kept = ("namespace", "name", "uid", "generation", "ownerReferences")
     return {name: manifest["metadata"][name] for name in kept if name in manifest["metadata"]}
+
+
+def _trim_conditions(status: Manifest, *types: str) -> list[dict[str, Any]]:
+    """What conditions say, all or some of them, without their times: another time alone is worth no look."""
+    kept = ("type", "status", "reason", "message")
+    return [
+        {name: condition[name] for name in kept if name in condition}
+        for condition in status.get("conditions") or ()
+        if not types or condition["type"] in types
+    ]

@@ -55,8 +55,8 @@ class Controllers:
 
     def show(self, manifest: Manifest) -> None:
         """The watch shows an object."""
-        self.objects.seen(manifest)
-        self._work[manifest["kind"]].add(key_of(manifest))
+        if self.objects.seen(manifest):
+            self._work[manifest["kind"]].add(key_of(manifest))
 
     def show_gone(self, manifest: Manifest) -> None:
         """The watch shows that an object is deleted."""
@@ -64,8 +64,9 @@ class Controllers:
         self._work[manifest["kind"]].add(key_of(manifest))
 
     def show_pool_change(self, pool: ObjectKey) -> None:
-        """The pool's Deployment, autoscalers or pods have changed."""
-        self._work[POOL_KIND].add(pool)
+        """The pool's Deployment, autoscalers or pods have changed; it may be no pool of ours, or not be there yet."""
+        if self.objects.get(POOL_KIND, pool) is not None:
+            self._work[POOL_KIND].add(pool)
 
     def health_problem(self) -> str | None:
         """Why the process should be restarted."""

@@ -45,7 +45,7 @@ class Reporter:
         if not changed:
             return manifest
         written = await self._cluster.patch_status(manifest["kind"], key_of(manifest), changed)
-        self.remember(written)
+        self._objects.written(written, self._clock.now().timestamp(), guarded=False)
         await self._tell_readiness(manifest, written)
         return written
 
@@ -64,8 +64,8 @@ class Reporter:
             raise PassingError("Gone", f"{manifest['kind']} {key} is gone")
 
     def remember(self, written: Manifest) -> None:
-        """What a write returned is the newest state."""
-        self._objects.written(written, self._clock.now().timestamp())
+        """What a write returned that was guarded against others' is the newest state, and no news."""
+        self._objects.written(written, self._clock.now().timestamp(), guarded=True)
 
     async def tell(self, manifest: Manifest, event_type: EventType, reason: str, message: str) -> None:
         """Record an Event on the object, and log it."""

@@ -17,9 +17,9 @@ KEY = ObjectKey("shop", "workers")
 QUEUE = ObjectKey("shop", "thumbnails")
 
 
-def pool(version: int, uid: str = "1") -> dict[str, Any]:
-    metadata = {"namespace": "shop", "name": "workers", "uid": uid, "resourceVersion": str(version)}
-    return {"kind": "JobWorkerPool", "metadata": metadata, "spec": {"queueRef": {"name": "thumbnails"}}}
+def pool(version: int, uid: str = "1", **metadata: Any) -> dict[str, Any]:
+    named = {"namespace": "shop", "name": "workers", "uid": uid, "resourceVersion": str(version), **metadata}
+    return {"kind": "JobWorkerPool", "metadata": named, "spec": {"queueRef": {"name": "thumbnails"}}}
 
 
 def version(store: ObjectStore) -> str | None:
@@ -30,7 +30,7 @@ def version(store: ObjectStore) -> str | None:
 def test_an_older_state_never_replaces_a_newer_one() -> None:
     store = ObjectStore()
     store.seen(pool(9))
-    store.written(pool(10), 0)
+    store.written(pool(10), 0, guarded=False)
     store.seen(pool(9))
     assert version(store) == "10"
 
@@ -39,10 +39,10 @@ def test_what_is_gone_does_not_come_back_by_a_late_answer() -> None:
     store = ObjectStore()
     store.seen(pool(9))
     store.gone(pool(10))
-    store.written(pool(10), 0)
+    store.written(pool(10), 0, guarded=False)
     assert version(store) is None
     store.seen(pool(12, uid="2"))
-    store.written(pool(13, uid="1"), 0)
+    store.written(pool(13, uid="1"), 0, guarded=False)
     assert version(store) == "12"
 
 
@@ -50,12 +50,63 @@ def test_the_watch_lags_while_it_owes_us_a_write() -> None:
     store = ObjectStore()
     store.seen(pool(1))
     assert store.watch_lag_seconds(100) == 0
-    store.written(pool(2), 100)
-    store.written(pool(3), 150)
+    store.written(pool(2), 100, guarded=False)
+    store.written(pool(3), 150, guarded=False)
     store.seen(pool(2))
     assert store.watch_lag_seconds(160) == 60
     store.seen(pool(3))
     assert store.watch_lag_seconds(160) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"uid": "2"},
+        {"generation": 2},
+        {"annotations": {"headrace.dev/paused": "true"}},
+        {"labels": {"team": "a"}},
+        {"finalizers": ["a"]},
+        {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+    ],
+)
+def test_what_reconciling_reads_of_an_object_is_news_when_it_changes(change: dict[str, Any]) -> None:
+    store = ObjectStore()
+    assert store.seen(pool(1, generation=1))
+    assert not store.seen({**pool(2, generation=1), "status": {"replicas": 3}})
+    assert store.seen(pool(3, **{"generation": 1, **change}))
+    assert not store.seen(pool(4, **{"generation": 1, **change}))
+
+
+def test_an_echo_of_our_own_write_is_no_news() -> None:
+    store = ObjectStore()
+    store.seen(pool(1, generation=1))
+    store.written(pool(2, generation=1), 0, guarded=False)
+    store.written(pool(3, generation=2), 0, guarded=True)
+    assert not store.seen(pool(2, generation=1))
+    assert not store.seen(pool(3, generation=2))
+
+
+def test_somebodys_change_is_news_though_a_write_of_ours_returned_it_first() -> None:
+    store = ObjectStore()
+    store.seen(pool(1, generation=1))
+    store.written(pool(3, generation=2), 0, guarded=False)
+    assert store.seen(pool(2, generation=2))
+    assert not store.seen(pool(3, generation=2))
+
+
+def test_somebodys_change_is_news_though_a_write_of_ours_came_on_top_of_it() -> None:
+    store = ObjectStore()
+    store.seen(pool(1, generation=1))
+    store.written(pool(3, generation=2), 0, guarded=False)
+    store.written(pool(4, generation=3), 0, guarded=True)
+    assert store.seen(pool(2, generation=2))
+
+
+def test_an_object_that_is_made_anew_is_news() -> None:
+    store = ObjectStore()
+    store.seen(pool(1))
+    store.gone(pool(2))
+    assert store.seen(pool(3, uid="2"))
 
 
 def test_pools_are_found_by_their_queue() -> None:
@@ -63,6 +114,18 @@ def test_pools_are_found_by_their_queue() -> None:
     store.seen(pool(1))
     assert store.pools_of(QUEUE) == [KEY]
     assert store.pools_of(ObjectKey("other", "thumbnails")) == []
+    store.gone(pool(2))
+    assert store.pools_of(QUEUE) == []
+
+
+def test_pools_are_found_by_each_of_their_queues_and_no_more_by_the_ones_they_leave() -> None:
+    store = ObjectStore()
+    several = {"queueRefs": [{"name": "thumbnails"}, {"name": "mail"}]}
+    store.seen({**pool(1), "spec": several})
+    mail = ObjectKey("shop", "mail")
+    assert (store.pools_of(QUEUE), store.pools_of(mail)) == ([KEY], [KEY])
+    store.seen({**pool(2), "spec": {"queueRefs": [{"name": "mail"}]}})
+    assert (store.pools_of(QUEUE), store.pools_of(mail)) == ([], [KEY])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from headrace_operator.core.model import (
     TransientError,
 )
 from headrace_operator.kubernetes.errors import ExpiredError, error_from_answer
-from headrace_operator.kubernetes.objects import pool_by_scale_target, worker_pod
+from headrace_operator.kubernetes.objects import pool_by_scale_target, trim_autoscaler, trim_deployment, worker_pod
 
 
 def pod(*, metadata: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
@@ -125,6 +125,30 @@ def test_what_keeps_a_worker_from_starting_has_a_reason_that_stays(
 def test_an_autoscaler_concerns_the_pool_that_it_may_scale(target: dict[str, str], pool: str | None) -> None:
     manifest = {"metadata": {"namespace": "shop", "name": "any"}, "spec": {"scaleTargetRef": target}}
     assert pool_by_scale_target(manifest) == (ObjectKey("shop", pool) if pool else None)
+
+
+def condition(type_: str, at: str) -> dict[str, str]:
+    times = {"lastUpdateTime": at, "lastTransitionTime": at}
+    return {"type": type_, "status": "True", "reason": "Told", "message": "", **times}
+
+
+def test_a_deployment_that_differs_by_a_time_alone_is_worth_no_look() -> None:
+    def deployment(at: str, ready: int = 1) -> dict[str, Any]:
+        status = {"readyReplicas": ready, "observedGeneration": 1, "conditions": [condition("Progressing", at)]}
+        return trim_deployment({"metadata": {"name": "workers"}, "spec": {"replicas": 1}, "status": status})
+
+    assert deployment("1") == deployment("2")
+    assert deployment("1") != deployment("2", ready=2)
+
+
+def test_of_an_autoscaler_it_counts_whether_it_can_scale() -> None:
+    def autoscaler(*conditions: dict[str, str]) -> dict[str, Any]:
+        status = {"currentMetrics": [], "conditions": list(conditions)}
+        return trim_autoscaler({"metadata": {"name": "any"}, "spec": {"scaleTargetRef": {}}, "status": status})
+
+    able = condition("ScalingActive", "1")
+    assert autoscaler(able) == autoscaler(condition("ScalingActive", "2"), condition("ScalingLimited", "1"))
+    assert autoscaler(able) != autoscaler({**able, "status": "False"})
 
 
 @pytest.mark.parametrize(
