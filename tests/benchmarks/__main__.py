@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks import machine, peers
 from benchmarks.arena import Arena, BrokenError
-from benchmarks.places import BUILD, PAGE, ROOT
+from benchmarks.places import BUILD, PAGE, ROOT, TESTS, WORKER
 from benchmarks.report import Result, as_json, as_lines, as_page
 from benchmarks.scenario import Scenario
 from benchmarks.scenarios import SCENARIOS
@@ -79,6 +80,9 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
     (BUILD / "contestants.log").unlink(missing_ok=True)
     tell("the peers' environment")
     python = peers.python()
+    # As the peers are, and as ours is where it is installed: under PYTHONDONTWRITEBYTECODE each start would compile it.
+    for directory in (WORKER, TESTS / "benchmarks"):
+        compileall.compile_dir(directory, quiet=1)
     with running_server(stock=True) as server:
         facts = {}
         if is_whole:

@@ -159,7 +159,7 @@ WORKER_SCENARIOS: Sequence[Scenario] = (
         unit="s",
         how=f"Median of {_STARTS}, with defaults. The commands are `headrace worker` and `procrastinate worker`; "
         "PgQueuer's is a script that calls its `run`, since `pgq run` does not start with the typer that it is "
-        "installed with. The limit is a script that connects by asyncpg and runs one job.",
+        "installed with. The limit is a script that connects by asyncpg and runs one job. All are compiled before.",
         measure=_start(_STARTS),
         candidates=(ours(), pgqueuer(), procrastinate(jobs=None), raw_sql()),
         better="lower",
