@@ -16,7 +16,7 @@ QUEUE_LOAD_METRIC = "background_jobs_queue_load"
 """Ready (unless the queue is paused) plus in flight: leasing a job is no less work. Carries `QUEUE_METRIC_LABEL`."""
 
 DESIRED_WORKERS_METRIC = "background_jobs_desired_workers"
-"""What the operator would decide for a pool. Carries `QUEUE_METRIC_LABEL` and `POOL_METRIC_LABEL`."""
+"""What a pool's load wants, within its bounds: its HorizontalPodAutoscaler follows it. Carries `POOL_METRIC_LABEL`."""
 
 EXTERNAL_METRICS = (QUEUE_DEPTH_METRIC, QUEUE_LOAD_METRIC, DESIRED_WORKERS_METRIC)
 

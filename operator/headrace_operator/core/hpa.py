@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.external_metrics import QUEUE_LOAD_METRIC, QUEUE_METRIC_LABEL
+from headrace_operator.core.external_metrics import DESIRED_WORKERS_METRIC, POOL_METRIC_LABEL
 from headrace_operator.core.labels import pool_labels
 from headrace_operator.core.scaling import SCALE_DOWN_WINDOW
 
@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 _PERIOD_SECONDS = 15
 
+_TOLERANCE = "0"
+"""Else a tenth more or less is ignored. Kubernetes takes it from 1.35 on, and drops it before."""
+
 
 def pool_autoscaler(pool: JobWorkerPool) -> dict[str, Any]:
     """The HorizontalPodAutoscaler, to be applied. Zero is not its business, but the operator's."""
     scaling = pool.spec.autoscaling
+    # The decision's own number, so that both modes take the same: a queue's load alone knows nothing of other queues,
+    # nor of other pools on it. AverageValue of one divides by no number of pods that may be too old.
     metric = {
-        "name": QUEUE_LOAD_METRIC,
-        "selector": {"matchLabels": {QUEUE_METRIC_LABEL: pool.spec.queue_ref.name}},
+        "name": DESIRED_WORKERS_METRIC,
+        "selector": {"matchLabels": {POOL_METRIC_LABEL: pool.metadata.name}},
     }
-    # AverageValue divides by status.replicas alone; Value would shrink the demand while new workers start.
-    target = {"type": "AverageValue", "averageValue": str(scaling.target.queue_depth_per_replica)}
+    target = {"type": "AverageValue", "averageValue": "1"}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -41,11 +45,13 @@ def pool_autoscaler(pool: JobWorkerPool) -> dict[str, Any]:
             "behavior": {
                 "scaleUp": {
                     "stabilizationWindowSeconds": 0,
+                    "tolerance": _TOLERANCE,
                     "selectPolicy": "Max",
                     "policies": [_policy("Pods", scaling.max_replicas), _policy("Percent", 100)],
                 },
                 "scaleDown": {
                     "stabilizationWindowSeconds": int(SCALE_DOWN_WINDOW.total_seconds()),
+                    "tolerance": _TOLERANCE,
                     "selectPolicy": "Max",
                     "policies": [_policy("Percent", 100)],
                 },

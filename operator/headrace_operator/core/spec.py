@@ -16,6 +16,9 @@ import msgspec
 
 from headrace_operator.core.model import PAUSED_ANNOTATION, ObjectKey, RefusedError
 
+JOBS_PER_REPLICA = 10
+"""How many jobs, ready or in flight, there should be for each worker where a spec names no target."""
+
 
 class DeletionPolicy(StrEnum):
     """What happens to the jobs when their JobQueue goes."""
@@ -255,13 +258,31 @@ class Idempotency(Part, frozen=True, kw_only=True):
 
 
 class Target(Part, frozen=True, kw_only=True):
-    """What to scale for."""
+    """What to scale for: what it names, and `JOBS_PER_REPLICA` where it names nothing."""
 
-    queue_depth_per_replica: int = 10
+    queue_depth_per_replica: int | None = None
 
     def __post_init__(self) -> None:
-        if self.queue_depth_per_replica < 1:
+        if self.queue_depth_per_replica is not None and self.queue_depth_per_replica < 1:
             raise ValueError("queueDepthPerReplica must be 1 or more")
+
+    @property
+    def jobs_per_replica(self) -> int | None:
+        """How many jobs there should be for each worker; None where other targets are named, and this one isn't."""
+        if self == Target():
+            return JOBS_PER_REPLICA
+        return self.queue_depth_per_replica
+
+
+class Fallback(Part, frozen=True, kw_only=True):
+    """How many workers there are at the least once a queue can't be read for a while."""
+
+    replicas: int
+    failure_threshold: int = 3
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or self.failure_threshold < 1:
+            raise ValueError("replicas and failureThreshold must be 1 or more")
 
 
 class Autoscaling(Part, frozen=True, kw_only=True):
@@ -274,6 +295,7 @@ class Autoscaling(Part, frozen=True, kw_only=True):
     activation_depth: int = 1
     sample_interval_seconds: float = 5
     scale_to_zero_after_seconds: float = 60
+    fallback: Fallback | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:

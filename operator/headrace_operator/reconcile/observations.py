@@ -94,7 +94,7 @@ class Observations:
         if metric == DESIRED_WORKERS_METRIC:
             return [
                 MetricValue(
-                    labels={QUEUE_METRIC_LABEL: memory.queue.name, POOL_METRIC_LABEL: pool.name},
+                    labels={POOL_METRIC_LABEL: pool.name},
                     value=memory.wanted_replicas,
                     sampled_at=samples[memory.queue].sampled_at,
                 )

@@ -32,7 +32,7 @@ from headrace_operator.core.pool_status import (
     scaling_failure,
     scaling_status,
 )
-from headrace_operator.core.scaling import Situation, decide, wanted_workers
+from headrace_operator.core.scaling import SeenQueue, Situation, decide
 from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, ScalingMode, parse
 from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
@@ -204,7 +204,7 @@ class PoolReconciler:
         situation = Situation(
             current=current,
             scaled_to_zero=conditions.is_true(conditions_of(manifest), conditions.SCALED_TO_ZERO),
-            sample=sample,
+            queues=(SeenQueue(name=pool.queue_key.name, sample=sample),),
             paused=pool.paused,
         )
         uid = pool.metadata.uid
@@ -214,7 +214,7 @@ class PoolReconciler:
             uid=uid,
             queue=pool.queue_key,
             history=decision.history,
-            wanted_replicas=None if sample is None else wanted_workers(pool.spec.autoscaling, sample.depth),
+            wanted_replicas=decision.wanted_replicas,
         )
         self._observations.remember_pool(pool.key, memory)
         return decision

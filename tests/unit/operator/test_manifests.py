@@ -186,18 +186,19 @@ def test_the_bundled_image_has_its_pull_policy_and_a_pools_own_image_has_kuberne
     assert "imagePullPolicy" not in own
 
 
-def test_an_autoscaler_follows_the_load_from_one_up_with_a_behavior_of_its_own() -> None:
+def test_an_autoscaler_follows_what_the_load_wants_from_one_up_with_a_behavior_of_its_own() -> None:
     scaling = {"minReplicas": 0, "maxReplicas": 7, "target": {"queueDepthPerReplica": 4}}
     spec = pool_autoscaler(pool(autoscaling=scaling))["spec"]
     assert spec["scaleTargetRef"] == {"apiVersion": API_VERSION, "kind": "JobWorkerPool", "name": "workers"}
     assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 7)
     [metric] = spec["metrics"]
     assert metric["external"]["metric"] == {
-        "name": "background_jobs_queue_load",
-        "selector": {"matchLabels": {"queue": "thumbnails"}},
+        "name": "background_jobs_desired_workers",
+        "selector": {"matchLabels": {"pool": "workers"}},
     }
-    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "4"}
+    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "1"}
     up, down = spec["behavior"]["scaleUp"], spec["behavior"]["scaleDown"]
+    assert (up["tolerance"], down["tolerance"]) == ("0", "0")
     assert (up["stabilizationWindowSeconds"], down["stabilizationWindowSeconds"]) == (0, 60)
     assert {"type": "Pods", "value": 7, "periodSeconds": 15} in up["policies"]
 

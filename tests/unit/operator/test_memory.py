@@ -147,7 +147,7 @@ def observations(clock: SetClock) -> Observations:
     [
         ("background_jobs_queue_depth", 7, {"queue": "thumbnails"}),
         ("background_jobs_queue_load", 12, {"queue": "thumbnails"}),
-        ("background_jobs_desired_workers", 2, {"queue": "thumbnails", "pool": "workers"}),
+        ("background_jobs_desired_workers", 2, {"pool": "workers"}),
     ],
 )
 def test_autoscalers_are_given_fresh_values_of_their_namespace_alone(

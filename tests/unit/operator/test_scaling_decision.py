@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_operator.core.model import QueueDepth, Sample, SampleSource
-from headrace_operator.core.scaling import Decision, History, Situation, decide, wanted_workers
-from headrace_operator.core.spec import Autoscaling, ScalingMode, Target
+from headrace_operator.core.scaling import Decision, History, SeenQueue, Situation, decide
+from headrace_operator.core.spec import Autoscaling, Fallback, ScalingMode, Target
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def scaling(mode: str = "Direct", *, per_replica: int = 10, **changes: Any) -> Autoscaling:
+def scaling(mode: str = "Direct", *, per_replica: int | None = None, **changes: Any) -> Autoscaling:
     return Autoscaling(mode=ScalingMode(mode), target=Target(queue_depth_per_replica=per_replica), **changes)
 
 
@@ -26,9 +27,20 @@ def sample(ready: int = 0, in_flight: int = 0, *, at: datetime = START, paused: 
     return Sample(depth=depth, sampled_at=at, source=SampleSource.BACKEND)
 
 
+def queues(seen: Sample | None) -> tuple[SeenQueue, ...]:
+    return (SeenQueue(name="mail", sample=seen),)
+
+
 def decide_once(spec: Autoscaling, current: int | None, seen: Sample | None, **changes: Any) -> Decision:
     changes = {"scaled_to_zero": False, **changes}
-    return decide(spec, Situation(current=current, sample=seen, **changes), History(), START)
+    return decide(spec, Situation(current=current, queues=queues(seen), **changes), History(), START)
+
+
+def wanted(spec: Autoscaling, seen: Sample) -> int:
+    """What the load wants, whatever is written."""
+    found = decide_once(spec, None, seen).wanted_replicas
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -56,7 +68,7 @@ class Story:
         if current is not None:
             self.current = current
         seen = None if ready is None else sample(ready, in_flight, at=self.now, paused=paused)
-        situation = Situation(current=self.current, scaled_to_zero=self.scaled_to_zero, sample=seen)
+        situation = Situation(current=self.current, scaled_to_zero=self.scaled_to_zero, queues=queues(seen))
         self.last = decide(self.spec, situation, self.history, self.now)
         self.history, self.current = self.last.history, self.last.desired_replicas
         self.scaled_to_zero = self.last.scaled_to_zero
@@ -104,8 +116,8 @@ class Story:
         ("HPA", 0, True, sample(500, paused=True), 0, "QueuePaused", True),
         ("Direct", None, False, sample(500, paused=True), 0, "QueuePaused", True),
         ("Direct", 1, False, sample(500, 30, paused=True), 3, "Load", False),
-        # A zero that was ours stays known as ours while scaling is off.
-        ("Off", 0, True, sample(5), 0, "ManualScaling", True),
+        # Off at a zero of ours: nobody would wake it, so it is left.
+        ("Off", 0, True, sample(5), 1, "ManualScaling", False),
     ],
 )
 def test_who_decides_on_which_number(
@@ -280,10 +292,213 @@ def test_what_the_operator_decides_itself_is_within_bounds_or_a_zero(
     if desired == 0 and current != 0:
         assert minimum == 0
         assert decision.scaled_to_zero
-    assert 1 <= wanted_workers(spec, QueueDepth(ready=ready)) <= spec.max_replicas
+    assert 1 <= wanted(spec, sample(ready)) <= spec.max_replicas
 
 
 @given(ready=st.integers(0, 500), more=st.integers(0, 500))
 def test_more_jobs_never_want_fewer_workers(ready: int, more: int) -> None:
     spec = scaling(max_replicas=30)
-    assert wanted_workers(spec, QueueDepth(ready=ready + more)) >= wanted_workers(spec, QueueDepth(ready=ready))
+    assert wanted(spec, sample(ready + more)) >= wanted(spec, sample(ready))
+
+
+# Several queues, and parts of them
+
+
+def two(first: Sample | None, second: Sample | None, share: Fraction = Fraction(1)) -> tuple[SeenQueue, ...]:
+    return (SeenQueue(name="urgent", sample=first, share=share), SeenQueue(name="bulk", sample=second, share=share))
+
+
+def decide_two(
+    spec: Autoscaling, current: int | None, first: Sample | None, second: Sample | None, **changes: Any
+) -> Decision:
+    share = changes.pop("share", Fraction(1))
+    changes = {"scaled_to_zero": current == 0, "queues": two(first, second, share), **changes}
+    return decide(spec, Situation(current=current, **changes), History(), START)
+
+
+def test_the_loads_of_several_queues_add_up() -> None:
+    decision = decide_two(scaling(), 1, sample(20, 5), sample(30))
+    assert (decision.desired_replicas, decision.reason) == (6, "Load")
+    assert decision.message == "50 ready and 5 in flight at 10 a worker: 6 workers"
+
+
+def test_a_paused_queue_among_several_adds_what_is_in_flight_alone_and_is_named() -> None:
+    decision = decide_two(scaling(), 1, sample(20), sample(500, 5, paused=True))
+    assert decision.desired_replicas == 3
+    assert decision.message == "520 ready and 5 in flight, queue bulk is paused at 10 a worker: 3 workers"
+    assert decide_two(scaling(), 0, sample(0), sample(500, paused=True)).reason == "WaitingForJobs"
+    assert decide_two(scaling(), 0, sample(1, paused=True), sample(500, paused=True)).reason == "QueuePaused"
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_while_one_of_several_queues_is_unknown_the_number_may_grow_and_does_not_shrink(mode: str) -> None:
+    held = decide_two(scaling(mode), 4, sample(10), None)
+    assert (held.desired_replicas, held.reason) == (4, "SignalsLost")
+    assert held.message == "the depth of queue bulk is unknown: holding 4 workers"
+    assert (held.wanted_replicas, decide_two(scaling(mode), 4, sample(70), None).wanted_replicas) == (4, 7)
+    assert decide_two(scaling(), 4, sample(70), None).desired_replicas == 7
+
+
+def test_while_one_of_several_queues_is_unknown_the_others_jobs_still_wake_and_nothing_goes_to_zero() -> None:
+    assert decide_two(scaling(), 0, sample(1), None).reason == "Woken"
+    assert decide_two(scaling(), 0, sample(0), None).reason == "SignalsLost"
+    spec, history = scaling(scale_to_zero_after_seconds=10), History()
+    for seconds in range(0, 60, 5):
+        now = START + timedelta(seconds=seconds)
+        situation = Situation(current=2, scaled_to_zero=False, queues=two(sample(at=now), None))
+        decision = decide(spec, situation, history, now)
+        assert decision.desired_replicas == 2
+        history = decision.history
+
+
+def test_pools_share_a_load_to_the_last_job() -> None:
+    third = Fraction(1, 3)
+    decision = decide_two(scaling(), 1, sample(90), sample(0), share=third)
+    assert decision.desired_replicas == 3
+    assert decision.message == "90 ready and 0 in flight, 30 of it for this pool at 10 a worker: 3 workers"
+    # Each is woken by what is there: a third of a job is one.
+    assert decide_two(scaling(), 0, sample(1), sample(0), share=third).desired_replicas == 1
+
+
+@given(
+    loads=st.lists(st.integers(0, 5_000), min_size=1, max_size=4),
+    capacities=st.lists(st.integers(1, 1_000), min_size=1, max_size=5),
+)
+def test_pools_that_share_have_at_most_one_worker_more_each_than_one_pool_would(
+    loads: list[int], capacities: list[int]
+) -> None:
+    spec = scaling(max_replicas=10_000)
+
+    def workers(share: Fraction) -> int:
+        seen = tuple(SeenQueue(name=str(at), sample=sample(load), share=share) for at, load in enumerate(loads))
+        return decide(spec, Situation(current=1, scaled_to_zero=False, queues=seen), History(), START).desired_replicas
+
+    together = sum(workers(Fraction(capacity, sum(capacities))) for capacity in capacities)
+    alone = workers(Fraction(1))
+    assert alone <= together <= alone + len(capacities)
+
+
+# What can't be read for long
+
+
+def test_a_fallback_lifts_what_has_been_unknown_for_so_many_intervals_from_zero_too() -> None:
+    spec = scaling(fallback=Fallback(replicas=3, failure_threshold=2))
+    awake, asleep = Story(spec, current=1), Story(spec, current=0, scaled_to_zero=True)
+    assert [awake.step(5, None), awake.step(5, None), awake.step(5, None)] == [1, 1, 3]
+    assert awake.reason == "Fallback"
+    assert [asleep.step(5, None), asleep.step(5, None), asleep.step(5, None)] == [0, 0, 3]
+    assert asleep.last is not None
+    assert asleep.last.message == "the depth of the queue has been unknown for 10 s: fallback wants 3 workers"
+    assert not asleep.scaled_to_zero
+
+
+def test_a_fallback_never_takes_workers_away_nor_goes_beyond_the_most() -> None:
+    spec = scaling(fallback=Fallback(replicas=3, failure_threshold=1))
+    busy = Story(spec, current=7)
+    assert [busy.step(5, None), busy.step(5, None)] == [7, 7]
+    small = Story(scaling(max_replicas=2, fallback=Fallback(replicas=3, failure_threshold=1)), current=1)
+    assert [small.step(5, None), small.step(5, None)] == [1, 2]
+
+
+def test_a_reading_in_between_starts_the_fallback_anew_and_a_hands_zero_has_none() -> None:
+    spec = scaling("HPA", fallback=Fallback(replicas=3, failure_threshold=2))
+    story = Story(spec, current=1)
+    assert [story.step(5, None), story.step(5, 1), story.step(5, None), story.step(5, None)] == [1, 1, 1, 1]
+    assert story.step(5, None) == 3
+    by_hand = Story(spec, current=0)
+    assert [by_hand.step(5, None) for _ in range(5)] == [0] * 5
+
+
+# When to decide anew
+
+
+def ahead_seconds(decision: Decision, now: datetime = START) -> float | None:
+    return None if decision.next_at is None else (decision.next_at - now).total_seconds()
+
+
+def test_where_time_changes_nothing_there_is_no_next_time() -> None:
+    assert decide_once(scaling(), 0, sample(0), scaled_to_zero=True).next_at is None
+    assert decide_once(scaling(min_replicas=1), 1, sample(0)).next_at is None
+    assert decide_once(scaling("HPA"), 3, sample(30)).next_at is None
+    assert decide_once(scaling("Off"), 3, sample(30)).next_at is None
+    assert decide_once(scaling(), 3, sample(30), paused=True).next_at is None
+    assert decide_once(scaling(), 0, sample(30)).next_at is None
+
+
+def test_zero_that_is_due_is_a_next_time() -> None:
+    spec = scaling("HPA", scale_to_zero_after_seconds=3, sample_interval_seconds=60)
+    assert ahead_seconds(decide_once(spec, 2, sample(0))) == 3
+
+
+def test_the_end_of_a_window_is_a_next_time() -> None:
+    story = Story(scaling(sample_interval_seconds=300), current=1)
+    story.step(1, 50)
+    story.step(20, 10)
+    assert story.last is not None
+    assert ahead_seconds(story.last, story.now) == 40
+
+
+def test_a_fallback_that_is_due_is_a_next_time() -> None:
+    spec = scaling(fallback=Fallback(replicas=3), sample_interval_seconds=20)
+    assert ahead_seconds(decide_once(spec, 0, None, scaled_to_zero=True)) == 60
+
+
+STEPS = st.lists(
+    st.tuples(st.floats(0.5, 90), st.none() | st.integers(0, 300), st.integers(0, 50)), min_size=1, max_size=25
+)
+
+
+@given(steps=STEPS, mode=st.sampled_from(["Direct", "HPA", "Off"]), minimum=st.integers(0, 3))
+def test_the_next_time_is_always_ahead(steps: list[tuple[float, int | None, int]], mode: str, minimum: int) -> None:
+    story = Story(scaling(mode, min_replicas=minimum, fallback=Fallback(replicas=2)), current=2)
+    for seconds, ready, in_flight in steps:
+        story.step(seconds, ready, in_flight)
+        assert story.last is not None
+        assert story.last.next_at is None or story.last.next_at > story.now
+
+
+@given(ready=st.integers(0, 400), in_flight=st.integers(0, 50), current=st.integers(1, 30), minimum=st.integers(0, 3))
+def test_at_constant_load_the_number_settles_and_stays(ready: int, in_flight: int, current: int, minimum: int) -> None:
+    story = Story(scaling(min_replicas=minimum, max_replicas=30), current=current)
+    numbers = [story.step(5, ready, in_flight) for _ in range(60)]
+    changes = sum(before != after for before, after in zip([current, *numbers], numbers, strict=False))
+    assert changes <= 2, "to what the load wants, and from there to zero where it wants nothing"
+    assert len(set(numbers[-30:])) == 1
+
+
+@given(steps=STEPS, minimum=st.integers(0, 5), spread=st.integers(1, 5))
+def test_whatever_happens_the_number_stays_within_its_bounds(
+    steps: list[tuple[float, int | None, int]], minimum: int, spread: int
+) -> None:
+    spec = scaling(min_replicas=minimum, max_replicas=minimum + spread, fallback=Fallback(replicas=50))
+    story = Story(spec)
+    for seconds, ready, in_flight in steps:
+        number = story.step(seconds, ready, in_flight)
+        assert minimum <= number <= spec.max_replicas
+
+
+@given(steps=STEPS, more=st.integers(0, 300))
+def test_with_more_jobs_throughout_there_are_never_fewer_workers(
+    steps: list[tuple[float, int | None, int]], more: int
+) -> None:
+    few, many = Story(scaling(max_replicas=50), current=1), Story(scaling(max_replicas=50), current=1)
+    for seconds, ready, in_flight in steps:
+        number = few.step(seconds, ready, in_flight)
+        assert many.step(seconds, None if ready is None else ready + more, in_flight) >= number
+
+
+@given(steps=STEPS)
+def test_deciding_at_its_next_times_alone_forgets_no_zero(steps: list[tuple[float, int | None, int]]) -> None:
+    story = Story(scaling(scale_to_zero_after_seconds=45), current=1)
+    for seconds, ready, in_flight in steps:
+        story.step(seconds, ready, in_flight)
+    story.step(1, 0)
+    waited = 0.0
+    while story.current and waited < 600:
+        assert story.last is not None
+        assert story.last.next_at is not None
+        seconds = (story.last.next_at - story.now).total_seconds()
+        waited += seconds
+        story.step(seconds, 0)
+    assert story.current == 0
+    assert waited <= 120

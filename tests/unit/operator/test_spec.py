@@ -13,6 +13,7 @@ from headrace_operator.core.model import RefusedError
 from headrace_operator.core.spec import (
     Autoscaling,
     DeadLetter,
+    Fallback,
     Handler,
     HttpHandler,
     Idempotency,
@@ -52,6 +53,13 @@ def test_a_pool_without_autoscaling_is_off_and_with_an_empty_one_hpa() -> None:
 
 def test_names_are_camel_case_there_and_snake_case_here() -> None:
     assert pool(autoscaling={"scaleToZeroAfterSeconds": 7}).spec.autoscaling.scale_to_zero_after_seconds == 7
+
+
+def test_ten_jobs_a_worker_where_no_target_is_named() -> None:
+    assert pool(autoscaling={}).spec.autoscaling.target.jobs_per_replica == 10
+    assert pool(autoscaling={"target": {}}).spec.autoscaling.target.jobs_per_replica == 10
+    named = pool(autoscaling={"target": {"queueDepthPerReplica": 3}})
+    assert named.spec.autoscaling.target.jobs_per_replica == 3
 
 
 def test_a_finished_job_is_gone_unless_the_spec_keeps_it() -> None:
@@ -101,6 +109,7 @@ def test_a_wrong_queue_is_told_by_its_field(changes: dict[str, Any], message: st
         ),
         ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling: minReplicas (3)"),
         ({"autoscaling": {"target": {"queueDepthPerReplica": 0}}}, "spec.autoscaling.target: queueDepthPerReplica"),
+        ({"autoscaling": {"fallback": {"replicas": 0}}}, "spec.autoscaling.fallback: replicas"),
         ({"idempotency": {"enabled": True}}, "spec.idempotency: idempotency needs a redis"),
         (
             {"idempotency": {"redis": {"secretRef": {"name": "redis"}, "mode": "Sentinel"}}},
@@ -127,6 +136,7 @@ def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) 
         (Retry, "jobworkerpools", ("retry",)),
         (Autoscaling, "jobworkerpools", ("autoscaling",)),
         (Target, "jobworkerpools", ("autoscaling", "target")),
+        (Fallback, "jobworkerpools", ("autoscaling", "fallback")),
         (Idempotency, "jobworkerpools", ("idempotency",)),
         (Redis, "jobworkerpools", ("idempotency", "redis")),
         (UrlReference, "jobworkerpools", ("idempotency", "redis", "secretRef")),
