@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from headrace_operator import endpoints
-from headrace_operator.core.binding import seen_from_elsewhere
+from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.model import ObjectKey, OperatorError, RefusedError
 from headrace_operator.kubernetes import KubernetesApi, KubernetesCluster, MetricsApiAccess
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.metrics_api import ExternalMetricsServer
-from headrace_operator.provisioning import PostgresProvisioning
+from headrace_operator.providers import PROVIDERS
 from headrace_operator.reconcile.controllers import Controllers
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.sampling import Sampler
@@ -68,8 +68,8 @@ class Operator:
             await stack.enter_async_context(
                 self._controllers.running(
                     cluster=cluster,
-                    provisioning=PostgresProvisioning(),
-                    sampling=await stack.enter_async_context(Sampler(self._clock)),
+                    providers=PROVIDERS,
+                    sampling=await stack.enter_async_context(Sampler(self._clock, PROVIDERS)),
                     as_seen_from_here=seen_from_elsewhere,
                     image=settings.worker_image,
                     image_pull_policy=settings.worker_image_pull_policy,

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
-    ConnectionBudget,
+    EventType,
     ObjectKey,
-    Provisioned,
+    OperatorError,
     QueueDepth,
     Sample,
     SampleSource,
     TransientError,
+    WorkerPod,
 )
+from headrace_operator.core.provider import Place, Provisioned, QueueOwner
+from headrace_operator.providers.postgres import PostgresProvider
+from headrace_operator.providers.postgres.place import PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from headrace_operator.core.limits import BackendLimits
-from headrace_operator.core.model import EventType, OperatorError, QueuePlace, WorkerPod
 
 Manifest = dict[str, Any]
 
@@ -137,36 +138,37 @@ class MemoryCluster:
         return stored
 
 
-class MemoryBackend:
-    """Fills `Provisioning` and `Sampling`; `failure` makes both fail."""
+class MemoryBackend(PostgresProvider):
+    """Provider Postgres without a database, and `Sampling`; `failure` makes both fail."""
 
     def __init__(self, clock: SetClock) -> None:
         self.depth = QueueDepth()
         self.failure: OperatorError | None = None
         self.source = SampleSource.BACKEND
         self.ensured = 0
-        self.places: list[QueuePlace] = []
-        self.budget: ConnectionBudget | None = None
+        self.places: list[PostgresPlace] = []
+        self.status: dict[str, Any] = {"schemaVersion": 1}
         self.backend_limits = BackendLimits(max_delay_seconds=10_000_000_000)
-        self.removed: list[QueuePlace] = []
+        self.removed: list[PostgresPlace] = []
         self._clock = clock
 
-    def limits(self, provider: str) -> BackendLimits:
-        assert provider == "Postgres"
+    @property
+    def limits(self) -> BackendLimits:
         return self.backend_limits
 
-    async def ensure(
+    async def provision(
         self,
-        place: QueuePlace,
-        owner: Mapping[str, Any],
+        place: PostgresPlace,
+        owner: QueueOwner,
         settings: Mapping[str, Any],
+        progress: Callable[[str], None],
     ) -> Provisioned:
         self._fail()
         self.ensured += 1
         self.places.append(place)
-        return Provisioned(changed=False, schema_version=1, details="", budget=self.budget)
+        return Provisioned(changed=False, details="", status=self.status)
 
-    async def remove(self, place: QueuePlace, owner: Mapping[str, Any]) -> bool:
+    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> bool:
         self._fail()
         self.removed.append(place)
         return True
@@ -174,7 +176,7 @@ class MemoryBackend:
     async def sample(
         self,
         queue: ObjectKey,
-        place: QueuePlace,
+        place: Place,
         pods: Sequence[WorkerPod],
         *,
         max_age_seconds: float,

@@ -76,7 +76,6 @@ NAMED_ALIKE = {
     "Idempotency",
     "PythonHandler",
     # The operator's and the worker's: neither knows the other's.
-    "Connection",
     "JsonFormatter",
     "Provisioned",
     "_Run",

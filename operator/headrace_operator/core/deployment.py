@@ -9,6 +9,8 @@ from headrace_operator.core.labels import pool_labels, pool_selector
 from headrace_operator.core.template import merge_pod_template
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from headrace_operator.core.spec import Handler, Idempotency, JobQueue, JobWorkerPool, Redis
 
 WORKER_CONTAINER = "worker"
@@ -26,12 +28,20 @@ _REDIS_TYPE_ANNOTATION = "headrace.dev/redis-binding-type"
 
 
 def worker_deployment(
-    pool: JobWorkerPool, queue: JobQueue, *, replicas: int, image: str, image_pull_policy: str | None = None
+    pool: JobWorkerPool,
+    queue: JobQueue,
+    *,
+    provider_environment: Mapping[str, str],
+    replicas: int,
+    image: str,
+    image_pull_policy: str | None = None,
 ) -> dict[str, Any]:
     """The Deployment of a pool, to be applied.
 
     Parameters
     ----------
+    provider_environment
+        What the queue's provider tells workers (`core.provider.Provider.worker_environment`).
     image, image_pull_policy
         What runs where the pool names no image of its own.
 
@@ -43,7 +53,7 @@ def worker_deployment(
     name = pool.metadata.name
     ours = {
         "metadata": {"labels": pool_labels(name, queue.metadata.name), "annotations": _annotations(pool)},
-        "spec": _pod(pool, queue, image=image, image_pull_policy=image_pull_policy),
+        "spec": _pod(pool, queue, provider_environment, image=image, image_pull_policy=image_pull_policy),
     }
     return {
         "apiVersion": "apps/v1",
@@ -67,8 +77,16 @@ def _annotations(pool: JobWorkerPool) -> dict[str, str]:
     return {} if pool.spec.idempotency.used_redis is None else {_REDIS_TYPE_ANNOTATION: "redis"}
 
 
-def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
-    worker = _worker(pool, queue, image=image, image_pull_policy=image_pull_policy)
+def _pod(
+    pool: JobWorkerPool,
+    queue: JobQueue,
+    provider_environment: Mapping[str, str],
+    *,
+    image: str,
+    image_pull_policy: str | None,
+) -> dict[str, Any]:
+    environment = _environment(pool, queue, provider_environment)
+    worker = _worker(pool, environment, image=image, image_pull_policy=image_pull_policy)
     volumes: list[dict[str, Any]] = [
         {"name": "binding", "secret": {"secretName": queue.binding_name}},
         *_redis_volumes(pool.spec.idempotency.used_redis),
@@ -89,13 +107,15 @@ def _pod(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy:
     }
 
 
-def _worker(pool: JobWorkerPool, queue: JobQueue, *, image: str, image_pull_policy: str | None) -> dict[str, Any]:
+def _worker(
+    pool: JobWorkerPool, environment: Mapping[str, str], *, image: str, image_pull_policy: str | None
+) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": WORKER_CONTAINER,
         "image": pool.spec.image or image,
         "args": ["worker"],
         "env": [
-            *({"name": name, "value": value} for name, value in _environment(pool, queue).items()),
+            *({"name": name, "value": value} for name, value in environment.items()),
             {"name": "HEADRACE_WORKER_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}],
@@ -145,7 +165,7 @@ def _probe(path: str, **timing: int) -> dict[str, Any]:
     return {"httpGet": {"path": path, "port": "metrics"}, "timeoutSeconds": 5, **timing}
 
 
-def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
+def _environment(pool: JobWorkerPool, queue: JobQueue, provider_environment: Mapping[str, str]) -> dict[str, str]:
     """What is no secret. The queue's own settings are read from the queue, the connection from the binding."""
     spec = pool.spec
     settings: dict[str, str | float] = {
@@ -161,7 +181,7 @@ def _environment(pool: JobWorkerPool, queue: JobQueue) -> dict[str, str]:
         "RETRY__MULTIPLIER": spec.retry.multiplier,
         "RETRY__MAXDELAYSECONDS": spec.retry.max_delay_seconds,
         "RETRY__JITTER": spec.retry.jitter,
-        "POSTGRES__SCHEMA": queue.spec.postgres.schema,
+        **provider_environment,
         **_handler(spec.handler),
         **_idempotency(spec.idempotency),
     }

@@ -31,55 +31,6 @@ class ObjectKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
-    """How to reach a queue's database. Never logged, never in a status: `repr` shows no field."""
-
-    dsn: str
-    """For applications and workers."""
-    admin_dsn: str | None = None
-    """Of the user who owns the tables, for provisioning. None: the DSN itself."""
-    direct_dsn: str | None = None
-    """Past a pooler, for workers that listen. None: the DSN itself."""
-    ca_certificates: str | None = None
-    """PEM; given, the server's certificate and name are verified against it, on every connection."""
-
-    def __repr__(self) -> str:
-        return "Connection(…)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePlace:
-    """Where a queue lives: a schema in a database, and the queue's name in it."""
-
-    connection: Connection
-    schema: str
-    queue: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionBudget:
-    """What a database server can take of workers."""
-
-    max_connections: int
-    """How many connections it allows ordinary users, all of them together."""
-    connections_per_worker: int
-    """How many of them a worker may hold."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provisioned:
-    """What provisioning found and did."""
-
-    changed: bool
-    schema_version: int
-    """Of the tables."""
-    details: str
-    """One sentence for an Event."""
-    budget: ConnectionBudget | None = None
-    """None where the backend has no such limit."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDepth:
     """How much a queue holds (`headrace.queues.base.Depth` tells what each number means)."""
 

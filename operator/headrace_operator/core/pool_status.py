@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
-from headrace_operator.core.connections import shortage
 from headrace_operator.core.labels import pool_selector
 from headrace_operator.core.model import OperatorError, RefusedError, TransientError
 from headrace_operator.core.spec import ScalingMode
@@ -15,7 +14,7 @@ from headrace_operator.core.spec import ScalingMode
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from headrace_operator.core.model import ConnectionBudget, Sample, WorkerPod
+    from headrace_operator.core.model import Sample, WorkerPod
     from headrace_operator.core.scaling import Decision, Limit
     from headrace_operator.core.spec import JobWorkerPool
 
@@ -42,8 +41,8 @@ class PoolFacts:
     """Why the number of workers doesn't follow the load at present."""
     redis_failure: OperatorError | None = None
     """Why workers that start can't have the connection to Redis that they need."""
-    budget: ConnectionBudget | None = None
-    """What the queue's database server can take of workers, where that is known."""
+    ceiling: Limit | None = None
+    """What to say where the pool may have more workers than the queue's backend can take."""
 
 
 def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
@@ -52,7 +51,7 @@ def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
         _ready(facts),
         _available(facts),
         _scaling_active(pool, facts),
-        _scaling_limited(facts.decision, connection_shortage(pool, facts)),
+        _scaling_limited(facts.decision, facts.ceiling),
         scaled_to_zero(pool, facts.decision),
         _paused(facts.decision),
     ]
@@ -208,13 +207,8 @@ def _scaling_active(pool: JobWorkerPool, facts: PoolFacts) -> Condition:
     )
 
 
-def connection_shortage(pool: JobWorkerPool, facts: PoolFacts) -> Limit | None:
-    """What to say where the pool may have more workers than can connect."""
-    return shortage(pool, facts.decision.desired_replicas, facts.budget)
-
-
-def _scaling_limited(decision: Decision, connections: Limit | None) -> Condition:
-    limits = [limit for limit in (decision.limited, connections) if limit is not None]
+def _scaling_limited(decision: Decision, ceiling: Limit | None) -> Condition:
+    limits = [limit for limit in (decision.limited, ceiling) if limit is not None]
     if not limits:
         return Condition(
             type=conditions.SCALING_LIMITED,

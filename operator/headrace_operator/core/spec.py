@@ -58,6 +58,11 @@ class Resource(Part, frozen=True, kw_only=True):
     kind: str
     metadata: Metadata
 
+    @classmethod
+    def prepare(cls, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The manifest in the shape of these fields."""
+        return manifest
+
     @property
     def key(self) -> ObjectKey:
         """Namespace and name."""
@@ -85,41 +90,11 @@ class Resource(Part, frozen=True, kw_only=True):
         return any(reference.get("uid") == self.metadata.uid for reference in references)
 
 
-class DsnReference(Part, frozen=True, kw_only=True):
-    """A Secret's key that holds a DSN."""
-
-    name: str
-    key: str = "dsn"
-
-
 class CaReference(Part, frozen=True, kw_only=True):
     """A Secret's key that holds CA certificates."""
 
     name: str
     key: str = "ca.crt"
-
-
-class PostgresConnection(Part, frozen=True, kw_only=True):
-    """How to reach the database."""
-
-    secret_ref: DsnReference
-
-
-class PostgresTls(Part, frozen=True, kw_only=True):
-    """How to verify the server."""
-
-    ca_secret_ref: CaReference
-
-
-class Postgres(Part, frozen=True, kw_only=True):
-    """Where a queue lives with provider Postgres."""
-
-    connection: PostgresConnection
-    admin_connection: PostgresConnection | None = None
-    direct_connection: PostgresConnection | None = None
-    tls: PostgresTls | None = None
-    schema: str = "headrace"
-    completed_retention_seconds: float = 0
 
 
 class DeadLetter(Part, frozen=True, kw_only=True):
@@ -130,10 +105,9 @@ class DeadLetter(Part, frozen=True, kw_only=True):
 
 
 class QueueSpec(Part, frozen=True, kw_only=True):
-    """A JobQueue's spec."""
+    """A JobQueue's spec, but for its provider's own block."""
 
-    provider: Literal["Postgres"]
-    postgres: Postgres
+    provider: str
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     visibility_timeout_seconds: float = 1800
     max_retries: int = 3
@@ -146,7 +120,6 @@ class QueueSpec(Part, frozen=True, kw_only=True):
             "visibility_timeout_seconds": float(self.visibility_timeout_seconds),
             "max_retries": self.max_retries,
             "message_retention_seconds": self.message_retention_seconds,
-            "completed_retention_seconds": float(self.postgres.completed_retention_seconds),
             "dead_letter_enabled": self.dead_letter.enabled,
             "dead_letter_retention_days": float(self.dead_letter.retention_days),
         }
@@ -156,9 +129,19 @@ class JobQueue(Resource, frozen=True, kw_only=True):
     """A queue of background jobs."""
 
     spec: QueueSpec
+    block: Any = None
+    """What stands in the spec under the provider's own name: the provider's to read, by `parse_block`."""
+
+    @classmethod
+    def prepare(cls, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Resource.prepare`."""
+        spec = manifest.get("spec")
+        if not isinstance(spec, Mapping):
+            return manifest
+        return {**manifest, "block": spec.get(block_name(spec.get("provider")))}
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments of ``headrace.queues.base.QueueSettings``."""
+        """The keyword arguments of ``headrace.queues.base.QueueSettings``, but for those of one provider alone."""
         return self.spec.settings() | {"paused": self.paused}
 
     @property
@@ -335,7 +318,9 @@ class JobWorkerPool(Resource, frozen=True, kw_only=True):
 
 AnyResource = TypeVar("AnyResource", bound=Resource)
 
-_PLACE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>.*)`$", re.DOTALL)
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+_PLACE = re.compile(r"^(?P<what>.*) - at `\$(?P<where>.*)`$", re.DOTALL)
 
 
 def parse(manifest: Mapping[str, Any], kind: type[AnyResource]) -> AnyResource:
@@ -347,8 +332,37 @@ def parse(manifest: Mapping[str, Any], kind: type[AnyResource]) -> AnyResource:
         ``InvalidSpec``, with the field and what is wrong with it.
     """
     try:
-        return msgspec.convert(manifest, kind)
+        return msgspec.convert(kind.prepare(manifest), kind)
     except msgspec.ValidationError as error:
-        found = _PLACE.match(str(error))
-        message = f"{found['where']}: {found['what'].replace('`', '')}" if found else str(error)
-        raise RefusedError("InvalidSpec", message) from None
+        raise _refusal(error, "") from None
+
+
+def parse_block(queue: JobQueue, kind: type[AnyPart]) -> AnyPart:
+    """Read the block of a JobQueue's spec that is its provider's own.
+
+    Raises
+    ------
+    RefusedError
+        ``InvalidSpec``, with the field and what is wrong with it.
+    """
+    name = block_name(queue.spec.provider)
+    if queue.block is None:
+        raise RefusedError("InvalidSpec", f"spec: Object missing required field {name}")
+    try:
+        return msgspec.convert(queue.block, kind)
+    except msgspec.ValidationError as error:
+        raise _refusal(error, f"spec.{name}") from None
+
+
+def block_name(provider: object) -> str:
+    """The field of a JobQueue's spec that is this provider's own: its name in camelCase."""
+    name = str(provider)
+    return name[:1].lower() + name[1:]
+
+
+def _refusal(error: msgspec.ValidationError, above: str) -> RefusedError:
+    """What is wrong, with the field; `above` is the field that was read."""
+    found = _PLACE.match(str(error))
+    field, what = (found["where"], found["what"]) if found else ("", str(error))
+    where = f"{above}{field}".lstrip(".")
+    return RefusedError("InvalidSpec", f"{where}: {what.replace('`', '')}" if where else what)

@@ -6,9 +6,9 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from headrace_operator.core.binding import read_dsn
 from headrace_operator.core.model import ObjectKey, TransientError
 from headrace_operator.local.errors import InputError
+from headrace_operator.providers.postgres.place import read_dsn
 from headrace_operator.reconcile.objects import key_of
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from headrace_operator.local.postgres import EmbeddedPostgres
 from headrace_operator.local.replicas import Replicas
 from headrace_operator.local.status import Rate, Status, pool_status, queue_status
 from headrace_operator.local.views import view
-from headrace_operator.provisioning import PostgresProvisioning
+from headrace_operator.providers import PROVIDERS
 from headrace_operator.reconcile.controllers import Controllers
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.observations import Observations
@@ -114,7 +114,7 @@ class _Run:
                     on_change=self._controllers.show_pool_change,
                 )
             )
-            sampler = await stack.enter_async_context(Sampler(self._clock))
+            sampler = await stack.enter_async_context(Sampler(self._clock, PROVIDERS))
             cluster = LocalCluster(self._manifests, replicas, self._controllers.show)
             tasks = [self._show(replicas, sampler, cluster), _unfit(replicas)]
             if postgres is not None:
@@ -123,10 +123,10 @@ class _Run:
                 tasks.append(_reload(replicas))
             async with self._controllers.running(
                 cluster=cluster,
-                provisioning=PostgresProvisioning(),
+                providers=PROVIDERS,
                 sampling=sampler,
                 # Workers stand on this very machine.
-                as_seen_from_here=lambda dsn, _: dsn,
+                as_seen_from_here=lambda host, _: host,
                 image="",
                 image_pull_policy=None,
                 metrics_api_failure=lambda: None,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from headrace_operator.core.model import ObjectKey
+    from headrace_operator.core.provider import Providers
     from headrace_operator.reconcile.observations import Observations
-    from headrace_operator.reconcile.ports import Clock, Cluster, Provisioning, Sampling
+    from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
 
     Manifest = Mapping[str, Any]
 
@@ -82,7 +83,7 @@ class Controllers:
         self,
         *,
         cluster: Cluster,
-        provisioning: Provisioning,
+        providers: Providers,
         sampling: Sampling,
         as_seen_from_here: Callable[[str, str], str],
         image: str,
@@ -92,7 +93,7 @@ class Controllers:
         """Work inside the block. The parameters are those of the reconcilers."""
         queues = QueueReconciler(
             cluster=cluster,
-            provisioning=provisioning,
+            providers=providers,
             sampling=sampling,
             objects=self.objects,
             observations=self._observations,
@@ -106,7 +107,7 @@ class Controllers:
             objects=self.objects,
             observations=self._observations,
             clock=self._clock,
-            limits=provisioning.limits,
+            providers=providers,
             image=image,
             image_pull_policy=image_pull_policy,
             metrics_api_failure=metrics_api_failure,

@@ -22,7 +22,8 @@ from headrace_operator.core.scaling import History
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace_operator.core.model import ObjectKey, QueuePlace, Sample
+    from headrace_operator.core.model import ObjectKey, Sample
+    from headrace_operator.core.provider import Place
     from headrace_operator.reconcile.ports import Clock
 
 FRESH = timedelta(seconds=15)
@@ -45,15 +46,15 @@ class Observations:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._places: dict[ObjectKey, QueuePlace] = {}
+        self._places: dict[ObjectKey, Place] = {}
         self._samples: dict[ObjectKey, Sample] = {}
         self._pools: dict[ObjectKey, PoolMemory] = {}
 
-    def place(self, queue: ObjectKey) -> QueuePlace | None:
+    def place(self, queue: ObjectKey) -> Place | None:
         """Where the queue was last found to be in order."""
         return self._places.get(queue)
 
-    def remember_place(self, queue: ObjectKey, place: QueuePlace) -> None:
+    def remember_place(self, queue: ObjectKey, place: Place) -> None:
         """The queue is in order there."""
         self._places[queue] = place
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
-from headrace_operator.core.connections import budget_of
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
 from headrace_operator.core.limits import pool_refusal
@@ -25,15 +24,15 @@ from headrace_operator.core.model import (
 from headrace_operator.core.pool_status import (
     QUEUE_PENDING,
     PoolFacts,
-    connection_shortage,
     pool_conditions,
     pool_numbers,
     scaled_to_zero,
     scaling_failure,
     scaling_status,
 )
+from headrace_operator.core.provider import provider_of
 from headrace_operator.core.scaling import SeenQueue, Situation, decide
-from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, ScalingMode, parse
+from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, ScalingMode, block_name, parse
 from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.observations import PoolMemory
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from headrace_operator.core.limits import BackendLimits
     from headrace_operator.core.model import Sample
+    from headrace_operator.core.provider import AnyProvider, Providers
     from headrace_operator.core.scaling import Decision
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
@@ -65,8 +64,8 @@ class PoolReconciler:
 
     Parameters
     ----------
-    limits
-        What a provider's backend can do.
+    providers
+        The table of them.
     image, image_pull_policy
         What pools run that name no image of their own.
     metrics_api_failure
@@ -81,7 +80,7 @@ class PoolReconciler:
         objects: ObjectStore,
         observations: Observations,
         clock: Clock,
-        limits: Callable[[str], BackendLimits],
+        providers: Providers,
         image: str,
         image_pull_policy: str | None,
         metrics_api_failure: Callable[[], OperatorError | None],
@@ -91,7 +90,7 @@ class PoolReconciler:
         self._objects = objects
         self._observations = observations
         self._clock = clock
-        self._limits = limits
+        self._providers = providers
         self._image = image
         self._image_pull_policy = image_pull_policy
         self._metrics_api_failure = metrics_api_failure
@@ -130,7 +129,8 @@ class PoolReconciler:
     async def _bring_about(self, pool: JobWorkerPool, manifest: Manifest) -> None:
         queue_manifest = await self._find_queue(pool)
         queue = parse(queue_manifest, JobQueue)
-        if refusal := pool_refusal(pool, queue.spec.provider, self._limits(queue.spec.provider)):
+        provider = provider_of(queue, self._providers)
+        if refusal := pool_refusal(pool, provider.name, provider.limits):
             raise refusal
         deployment = self._owned_deployment(pool)
         if deployment is None:
@@ -145,7 +145,7 @@ class PoolReconciler:
         sample, sampling_failure = await self._sample(pool)
         decision = self._decide(pool, manifest, deployment, sample)
         manifest = await self._write_replicas(pool, manifest, decision)
-        applied = await self._apply_deployment(pool, queue, deployment, decision)
+        applied = await self._apply_deployment(pool, queue, provider, deployment, decision)
         await self._keep_autoscaler(pool)
         facts = PoolFacts(
             decision=decision,
@@ -158,7 +158,7 @@ class PoolReconciler:
                 pool, decision, self._cluster.autoscalers(pool.key), self._metrics_api_failure()
             )
             or sampling_failure,
-            budget=budget_of(queue_manifest),
+            ceiling=provider.ceiling(_provider_status(queue_manifest, provider), pool, decision.desired_replicas),
         )
         await self._report(pool, manifest, facts)
 
@@ -232,11 +232,17 @@ class PoolReconciler:
         return written
 
     async def _apply_deployment(
-        self, pool: JobWorkerPool, queue: JobQueue, deployment: Manifest | None, decision: Decision
+        self,
+        pool: JobWorkerPool,
+        queue: JobQueue,
+        provider: AnyProvider,
+        deployment: Manifest | None,
+        decision: Decision,
     ) -> Manifest:
         wanted = worker_deployment(
             pool,
             queue,
+            provider_environment=provider.worker_environment(queue),
             replicas=decision.desired_replicas,
             image=self._image,
             image_pull_policy=self._image_pull_policy,
@@ -270,7 +276,7 @@ class PoolReconciler:
         if is_rescaled:
             fields["lastScaleTime"] = conditions.timestamp(now)
             await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)
-        limit = connection_shortage(pool, facts)
+        limit = facts.ceiling
         if limit is not None and limit.message not in _limited(manifest):
             await self._reporter.tell(manifest, EventType.WARNING, limit.reason, limit.message)
         is_other_reason = before.get("scaling", {}).get("reason") != decision.reason
@@ -298,6 +304,11 @@ def _limited(manifest: Manifest) -> str:
 
 def _is_bound(queue_manifest: Manifest) -> bool:
     return "binding" in (queue_manifest.get("status") or {})
+
+
+def _provider_status(queue_manifest: Manifest, provider: AnyProvider) -> Manifest:
+    """The provider's own part of a JobQueue's status."""
+    return (queue_manifest.get("status") or {}).get(block_name(provider.name)) or {}
 
 
 def _queue_failure(queue_manifest: Manifest) -> OperatorError | None:

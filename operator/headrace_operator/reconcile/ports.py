@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from headrace_operator.core.limits import BackendLimits
-    from headrace_operator.core.model import EventType, ObjectKey, Provisioned, QueuePlace, Sample, WorkerPod
+    from headrace_operator.core.model import EventType, ObjectKey, Sample, WorkerPod
+    from headrace_operator.core.provider import Place
 
     Manifest = Mapping[str, Any]
 
@@ -76,31 +76,11 @@ class Cluster(Protocol):
         ...
 
 
-class Provisioning(Protocol):
-    """What a JobQueue's provider can do."""
-
-    def limits(self, provider: str) -> BackendLimits:
-        """What its backend can do of all that a spec may ask for."""
-        ...
-
-    async def ensure(self, place: QueuePlace, owner: Manifest, settings: Mapping[str, Any]) -> Provisioned:
-        """Make or adjust the place for this JobQueue, and see that workers can connect to it.
-
-        `settings` are the keyword arguments of ``headrace.queues.base.QueueSettings``.
-        Raises RefusedError("NameTaken", …) where it belongs to another.
-        """
-        ...
-
-    async def remove(self, place: QueuePlace, owner: Manifest) -> bool:
-        """Remove the place and the jobs in it, if it is this JobQueue's."""
-        ...
-
-
 class Sampling(Protocol):
     """The depth of queues."""
 
     async def sample(
-        self, queue: ObjectKey, place: QueuePlace, pods: Sequence[WorkerPod], *, max_age_seconds: float
+        self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod], *, max_age_seconds: float
     ) -> Sample:
         """A sample at most so old: what workers publish where one is fresh, else what the backend says.
 

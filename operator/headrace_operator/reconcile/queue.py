@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
-from headrace_operator.core.binding import binding_secret, read_dsn, seen_from_elsewhere
+from headrace_operator.core.binding import binding_secret
 from headrace_operator.core.conditions import Condition
-from headrace_operator.core.connections import postgres_status
+from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.limits import queue_refusal
 from headrace_operator.core.model import (
     PAUSED_ANNOTATION,
     QUEUE_FINALIZER,
-    Connection,
     EventType,
     ObjectKey,
     OperatorError,
     PassingError,
-    QueuePlace,
     RefusedError,
     SampleSource,
     TransientError,
 )
-from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
+from headrace_operator.core.provider import QueueOwner, provider_of
+from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, block_name, parse
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
 from headrace_operator.reconcile.secrets import read_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from headrace_operator.core.model import Provisioned, Sample
-    from headrace_operator.core.spec import PostgresConnection
+    from headrace_operator.core.binding import QueueBinding
+    from headrace_operator.core.model import Sample
+    from headrace_operator.core.provider import Place, Providers, Provisioned, SecretKey
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
-    from headrace_operator.reconcile.ports import Clock, Cluster, Provisioning, Sampling
+    from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
 
     Manifest = Mapping[str, Any]
 
@@ -67,13 +67,13 @@ class _Findings:
 class _Ensured:
     """What a queue was made sure of, and when."""
 
-    place: QueuePlace
+    place: Place
     settings: Mapping[str, Any]
     uid: str
     at: datetime
     provisioned: Provisioned
 
-    def is_good_for(self, place: QueuePlace, settings: Mapping[str, Any], uid: str, now: datetime) -> bool:
+    def is_good_for(self, place: Place, settings: Mapping[str, Any], uid: str, now: datetime) -> bool:
         """Whether the same is wanted still, and it was not long ago."""
         same = (self.place, self.settings, self.uid) == (place, settings, uid)
         return same and now - self.at < ENSURED_FOR
@@ -87,14 +87,14 @@ class QueueReconciler:
     wake_pools
         Called with a queue whose pools should be looked at, since what they depend on has changed.
     as_seen_from_here
-        Turns a DSN that means something to the pods of a namespace into what means the same here.
+        Turns the name of a host that means something to the pods of a namespace into what means the same here.
     """
 
     def __init__(
         self,
         *,
         cluster: Cluster,
-        provisioning: Provisioning,
+        providers: Providers,
         sampling: Sampling,
         objects: ObjectStore,
         observations: Observations,
@@ -103,7 +103,7 @@ class QueueReconciler:
         as_seen_from_here: Callable[[str, str], str] = seen_from_elsewhere,
     ) -> None:
         self._cluster = cluster
-        self._provisioning = provisioning
+        self._providers = providers
         self._sampling = sampling
         self._objects = objects
         self._observations = observations
@@ -132,7 +132,7 @@ class QueueReconciler:
         try:
             queue = parse(manifest, JobQueue)
             await self._keep_finalizer(queue)
-            if refusal := queue_refusal(queue, self._provisioning.limits(queue.spec.provider)):
+            if refusal := queue_refusal(queue, provider_of(queue, self._providers).limits):
                 raise refusal
             await self._provision(queue, manifest, findings)
         except PassingError:
@@ -153,9 +153,10 @@ class QueueReconciler:
             await self._cluster.set_finalizer(QUEUE_KIND, queue.key, QUEUE_FINALIZER, present=wanted)
 
     async def _provision(self, queue: JobQueue, manifest: Manifest, findings: _Findings) -> None:
-        connection = await self._find_connection(queue)
-        place = self._place(queue, connection)
-        ensured = await self._ensure(queue, manifest, place, connection)
+        provider = provider_of(queue, self._providers)
+        secrets = await self._read(queue, provider.secrets(queue))
+        place = provider.place(queue, secrets, self._seen_from_here(queue))
+        ensured = await self._ensure(queue, manifest, place, provider.binding(queue, secrets))
         if self._observations.place(queue.key) != place:
             self._observations.remember_place(queue.key, place)
             self._wake_pools(queue.key)
@@ -164,57 +165,40 @@ class QueueReconciler:
                 type=conditions.PROVISIONED,
                 status=True,
                 reason="Provisioned",
-                message=f"queue {place.queue} is in schema {place.schema}, with the settings of the spec",
+                message=f"{place.label} is there, with the settings of the spec",
             )
         )
         findings.status |= {
             "binding": {"name": queue.binding_name},
-            "postgres": postgres_status(ensured.provisioned),
+            block_name(provider.name): dict(ensured.provisioned.status),
         }
 
-    async def _ensure(self, queue: JobQueue, manifest: Manifest, place: QueuePlace, connection: Connection) -> _Ensured:
+    async def _ensure(self, queue: JobQueue, manifest: Manifest, place: Place, binding: QueueBinding) -> _Ensured:
         """Make sure of the queue and its binding, unless our own reading has vouched for it since we last did."""
-        settings = queue.settings()
+        provider = provider_of(queue, self._providers)
+        settings = provider.settings(queue)
         now = self._clock.now()
         ensured = self._ensured.get(queue.key)
         if ensured is not None and ensured.is_good_for(place, settings, queue.metadata.uid, now):
             return ensured
         await self._reporter.require_existence(manifest)
-        provisioned = await self._provisioning.ensure(place, manifest, settings)
-        await self._bind(queue, connection)
+        provisioned = await provider.provision(place, _owner(queue), settings, lambda _: None)
+        await self._bind(queue, binding)
         if provisioned.changed:
             await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", provisioned.details)
         ensured = _Ensured(place=place, settings=settings, uid=queue.metadata.uid, at=now, provisioned=provisioned)
         self._ensured[queue.key] = ensured
         return ensured
 
-    async def _find_connection(self, queue: JobQueue) -> Connection:
-        postgres = queue.spec.postgres
-        return Connection(
-            dsn=await self._read_dsn(queue, postgres.connection),
-            admin_dsn=await self._read_optional_dsn(queue, postgres.admin_connection),
-            direct_dsn=await self._read_optional_dsn(queue, postgres.direct_connection),
-            ca_certificates=await self._read_ca_certificates(queue),
-        )
+    async def _read(self, queue: JobQueue, keys: Sequence[SecretKey]) -> dict[SecretKey, bytes]:
+        namespace = queue.metadata.namespace
+        return {key: await read_secret(self._cluster, namespace, key.name, key.key) for key in keys}
 
-    async def _read_dsn(self, queue: JobQueue, connection: PostgresConnection) -> str:
-        reference = connection.secret_ref
-        secret = await read_secret(self._cluster, queue.metadata.namespace, reference.name, reference.key)
-        return read_dsn(secret, f"key {reference.key} of Secret {reference.name}")
+    def _seen_from_here(self, queue: JobQueue) -> Callable[[str], str]:
+        return lambda host: self._as_seen_from_here(host, queue.metadata.namespace)
 
-    async def _read_optional_dsn(self, queue: JobQueue, connection: PostgresConnection | None) -> str | None:
-        return None if connection is None else await self._read_dsn(queue, connection)
-
-    async def _read_ca_certificates(self, queue: JobQueue) -> str | None:
-        tls = queue.spec.postgres.tls
-        if tls is None:
-            return None
-        reference = tls.ca_secret_ref
-        content = await read_secret(self._cluster, queue.metadata.namespace, reference.name, reference.key)
-        return content.decode(errors="replace")
-
-    async def _bind(self, queue: JobQueue, connection: Connection) -> None:
-        wanted = binding_secret(queue, connection)
+    async def _bind(self, queue: JobQueue, binding: QueueBinding) -> None:
+        wanted = binding_secret(queue, binding)
         key = ObjectKey(queue.metadata.namespace, queue.binding_name)
         existing = await self._cluster.get("v1", "Secret", key)
         if existing is not None and not queue.owns(existing):
@@ -268,7 +252,8 @@ class QueueReconciler:
         try:
             queue = parse(manifest, JobQueue)
             if queue.spec.deletion_policy is DeletionPolicy.DELETE:
-                await self._provisioning.remove(await self._last_place(queue), manifest)
+                provider = provider_of(queue, self._providers)
+                await provider.remove(await self._last_place(queue), _owner(queue), lambda _: None)
         except OperatorError as failure:
             assert metadata.deletion_timestamp is not None
             if not self._is_abandoned(metadata.deletion_timestamp):
@@ -282,34 +267,17 @@ class QueueReconciler:
             )
         await self._cluster.set_finalizer(QUEUE_KIND, key_of(manifest), QUEUE_FINALIZER, present=False)
 
-    async def _last_place(self, queue: JobQueue) -> QueuePlace:
+    async def _last_place(self, queue: JobQueue) -> Place:
         """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""
-        postgres = queue.spec.postgres
+        provider = provider_of(queue, self._providers)
         try:
-            connection = Connection(
-                dsn=await self._read_dsn(queue, postgres.admin_connection or postgres.connection),
-                ca_certificates=await self._read_ca_certificates(queue),
-            )
-            return self._place(queue, connection)
+            secrets = await self._read(queue, provider.removal_secrets(queue))
+            place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
         except TransientError:
             if (remembered := self._observations.place(queue.key)) is not None:
                 return remembered
             raise
-
-    def _place(self, queue: JobQueue, connection: Connection) -> QueuePlace:
-        def here(dsn: str) -> str:
-            return self._as_seen_from_here(dsn, queue.metadata.namespace)
-
-        return QueuePlace(
-            connection=replace(
-                connection,
-                dsn=here(connection.dsn),
-                admin_dsn=connection.admin_dsn and here(connection.admin_dsn),
-                direct_dsn=connection.direct_dsn and here(connection.direct_dsn),
-            ),
-            schema=queue.spec.postgres.schema,
-            queue=queue.metadata.name,
-        )
+        return place
 
     def _is_abandoned(self, deleted_at: datetime) -> bool:
         return self._clock.now() - deleted_at >= CLEANUP_PATIENCE
@@ -318,6 +286,11 @@ class QueueReconciler:
         self._observations.forget_queue(key)
         self._ensured.pop(key, None)
         self._wake_pools(key)
+
+
+def _owner(queue: JobQueue) -> QueueOwner:
+    metadata = queue.metadata
+    return QueueOwner(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
 
 
 def _in_order(manifest: Manifest, sample: Sample | None) -> Condition:

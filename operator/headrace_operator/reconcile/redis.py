@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from headrace_operator.core.binding import check_redis_url
 from headrace_operator.core.model import ObjectKey, OperatorError, PassingError
+from headrace_operator.core.redis import check_redis_url
 from headrace_operator.core.spec import Redis
 from headrace_operator.reconcile.secrets import read_secret
 

@@ -1,4 +1,4 @@
-"""Reads backends: one connection for each place, shared by all queues in it."""
+"""Reads backends: one reader for each, shared by all queues in it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from headrace.queues.postgres import Place, PostgresBacklog
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Self
 
-    from headrace.queues.base import Depth
-    from headrace_operator.core.model import QueuePlace
+    from headrace_operator.core.model import QueueDepth
+    from headrace_operator.core.provider import AnyBacklogReader, Place, Providers
 
 UNUSED_SECONDS = 300.0
-"""A place that nobody asked about for so long is closed: its queues are gone, or their workers publish again."""
+"""A backend that nobody asked about for so long is closed: its queues are gone, or their workers publish again."""
 
 
 class Backends:
     """The open backlogs, inside an `async with` block."""
 
-    def __init__(self) -> None:
-        self._readers: dict[Place, _Reader] = {}
+    def __init__(self, providers: Providers) -> None:
+        self._providers = providers
+        self._readers: dict[Hashable, _Reader] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,21 +36,21 @@ class Backends:
         await asyncio.gather(*(reader.close() for reader in self._readers.values()))
         self._readers.clear()
 
-    async def depth(self, place: QueuePlace) -> Depth | None:
+    async def depth(self, place: Place) -> QueueDepth | None:
         """What the backend says of the queue; None where it has no such queue.
 
         Raises
         ------
-        QueueError
+        OperatorError
             When it does not say.
         """
-        connection = place.connection
-        key = Place(dsn=connection.dsn, ca_certificates=connection.ca_certificates, schema=place.schema)
+        key = (place.provider, place.backend)
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = _Reader(key)
+            provider = self._providers[place.provider]
+            reader = self._readers[key] = _Reader(lambda: provider.open_backlog(place.backend))
         try:
-            return await reader.depth(place.queue)
+            return await reader.depth(place)
         finally:
             await self._close_unused()
 
@@ -61,34 +62,34 @@ class Backends:
 
 
 class _Reader:
-    """One place. While a query is under way, further questions gather and are asked as one in the next."""
+    """One backend. While a question is under way, further ones gather and are asked as one in the next."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[AnyBacklogReader]]) -> None:
         self.last_used = time.monotonic()
-        self._place = place
-        self._backlog: PostgresBacklog | None = None
+        self._opened = opened
+        self._backlog: AnyBacklogReader | None = None
         self._open = AsyncExitStack()
-        self._one_query = asyncio.Lock()
-        self._gathering: tuple[set[str], asyncio.Task[dict[str, Depth]]] | None = None
+        self._one_question = asyncio.Lock()
+        self._gathering: tuple[set[Place], asyncio.Task[Mapping[Place, QueueDepth]]] | None = None
 
-    async def depth(self, queue: str) -> Depth | None:
+    async def depth(self, place: Place) -> QueueDepth | None:
         self.last_used = time.monotonic()
         if self._gathering is None:
-            queues: set[str] = set()
-            self._gathering = queues, asyncio.create_task(self._ask(queues), name="read-backlog")
-        queues, answer = self._gathering
-        queues.add(queue)
+            places: set[Place] = set()
+            self._gathering = places, asyncio.create_task(self._ask(places), name="read-backlog")
+        places, answer = self._gathering
+        places.add(place)
         # One who stops waiting must not stop the others.
-        return (await asyncio.shield(answer)).get(queue)
+        return (await asyncio.shield(answer)).get(place)
 
     async def close(self) -> None:
-        async with self._one_query:
+        async with self._one_question:
             await self._open.aclose()
 
-    async def _ask(self, queues: set[str]) -> dict[str, Depth]:
-        async with self._one_query:
-            # Who asks from here on is for the next query.
+    async def _ask(self, places: set[Place]) -> Mapping[Place, QueueDepth]:
+        async with self._one_question:
+            # Who asks from here on is for the next question.
             self._gathering = None
             if self._backlog is None:
-                self._backlog = await self._open.enter_async_context(PostgresBacklog(self._place))
-            return await self._backlog.depths(sorted(queues))
+                self._backlog = await self._open.enter_async_context(self._opened())
+            return await self._backlog.depths(places)

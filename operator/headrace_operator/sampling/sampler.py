@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from headrace.queues.errors import QueueError
-from headrace_operator.core.model import ObjectKey, QueueDepth, QueuePlace, Sample, SampleSource, TransientError
+from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth, Sample, SampleSource, TransientError
+from headrace_operator.core.provider import Place
 from headrace_operator.sampling.backends import Backends
 from headrace_operator.sampling.workers import Workers
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from headrace_operator.core.model import WorkerPod
+    from headrace_operator.core.provider import Providers
     from headrace_operator.reconcile.ports import Clock
 
-    _Subject = tuple[ObjectKey, QueuePlace]
+    _Subject = tuple[ObjectKey, Place]
     """A queue in its place: a sample of the database that the queue was in before is none of it."""
 
 _REMEMBERED = timedelta(minutes=5)
@@ -31,10 +32,10 @@ _REMEMBERED = timedelta(minutes=5)
 class Sampler:
     """Fills `reconcile.ports.Sampling`, inside an `async with` block."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, providers: Providers) -> None:
         self._clock = clock
         self._workers = Workers()
-        self._backends = Backends()
+        self._backends = Backends(providers)
         self._open = AsyncExitStack()
         self._newest: OrderedDict[_Subject, Sample] = OrderedDict()
         self._readings: dict[_Subject, asyncio.Task[Sample]] = {}
@@ -54,7 +55,7 @@ class Sampler:
         await self._open.aclose()
 
     async def sample(
-        self, queue: ObjectKey, place: QueuePlace, pods: Sequence[WorkerPod], *, max_age_seconds: float
+        self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod], *, max_age_seconds: float
     ) -> Sample:
         """See `reconcile.ports.Sampling`."""
         subject = (queue, place)
@@ -79,7 +80,7 @@ class Sampler:
         while next(iter(self._newest.values())).sampled_at < sample.sampled_at - _REMEMBERED:
             self._newest.popitem(last=False)
 
-    async def _read(self, queue: ObjectKey, place: QueuePlace, pods: Sequence[WorkerPod]) -> Sample:
+    async def _read(self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod]) -> Sample:
         # A sample is as old as the question, however long the answer took.
         asked_at = self._clock.now()
         published = await self._workers.depth(queue, pods)
@@ -89,27 +90,17 @@ class Sampler:
         depth = await self._read_backend(place)
         return Sample(depth=depth, sampled_at=asked_at, source=SampleSource.BACKEND)
 
-    async def _read_backend(self, place: QueuePlace) -> QueueDepth:
+    async def _read_backend(self, place: Place) -> QueueDepth:
         try:
             depth = await self._backends.depth(place)
-        except QueueError as error:
-            raise _unknown(place, str(error)) from None
+        except OperatorError as error:
+            raise _unknown(place, error.message) from None
         if depth is None:
-            raise _unknown(place, f"schema {place.schema} has no such queue")
-        return QueueDepth(
-            ready=depth.ready,
-            blocked=depth.blocked,
-            delayed=depth.delayed,
-            in_flight=depth.in_flight,
-            dead_lettered=depth.dead_lettered,
-            oldest_ready_age_seconds=depth.oldest_ready_age_seconds,
-            paused=depth.paused,
-            is_lower_bound=depth.is_lower_bound,
-            arrived=None if depth.totals is None else depth.totals.arrived,
-        )
+            raise _unknown(place, "there is no such queue")
+        return depth
 
 
-def _unknown(place: QueuePlace, why: str) -> TransientError:
+def _unknown(place: Place, why: str) -> TransientError:
     return TransientError(
-        "DepthUnknown", f"no worker publishes the depth of queue {place.queue}, and the backend doesn't tell it: {why}"
+        "DepthUnknown", f"no worker publishes the depth of {place.label}, and the backend doesn't tell it: {why}"
     )

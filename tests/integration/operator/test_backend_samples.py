@@ -12,15 +12,15 @@ import pytest
 from headrace.job import NewJob
 from headrace.queues.postgres import Place, PostgresQueue
 from headrace_operator.core.model import (
-    Connection,
     ObjectKey,
     QueueDepth,
-    QueuePlace,
     SampleSource,
     TransientError,
     WorkerPod,
 )
-from headrace_operator.provisioning import PostgresProvisioning
+from headrace_operator.core.provider import QueueOwner
+from headrace_operator.providers import PROVIDERS
+from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from headrace_operator.sampling import Sampler
 from support.postgres import PostgresServer
 
@@ -34,19 +34,19 @@ class SystemClock:
 
 @pytest.fixture
 async def sampler() -> AsyncIterator[Sampler]:
-    async with Sampler(SystemClock()) as opened:
+    async with Sampler(SystemClock(), PROVIDERS) as opened:
         yield opened
 
 
-async def provisioned(dsn: str, queue: str) -> QueuePlace:
-    place = QueuePlace(connection=Connection(dsn=dsn), schema="headrace", queue=queue)
-    owner = {"metadata": {"namespace": "shop", "name": queue, "uid": "uid-1"}}
-    await PostgresProvisioning().ensure(place, owner, {})
+async def provisioned(dsn: str, queue: str) -> PostgresPlace:
+    place = PostgresPlace(backend=PostgresBackend(dsn=dsn), schema="headrace", queue=queue)
+    owner = QueueOwner(namespace="shop", name=queue, uid="uid-1")
+    await PROVIDERS["Postgres"].provision(place, owner, {}, lambda _: None)
     return place
 
 
-async def enqueue(place: QueuePlace, *jobs: NewJob) -> None:
-    async with PostgresQueue(Place(dsn=place.connection.dsn, schema=place.schema), place.queue) as queue:
+async def enqueue(place: PostgresPlace, *jobs: NewJob) -> None:
+    async with PostgresQueue(Place(dsn=place.backend.dsn, schema=place.schema), place.queue) as queue:
         await queue.enqueue(jobs)
 
 
@@ -95,7 +95,7 @@ async def test_many_queues_of_one_database_share_one_connection(database_dsn: st
 
 async def test_the_connections_are_closed_with_the_sampler(database_dsn: str) -> None:
     place = await provisioned(database_dsn, "thumbnails")
-    async with Sampler(SystemClock()) as sampler:
+    async with Sampler(SystemClock(), PROVIDERS) as sampler:
         await sampler.sample(ObjectKey("shop", "thumbnails"), place, [], max_age_seconds=0)
         assert await connections(database_dsn) == 1
     assert await connections(database_dsn) == 0
@@ -103,14 +103,14 @@ async def test_the_connections_are_closed_with_the_sampler(database_dsn: str) ->
 
 async def test_a_queue_that_does_not_exist_is_unknown_and_not_empty(database_dsn: str, sampler: Sampler) -> None:
     place = await provisioned(database_dsn, "thumbnails")
-    missing = QueuePlace(connection=place.connection, schema=place.schema, queue="mails")
+    missing = PostgresPlace(backend=place.backend, schema=place.schema, queue="mails")
     with pytest.raises(TransientError, match="no such queue") as unknown:
         await sampler.sample(ObjectKey("shop", "mails"), missing, [], max_age_seconds=0)
     assert unknown.value.reason == "DepthUnknown"
 
 
 async def test_a_schema_that_does_not_exist_is_unknown_and_not_empty(database_dsn: str, sampler: Sampler) -> None:
-    place = QueuePlace(connection=Connection(dsn=database_dsn), schema="headrace", queue="mails")
+    place = PostgresPlace(backend=PostgresBackend(dsn=database_dsn), schema="headrace", queue="mails")
     with pytest.raises(TransientError, match="holds no queues") as unknown:
         await sampler.sample(ObjectKey("shop", "mails"), place, [], max_age_seconds=0)
     assert unknown.value.reason == "DepthUnknown"

@@ -13,14 +13,13 @@ import pytest
 
 from headrace.queues.postgres import CONNECTIONS_PER_WORKER
 from headrace_operator.core.model import (
-    Connection,
-    ConnectionBudget,
     OperatorError,
-    QueuePlace,
     RefusedError,
     TransientError,
 )
-from headrace_operator.provisioning import PostgresProvisioning
+from headrace_operator.core.provider import Provisioned, QueueOwner
+from headrace_operator.providers.postgres import PostgresProvider
+from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from support.postgres import PostgresServer, free_port
 
 SETTINGS = {"max_retries": 3}
@@ -35,56 +34,62 @@ def place(
     ca: str | None = None,
     admin_dsn: str | None = None,
     direct_dsn: str | None = None,
-) -> QueuePlace:
-    connection = Connection(dsn=dsn, admin_dsn=admin_dsn, direct_dsn=direct_dsn, ca_certificates=ca)
-    return QueuePlace(connection=connection, schema=schema, queue=queue)
+) -> PostgresPlace:
+    backend = PostgresBackend(dsn=dsn, direct_dsn=direct_dsn, ca_certificates=ca)
+    return PostgresPlace(backend=backend, admin_dsn=admin_dsn, schema=schema, queue=queue)
 
 
-def job_queue(name: str = "thumbnails", *, namespace: str = "shop", uid: str = "uid-1") -> dict[str, Any]:
-    return {"kind": "JobQueue", "metadata": {"namespace": namespace, "name": name, "uid": uid}}
+def job_queue(name: str = "thumbnails", *, namespace: str = "shop", uid: str = "uid-1") -> QueueOwner:
+    return QueueOwner(namespace=namespace, name=name, uid=uid)
 
 
-async def refusal(where: QueuePlace) -> OperatorError:
+async def ensure(
+    where: PostgresPlace, owner: QueueOwner | None = None, settings: dict[str, Any] = SETTINGS
+) -> Provisioned:
+    return await PostgresProvider().provision(where, owner or job_queue(), settings, lambda _: None)
+
+
+async def remove(where: PostgresPlace, owner: QueueOwner | None = None) -> bool:
+    return await PostgresProvider().remove(where, owner or job_queue(), lambda _: None)
+
+
+async def refusal(where: PostgresPlace) -> OperatorError:
     with pytest.raises(OperatorError) as refused:
-        await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
+        await ensure(where, job_queue(), SETTINGS)
     assert PASSWORD not in refused.value.message
-    assert where.connection.dsn not in refused.value.message
+    assert where.backend.dsn not in refused.value.message
     return refused.value
 
 
 async def test_a_place_is_made_once_and_then_left_alone(database_dsn: str) -> None:
-    provisioning = PostgresProvisioning()
-    made = await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
+    made = await ensure(place(database_dsn), job_queue(), SETTINGS)
     assert made.changed
-    assert made.schema_version >= 1
+    assert made.status["schemaVersion"] >= 1
     assert "thumbnails" in made.details
-    assert not (await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)).changed
+    assert not (await ensure(place(database_dsn), job_queue(), SETTINGS)).changed
 
 
 async def test_changed_settings_are_brought_to_the_place(database_dsn: str) -> None:
-    provisioning = PostgresProvisioning()
-    await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 3})
-    assert (await provisioning.ensure(place(database_dsn), job_queue(), {"max_retries": 5})).changed
+    await ensure(place(database_dsn), job_queue(), {"max_retries": 3})
+    assert (await ensure(place(database_dsn), job_queue(), {"max_retries": 5})).changed
 
 
 async def test_a_place_that_belongs_to_another_job_queue_is_refused_and_its_owner_named(database_dsn: str) -> None:
-    provisioning = PostgresProvisioning()
-    await provisioning.ensure(place(database_dsn), job_queue(namespace="rival"), SETTINGS)
+    await ensure(place(database_dsn), job_queue(namespace="rival"), SETTINGS)
     with pytest.raises(RefusedError, match="rival/thumbnails") as refused:
-        await provisioning.ensure(place(database_dsn), job_queue(namespace="shop"), SETTINGS)
+        await ensure(place(database_dsn), job_queue(namespace="shop"), SETTINGS)
     assert refused.value.reason == "NameTaken"
 
 
 async def test_only_the_owner_removes_a_place(database_dsn: str) -> None:
-    provisioning = PostgresProvisioning()
-    await provisioning.ensure(place(database_dsn), job_queue(), SETTINGS)
-    assert not await provisioning.remove(place(database_dsn), job_queue(namespace="rival"))
-    assert await provisioning.remove(place(database_dsn), job_queue())
-    assert not await provisioning.remove(place(database_dsn), job_queue())
+    await ensure(place(database_dsn), job_queue(), SETTINGS)
+    assert not await remove(place(database_dsn), job_queue(namespace="rival"))
+    assert await remove(place(database_dsn), job_queue())
+    assert not await remove(place(database_dsn), job_queue())
 
 
 async def test_a_schema_from_the_future_is_refused(database_dsn: str) -> None:
-    await PostgresProvisioning().ensure(place(database_dsn), job_queue(), SETTINGS)
+    await ensure(place(database_dsn), job_queue(), SETTINGS)
     connection = await asyncpg.connect(database_dsn)
     try:
         await connection.execute(
@@ -137,16 +142,16 @@ async def test_the_workers_user_needs_no_right_where_another_provisions_and_its_
 ) -> None:
     await limit_connections(own_postgres, 40)
     where = place(guarded_dsn, admin_dsn=own_postgres.dsn)
-    made = await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
-    assert made.budget == ConnectionBudget(max_connections=40, connections_per_worker=CONNECTIONS_PER_WORKER)
-    assert await PostgresProvisioning().remove(where, job_queue())
+    made = await ensure(where, job_queue(), SETTINGS)
+    assert (made.status["maxConnections"], made.status["connectionsPerWorker"]) == (40, CONNECTIONS_PER_WORKER)
+    assert await remove(where, job_queue())
 
 
 async def test_past_a_pooler_only_the_direct_connections_count(guarded_dsn: str, own_postgres: PostgresServer) -> None:
     await limit_connections(own_postgres, 40)
     where = place(own_postgres.dsn, direct_dsn=guarded_dsn)
-    made = await PostgresProvisioning().ensure(where, job_queue(), SETTINGS)
-    assert made.budget == ConnectionBudget(max_connections=40, connections_per_worker=1)
+    made = await ensure(where, job_queue(), SETTINGS)
+    assert (made.status["maxConnections"], made.status["connectionsPerWorker"]) == (40, 1)
 
 
 @pytest.mark.parametrize("which", ["connection", "adminConnection", "directConnection"])

@@ -52,7 +52,9 @@ def pod_template(
         },
         JobWorkerPool,
     )
-    made: dict[str, Any] = worker_deployment(pool, queue, replicas=1, image="")["spec"]["template"]
+    environment = {"POSTGRES__SCHEMA": "headrace"}
+    deployed = worker_deployment(pool, queue, provider_environment=environment, replicas=1, image="")
+    made: dict[str, Any] = deployed["spec"]["template"]
     return made
 
 

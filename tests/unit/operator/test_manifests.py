@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.binding import binding_secret, check_redis_url, read_dsn
+from headrace_operator.core.binding import binding_secret
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
-from headrace_operator.core.model import Connection, TransientError
+from headrace_operator.core.model import TransientError
+from headrace_operator.core.provider import SecretKey
+from headrace_operator.core.redis import check_redis_url
 from headrace_operator.core.spec import JobQueue, JobWorkerPool, parse
+from headrace_operator.providers.postgres import PostgresProvider
+from headrace_operator.providers.postgres.place import read_dsn
 
 API_VERSION = "headrace.dev/v1alpha1"
 
@@ -33,7 +37,14 @@ def pool(**spec: Any) -> JobWorkerPool:
 
 
 def deployment(**spec: Any) -> dict[str, Any]:
-    return worker_deployment(pool(**spec), queue(), replicas=3, image="bundled:1", image_pull_policy="Never")
+    return worker_deployment(
+        pool(**spec),
+        queue(),
+        provider_environment=PostgresProvider().worker_environment(queue()),
+        replicas=3,
+        image="bundled:1",
+        image_pull_policy="Never",
+    )
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -203,8 +214,18 @@ def test_an_autoscaler_follows_what_the_load_wants_from_one_up_with_a_behavior_o
     assert {"type": "Pods", "value": 7, "periodSeconds": 15} in up["policies"]
 
 
-def binding(dsn: str, ca_certificates: str | None = None) -> dict[str, str]:
-    secret = binding_secret(queue(), Connection(dsn=dsn, ca_certificates=ca_certificates))
+def binding(dsn: str, ca_certificates: str | None = None, **postgres: Any) -> dict[str, str]:
+    block: dict[str, Any] = {"connection": {"secretRef": {"name": "pg"}}, "schema": "jobs", **postgres}
+    secrets = {SecretKey("pg", "dsn"): dsn.encode()}
+    if ca_certificates is not None:
+        block["tls"] = {"caSecretRef": {"name": "ca"}}
+        secrets[SecretKey("ca", "ca.crt")] = ca_certificates.encode()
+    secrets |= {
+        SecretKey("pg-admin", "dsn"): b"postgresql://owner:hunter2@db/orders",
+        SecretKey("pg-direct", "dsn"): b"postgresql://shop@db/orders",
+    }
+    made = queue(postgres=block)
+    secret = binding_secret(made, PostgresProvider().binding(made, secrets))
     return {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
 
 
@@ -226,14 +247,11 @@ def test_a_binding_has_the_connection_in_parts_and_as_a_whole() -> None:
 
 
 def test_a_binding_says_how_to_get_past_a_pooler_and_never_who_owns_the_tables() -> None:
-    connection = Connection(
-        dsn="postgresql://shop@pooler/orders",
-        admin_dsn="postgresql://owner:hunter2@db/orders",
-        direct_dsn="postgresql://shop@db/orders",
+    entries = binding(
+        "postgresql://shop@pooler/orders",
+        adminConnection={"secretRef": {"name": "pg-admin"}},
+        directConnection={"secretRef": {"name": "pg-direct"}},
     )
-    entries = {
-        name: base64.b64decode(value).decode() for name, value in binding_secret(queue(), connection)["data"].items()
-    }
     assert (entries["uri"], entries["host"]) == ("postgresql://shop@pooler/orders", "pooler")
     assert entries["direct-uri"] == "postgresql://shop@db/orders"
     assert "hunter2" not in str(entries)

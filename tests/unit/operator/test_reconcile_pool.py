@@ -11,14 +11,13 @@ from headrace_operator.core.conditions import find
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
-    Connection,
     ObjectKey,
     OperatorError,
     PassingError,
     QueueDepth,
-    QueuePlace,
     RefusedError,
 )
+from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.pool import PoolReconciler
@@ -26,6 +25,7 @@ from support.memory_cluster import Manifest, MemoryBackend, MemoryCluster, SetCl
 
 KEY = ObjectKey("shop", "workers")
 QUEUE = ObjectKey("shop", "thumbnails")
+PLACE = PostgresPlace(backend=PostgresBackend(dsn=""), schema="s", queue=QUEUE.name)
 SCALING = {"mode": "Direct", "sampleIntervalSeconds": 5, "scaleToZeroAfterSeconds": 10}
 
 
@@ -39,14 +39,14 @@ class Scene:
         self.backend = MemoryBackend(self.clock)
         self.metrics_api_failure: OperatorError | None = None
         observations = Observations(self.clock)
-        observations.remember_place(QUEUE, QueuePlace(connection=Connection(dsn=""), schema="s", queue=QUEUE.name))
+        observations.remember_place(QUEUE, PLACE)
         self.reconciler = PoolReconciler(
             cluster=self.cluster,
             sampling=self.backend,
             objects=self.objects,
             observations=observations,
             clock=self.clock,
-            limits=self.backend.limits,
+            providers={"Postgres": self.backend},
             image="headrace/worker:test",
             image_pull_policy=None,
             metrics_api_failure=lambda: self.metrics_api_failure,

@@ -9,7 +9,6 @@ import pytest
 from headrace_operator.core.conditions import find
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
-    ConnectionBudget,
     ObjectKey,
     OperatorError,
     PassingError,
@@ -37,7 +36,7 @@ class Scene:
         self.woken: list[ObjectKey] = []
         self.reconciler = QueueReconciler(
             cluster=self.cluster,
-            provisioning=self.backend,
+            providers={"Postgres": self.backend},
             sampling=self.backend,
             objects=self.objects,
             observations=Observations(self.clock),
@@ -217,7 +216,8 @@ async def test_a_policy_switched_to_retain_while_the_queue_goes_is_obeyed(scene:
 
 
 async def test_a_spec_that_can_no_longer_be_read_does_not_keep_the_object(scene: Scene) -> None:
-    scene.put({"deletionTimestamp": scene.clock.now().isoformat(), "finalizers": [FINALIZER]}, provider="Floppy")
+    deleted = {"deletionTimestamp": scene.clock.now().isoformat(), "finalizers": [FINALIZER]}
+    scene.put(deleted, provider="Floppy", deletionPolicy="Delete")
     with pytest.raises(OperatorError):
         await scene.look()
     assert scene.reason() == "InvalidSpec"
@@ -288,8 +288,8 @@ def pooled(scene: Scene) -> Scene:
 
 async def test_each_connection_comes_from_its_secret_and_is_seen_from_the_operators_namespace(pooled: Scene) -> None:
     await pooled.look()
-    connection = pooled.backend.places[-1].connection
-    assert (connection.dsn, connection.admin_dsn, connection.direct_dsn) == (
+    place = pooled.backend.places[-1]
+    assert (place.backend.dsn, place.admin_dsn, place.backend.direct_dsn) == (
         "postgresql://u:p@db.shop.svc/shop",
         "postgresql://owner:p@db.shop.svc/shop",
         "postgresql://u:p@db-0.db/shop",
@@ -335,13 +335,13 @@ async def test_delete_needs_no_connection_but_the_one_that_removes(pooled: Scene
     del pooled.cluster.secrets[ObjectKey("shop", "pg")]
     del pooled.cluster.secrets[ObjectKey("shop", "pg-direct")]
     await pooled.look()
-    assert [place.connection.dsn for place in pooled.backend.removed] == ["postgresql://owner:p@db.shop.svc/shop"]
+    assert [place.admin_dsn for place in pooled.backend.removed] == ["postgresql://owner:p@db.shop.svc/shop"]
 
 
 async def test_the_status_tells_what_the_database_server_can_take(scene: Scene) -> None:
     await scene.look()
     assert scene.queue["status"]["postgres"] == {"schemaVersion": 1}
-    scene.backend.budget = ConnectionBudget(max_connections=97, connections_per_worker=2)
+    scene.backend.status = {"schemaVersion": 1, "maxConnections": 97, "connectionsPerWorker": 2}
     await scene.look(seconds=60)
     assert scene.queue["status"]["postgres"] == {
         "schemaVersion": 1,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_operator.core.binding import seen_from_elsewhere
+from headrace_operator.core.hosts import seen_from_elsewhere
+from headrace_operator.providers.postgres.place import with_hosts
 
 
 @pytest.mark.parametrize(
@@ -22,4 +23,4 @@ from headrace_operator.core.binding import seen_from_elsewhere
     ],
 )
 def test_short_names_are_those_of_the_namespace(written: str, seen: str) -> None:
-    assert seen_from_elsewhere(written, "shop") == seen
+    assert with_hosts(written, lambda host: seen_from_elsewhere(host, "shop")) == seen

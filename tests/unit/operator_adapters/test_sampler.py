@@ -12,21 +12,21 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from headrace_operator.core.model import (
-    Connection,
     ObjectKey,
-    QueuePlace,
     Sample,
     SampleSource,
     TransientError,
     WorkerPod,
 )
+from headrace_operator.providers import PROVIDERS
+from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from headrace_operator.sampling import Sampler
 
 QUEUE = ObjectKey("shop", "thumbnails")
 
 # Port 1 is nobody's: a connection is refused at once.
-NOWHERE = QueuePlace(
-    connection=Connection(dsn="postgresql://someone:s3cret-word@127.0.0.1:1/shop"),
+NOWHERE = PostgresPlace(
+    backend=PostgresBackend(dsn="postgresql://someone:s3cret-word@127.0.0.1:1/shop"),
     schema="headrace",
     queue="thumbnails",
 )
@@ -83,7 +83,7 @@ def clock() -> SetClock:
 
 @pytest.fixture
 async def sampler(clock: SetClock) -> AsyncIterator[Sampler]:
-    async with Sampler(clock) as opened:
+    async with Sampler(clock, PROVIDERS) as opened:
         yield opened
 
 
@@ -188,7 +188,7 @@ async def test_a_caller_that_gives_up_does_not_stop_the_others(sampler: Sampler)
         assert (await patient).depth.ready == 7
 
 
-async def read_twice(sampler: Sampler, clock: SetClock, *, later: QueuePlace, after_seconds: float) -> list[Sample]:
+async def read_twice(sampler: Sampler, clock: SetClock, *, later: PostgresPlace, after_seconds: float) -> list[Sample]:
     depths = iter([1, 2])
 
     async def counting() -> web.Response:
@@ -212,7 +212,7 @@ async def test_a_sample_too_old_is_taken_anew(sampler: Sampler, clock: SetClock)
 
 
 async def test_a_sample_of_another_place_is_none_of_this_one(sampler: Sampler, clock: SetClock) -> None:
-    moved = QueuePlace(connection=NOWHERE.connection, schema="other", queue=NOWHERE.queue)
+    moved = PostgresPlace(backend=NOWHERE.backend, schema="other", queue=NOWHERE.queue)
     _, second = await read_twice(sampler, clock, later=moved, after_seconds=0)
     assert second.depth.ready == 2
 
@@ -234,7 +234,7 @@ async def test_stopping_ends_readings_that_are_under_way(clock: SetClock) -> Non
         raise AssertionError
 
     async with worker(never) as pod:
-        async with Sampler(clock) as sampler:
+        async with Sampler(clock, PROVIDERS) as sampler:
             caller = asyncio.create_task(sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0))
             await under_way.wait()
         with pytest.raises(asyncio.CancelledError):

@@ -1,39 +1,25 @@
-"""Whether the database server has connections enough for all the workers that a pool may have."""
+"""Whether the database server has connections enough for all the workers that a pool may have. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from headrace_operator.core.model import ConnectionBudget
 from headrace_operator.core.scaling import Limit
 from headrace_operator.core.spec import ScalingMode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from headrace_operator.core.model import Provisioned
     from headrace_operator.core.spec import JobWorkerPool
 
 
-def postgres_status(provisioned: Provisioned) -> dict[str, Any]:
-    """What a JobQueue's status says of its database."""
-    budget = provisioned.budget
-    numbers = {
-        "schemaVersion": provisioned.schema_version,
-        "maxConnections": budget and budget.max_connections,
-        "connectionsPerWorker": budget and budget.connections_per_worker,
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionBudget:
+    """What a database server can take of workers."""
 
-
-def budget_of(queue: Mapping[str, Any]) -> ConnectionBudget | None:
-    """The budget that a JobQueue's status tells."""
-    postgres = (queue.get("status") or {}).get("postgres") or {}
-    if "maxConnections" not in postgres or "connectionsPerWorker" not in postgres:
-        return None
-    return ConnectionBudget(
-        max_connections=postgres["maxConnections"], connections_per_worker=postgres["connectionsPerWorker"]
-    )
+    max_connections: int
+    """How many connections it allows ordinary users, all of them together."""
+    connections_per_worker: int
+    """How many of them a worker may hold."""
 
 
 def shortage(pool: JobWorkerPool, replicas: int, budget: ConnectionBudget | None) -> Limit | None:

@@ -1,0 +1,209 @@
+"""The port of providers: what it takes for a JobQueue to live somewhere.
+
+A provider is one folder in ``providers/`` and one line of its table. Reconciling and sampling know no other name of it
+than this port's: what they hold of it (a place, its backend, the settings) is opaque to them, and only compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from headrace_operator.core.model import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from headrace_operator.core.binding import QueueBinding
+    from headrace_operator.core.limits import BackendLimits
+    from headrace_operator.core.model import QueueDepth
+    from headrace_operator.core.scaling import Limit
+    from headrace_operator.core.spec import JobQueue, JobWorkerPool
+
+
+class SecretKey(NamedTuple):
+    """A key of a Secret in the queue's own namespace."""
+
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"key {self.key} of Secret {self.name}"
+
+
+class Place(Protocol):
+    """Where one queue lives. Hashable; `repr` shows nothing of it."""
+
+    @property
+    def provider(self) -> str:
+        """The name of its provider."""
+        ...
+
+    @property
+    def backend(self) -> Hashable:
+        """What one connection serves, with all queues there: opaque, but for its provider. `repr` shows nothing."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOwner:
+    """The JobQueue that a place belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provisioned:
+    """What provisioning found and did."""
+
+    changed: bool
+    details: str
+    """One sentence for an Event."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """The provider's own part of the JobQueue's status."""
+
+
+PlaceT = TypeVar("PlaceT", bound=Place)
+
+
+class BacklogReader(Protocol[PlaceT]):
+    """Reads how much the queues of one backend hold."""
+
+    async def depths(self, places: Collection[PlaceT]) -> Mapping[PlaceT, QueueDepth]:
+        """The depths of these queues, in one question; a queue that does not exist is left out.
+
+        Raises
+        ------
+        OperatorError
+            When the backend does not say.
+        """
+        ...
+
+    async def have_ready(self, places: Collection[PlaceT]) -> Collection[PlaceT]:
+        """Those in which something could start now: cheap, however much they hold."""
+        ...
+
+
+class Provider(Protocol[PlaceT]):
+    """What makes, watches and removes queues of one kind. Everything but the last four is pure."""
+
+    @property
+    def name(self) -> str:
+        """As ``spec.provider`` says it; the block of the spec that is the provider's has this name in camelCase."""
+        ...
+
+    @property
+    def limits(self) -> BackendLimits:
+        """What its backend can do of all that a spec may ask for."""
+        ...
+
+    def secrets(self, queue: JobQueue) -> Sequence[SecretKey]:
+        """What must be read to make the queue.
+
+        Raises
+        ------
+        RefusedError
+            ``InvalidSpec``; so do the others that take the queue.
+        """
+        ...
+
+    def removal_secrets(self, queue: JobQueue) -> Sequence[SecretKey]:
+        """What must be read to remove the queue."""
+        ...
+
+    def place(
+        self, queue: JobQueue, secrets: Mapping[SecretKey, bytes], seen_from_here: Callable[[str], str]
+    ) -> PlaceT:
+        """Where the queue lives.
+
+        Parameters
+        ----------
+        secrets
+            The content of `secrets`, or to remove the queue, that of `removal_secrets` alone.
+        seen_from_here
+            Turns the name of a host that means something to the pods of the queue's namespace into what means the same
+            here.
+
+        Raises
+        ------
+        TransientError
+            ``InvalidConnection``, when a Secret doesn't hold what it should.
+        """
+        ...
+
+    def binding(self, queue: JobQueue, secrets: Mapping[SecretKey, bytes]) -> QueueBinding:
+        """What applications and workers connect with."""
+        ...
+
+    def settings(self, queue: JobQueue) -> Mapping[str, Any]:
+        """What `provision` brings about: the keyword arguments of ``headrace.queues.base.QueueSettings``."""
+        ...
+
+    def worker_environment(self, queue: JobQueue) -> Mapping[str, str]:
+        """What a worker must be told beyond the binding: settings by their names, without their common prefix."""
+        ...
+
+    def ceiling(self, status: Mapping[str, Any], pool: JobWorkerPool, replicas: int) -> Limit | None:
+        """What to say where the pool may have more workers than the backend can take.
+
+        Parameters
+        ----------
+        status
+            The provider's own part of the JobQueue's status.
+        replicas
+            The number of workers, which is what counts where nobody scales the pool.
+        """
+        ...
+
+    async def provision(
+        self, place: PlaceT, owner: QueueOwner, settings: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> Provisioned:
+        """Make or adjust the queue, and see that workers can connect to it. Takes as long as it takes.
+
+        `progress` is told each step that may take long, in a few words.
+
+        Raises
+        ------
+        RefusedError
+            ``NameTaken`` where the place belongs to another; TransientError for what may heal.
+        """
+        ...
+
+    async def remove(self, place: PlaceT, owner: QueueOwner, progress: Callable[[str], None]) -> bool:
+        """Remove the queue and the jobs in it; False where there is none of this owner's."""
+        ...
+
+    def open_backlog(self, backend: Any) -> AbstractAsyncContextManager[BacklogReader[PlaceT]]:
+        """Read all queues of a place's backend: one connection, or one client."""
+        ...
+
+
+AnyProvider: TypeAlias = Provider[Any]
+AnyBacklogReader: TypeAlias = BacklogReader[Any]
+Providers: TypeAlias = "Mapping[str, AnyProvider]"
+
+
+def provider_of(queue: JobQueue, providers: Providers) -> AnyProvider:
+    """The provider that a JobQueue names.
+
+    Raises
+    ------
+    RefusedError
+        ``InvalidSpec``, when there is none of this name.
+    """
+    found = providers.get(queue.spec.provider)
+    if found is None:
+        raise RefusedError(
+            "InvalidSpec", f"spec.provider: there is no {queue.spec.provider!r}: give one of {', '.join(providers)}"
+        )
+    return found

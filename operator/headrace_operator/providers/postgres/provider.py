@@ -1,0 +1,93 @@
+"""Provider Postgres: its rooms behind the port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.queues import BACKENDS
+from headrace_operator.core.limits import BackendLimits
+from headrace_operator.providers.postgres import place as places
+from headrace_operator.providers.postgres import provisioning
+from headrace_operator.providers.postgres.backlog import PostgresBacklogReader
+from headrace_operator.providers.postgres.binding import binding_of
+from headrace_operator.providers.postgres.limits import shortage
+from headrace_operator.providers.postgres.spec import postgres_of
+from headrace_operator.providers.postgres.status import budget_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headrace_operator.core.binding import QueueBinding
+    from headrace_operator.core.provider import Provisioned, QueueOwner, SecretKey
+    from headrace_operator.core.scaling import Limit
+    from headrace_operator.core.spec import JobQueue, JobWorkerPool
+    from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
+
+
+class PostgresProvider:
+    """Fills `core.provider.Provider`."""
+
+    name = "Postgres"
+
+    @property
+    def limits(self) -> BackendLimits:
+        """See `core.provider.Provider`."""
+        can = BACKENDS["postgresql"].capabilities
+        return BackendLimits(
+            max_hold_seconds=can.max_hold_seconds, max_delay_seconds=can.max_delay_seconds, can_pause=can.pausing
+        )
+
+    def secrets(self, queue: JobQueue) -> Sequence[SecretKey]:
+        """See `core.provider.Provider`."""
+        return places.secret_keys(queue)
+
+    def removal_secrets(self, queue: JobQueue) -> Sequence[SecretKey]:
+        """See `core.provider.Provider`."""
+        return places.removal_secret_keys(queue)
+
+    def place(
+        self, queue: JobQueue, secrets: Mapping[SecretKey, bytes], seen_from_here: Callable[[str], str]
+    ) -> PostgresPlace:
+        """See `core.provider.Provider`."""
+        return places.place_of(queue, secrets, seen_from_here)
+
+    def binding(self, queue: JobQueue, secrets: Mapping[SecretKey, bytes]) -> QueueBinding:
+        """See `core.provider.Provider`."""
+        return binding_of(queue, secrets)
+
+    def settings(self, queue: JobQueue) -> Mapping[str, Any]:
+        """See `core.provider.Provider`."""
+        return queue.settings() | {
+            "completed_retention_seconds": float(postgres_of(queue).completed_retention_seconds),
+        }
+
+    def worker_environment(self, queue: JobQueue) -> Mapping[str, str]:
+        """See `core.provider.Provider`."""
+        return {"POSTGRES__SCHEMA": postgres_of(queue).schema}
+
+    def ceiling(self, status: Mapping[str, Any], pool: JobWorkerPool, replicas: int) -> Limit | None:
+        """See `core.provider.Provider`."""
+        return shortage(pool, replicas, budget_of(status))
+
+    async def provision(
+        self,
+        place: PostgresPlace,
+        owner: QueueOwner,
+        settings: Mapping[str, Any],
+        progress: Callable[[str], None],  # noqa: ARG002 - told below once migrations tell their steps
+    ) -> Provisioned:
+        """See `core.provider.Provider`."""
+        return await provisioning.provision(place, owner, settings)
+
+    async def remove(
+        self,
+        place: PostgresPlace,
+        owner: QueueOwner,
+        progress: Callable[[str], None],  # noqa: ARG002 - as above
+    ) -> bool:
+        """See `core.provider.Provider`."""
+        return await provisioning.remove(place, owner)
+
+    def open_backlog(self, backend: PostgresBackend) -> PostgresBacklogReader:
+        """See `core.provider.Provider`."""
+        return PostgresBacklogReader(backend)
