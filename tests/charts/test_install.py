@@ -107,7 +107,7 @@ MAY: list[Right] = [
     ("patch", "headrace.dev", "jobqueues/status"),
     ("watch", "headrace.dev", "jobworkerpools"),
     ("patch", "headrace.dev", "jobworkerpools/status"),
-    ("patch", "headrace.dev", "jobworkerpools/scale"),
+    ("patch", "headrace.dev", "jobworkerpools"),
     ("create", "apps", "deployments"),
     ("patch", "apps", "deployments"),
     ("delete", "autoscaling", "horizontalpodautoscalers"),
@@ -126,7 +126,7 @@ MAY_NOT: list[Right] = [
     ("get", "", "configmaps"),
     ("create", "headrace.dev", "jobqueues"),
     ("delete", "headrace.dev", "jobqueues"),
-    ("patch", "headrace.dev", "jobworkerpools"),
+    ("patch", "headrace.dev", "jobworkerpools/scale"),
     ("create", "rbac.authorization.k8s.io", "roles"),
 ]
 MAY_IN_THE_CLUSTER: list[Right] = [

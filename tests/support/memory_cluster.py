@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
+    SCALED_TO_ZERO_ANNOTATION,
     ConflictError,
     EventType,
     ObjectKey,
@@ -90,13 +91,17 @@ class MemoryCluster:
         self.journal.append(("status", kind, *sorted(status)))
         return self._write({**stored, "status": {**stored.get("status", {}), **status}})
 
-    async def scale_pool(self, pool: Mapping[str, Any], replicas: int) -> Manifest:
+    async def scale_pool(self, pool: Mapping[str, Any], replicas: int, *, marked: bool) -> Manifest:
         self.before_scale()
         stored = self._objects["JobWorkerPool", key_of(pool)]
         if stored["metadata"]["resourceVersion"] != pool["metadata"]["resourceVersion"]:
             raise ConflictError("Conflict", "somebody else wrote first")
-        self.journal.append(("scale", str(replicas)))
-        return self._write({**stored, "spec": {**stored["spec"], "replicas": replicas}})
+        self.journal.append(("scale", str(replicas), *(["marked"] if marked else [])))
+        annotations = {**stored["metadata"].get("annotations", {}), SCALED_TO_ZERO_ANNOTATION: "true"}
+        if not marked:
+            del annotations[SCALED_TO_ZERO_ANNOTATION]
+        metadata = {**stored["metadata"], "annotations": annotations}
+        return self._write({**stored, "metadata": metadata, "spec": {**stored["spec"], "replicas": replicas}})
 
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         self.journal.append(("finalizer", finalizer, str(present)))

@@ -62,9 +62,10 @@ watched; the bindings it made go with their JobQueue.
 - apiGroups: [headrace.dev]
   resources: [jobqueues/status, jobworkerpools/status]
   verbs: [get, patch]
+# A pool's number, and beside it the mark of whose zero it is: /scale takes no annotation.
 - apiGroups: [headrace.dev]
-  resources: [jobworkerpools/scale]
-  verbs: [get, patch]
+  resources: [jobworkerpools]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]

@@ -15,6 +15,7 @@ VERSION = "v1alpha1"
 QUEUE_LABEL = "headrace.dev/queue"
 POOL_LABEL = "headrace.dev/pool"
 PAUSED_ANNOTATION = "headrace.dev/paused"
+SCALED_TO_ZERO_ANNOTATION = "headrace.dev/scaled-to-zero"
 QUEUE_FINALIZER = "headrace.dev/provisioned"
 FIELD_MANAGER = "headrace-operator"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
 from headrace_operator.core.labels import pool_selector
-from headrace_operator.core.model import OperatorError, RefusedError, TransientError
+from headrace_operator.core.model import PAUSED_ANNOTATION, OperatorError, RefusedError, TransientError
 from headrace_operator.core.spec import ScalingMode
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
         _available(facts),
         _scaling_active(pool, facts),
         _scaling_limited(facts.decision, facts.ceiling),
-        scaled_to_zero(pool, facts.decision),
+        _scaled_to_zero(pool, facts.decision),
         _paused(facts.decision),
     ]
 
 
-def scaled_to_zero(pool: JobWorkerPool, decision: Decision) -> Condition:
-    """Whose zero it is; written before the number itself where it is ours."""
+def _scaled_to_zero(pool: JobWorkerPool, decision: Decision) -> Condition:
+    """Whose zero it is."""
     if decision.scaled_to_zero:
-        wake = f"it wakes at {pool.spec.autoscaling.activation_depth} ready"
+        wake = _wake(pool, decision)
         return Condition(
             type=conditions.SCALED_TO_ZERO,
             status=True,
@@ -77,6 +77,14 @@ def scaled_to_zero(pool: JobWorkerPool, decision: Decision) -> Condition:
     return Condition(
         type=conditions.SCALED_TO_ZERO, status=False, reason="HasWorkers", message="the pool is not at zero"
     )
+
+
+def _wake(pool: JobWorkerPool, decision: Decision) -> str:
+    """What ends a zero of ours."""
+    at = f"wakes at {pool.spec.autoscaling.activation_depth} ready"
+    if decision.reason == "Paused":
+        return f"the annotation {PAUSED_ANNOTATION} holds it there: without that it {at}"
+    return f"it {at}, once its queue is resumed" if decision.reason == "QueuePaused" else f"it {at}"
 
 
 def pool_numbers(pool: JobWorkerPool, facts: PoolFacts) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from headrace_operator.core.model import PAUSED_ANNOTATION, ObjectKey, RefusedError
+from headrace_operator.core.model import PAUSED_ANNOTATION, SCALED_TO_ZERO_ANNOTATION, ObjectKey, RefusedError
 
 JOBS_PER_REPLICA = 10
 """How many jobs, ready or in flight, there should be for each worker where a spec names no target."""
@@ -309,6 +309,14 @@ class JobWorkerPool(Resource, frozen=True, kw_only=True):
     """A set of equal workers on one queue."""
 
     spec: PoolSpec
+
+    @property
+    def is_marked_as_our_zero(self) -> bool:
+        """Whether the operator has taken it to zero; where there is a number, the mark is left over.
+
+        It stands beside the number, and not in the status: a pool that is restored has its metadata and spec alone.
+        """
+        return SCALED_TO_ZERO_ANNOTATION in self.metadata.annotations
 
     @property
     def queue_key(self) -> ObjectKey:

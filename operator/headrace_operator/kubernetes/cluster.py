@@ -15,6 +15,7 @@ from headrace_operator.core.model import (
     FIELD_MANAGER,
     GROUP,
     POOL_LABEL,
+    SCALED_TO_ZERO_ANNOTATION,
     VERSION,
     ConflictError,
     ObjectKey,
@@ -154,15 +155,18 @@ class KubernetesCluster:
         """See `reconcile.ports.Cluster`."""
         return await self._patch(f"{object_path(_API_VERSION, kind, key)}/status", {"status": status}, MERGE_PATCH)
 
-    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
+    async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:
         """See `reconcile.ports.Cluster`."""
         metadata = pool["metadata"]
         path = object_path(_API_VERSION, pool["kind"], ObjectKey(metadata["namespace"], metadata["name"]))
-        # The version makes it a conflict where a user's number, or an autoscaler's, came in between. A patch also works
-        # where the pool has no number yet; reading /scale does not.
-        scale = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"replicas": replicas}}
-        await self._patch(f"{path}/scale", scale, MERGE_PATCH)
-        return await self._api.request("GET", path)
+        # The version makes it a conflict where a user's number, or an autoscaler's, came in between. Not by /scale: it
+        # takes no annotation, and number and mark must not come apart.
+        annotations = {SCALED_TO_ZERO_ANNOTATION: "true" if marked else None}
+        patch = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": annotations},
+            "spec": {"replicas": replicas},
+        }
+        return await self._patch(path, patch, MERGE_PATCH)
 
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         """See `reconcile.ports.Cluster`."""

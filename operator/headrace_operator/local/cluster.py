@@ -8,7 +8,7 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.model import ConflictError, ObjectKey, TransientError
+from headrace_operator.core.model import SCALED_TO_ZERO_ANNOTATION, ConflictError, ObjectKey, TransientError
 from headrace_operator.local.pod import Sources
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 
@@ -69,12 +69,16 @@ class LocalCluster:
         before = self._find(kind, key)
         return self._store({**before, "status": {**before.get("status", {}), **status}})
 
-    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
+    async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:
         """See `reconcile.ports.Cluster`."""
         before = self._find(POOL_KIND, key_of(pool))
         if before["metadata"]["resourceVersion"] != pool["metadata"]["resourceVersion"]:
             raise ConflictError("Conflict", f"JobWorkerPool {key_of(pool)} was changed meanwhile")
-        return self._store({**before, "spec": {**before["spec"], "replicas": replicas}})
+        mark = {SCALED_TO_ZERO_ANNOTATION: "true"} if marked else {}
+        kept = before["metadata"].get("annotations", {}).items()
+        others = {name: value for name, value in kept if name != SCALED_TO_ZERO_ANNOTATION}
+        metadata = {**before["metadata"], "annotations": others | mark}
+        return self._store({**before, "metadata": metadata, "spec": {**before["spec"], "replicas": replicas}})
 
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         """See `reconcile.ports.Cluster`."""

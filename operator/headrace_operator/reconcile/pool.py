@@ -13,7 +13,6 @@ from headrace_operator.core.limits import pool_refusal
 from headrace_operator.core.model import (
     GROUP,
     VERSION,
-    ConflictError,
     EventType,
     ObjectKey,
     OperatorError,
@@ -26,7 +25,6 @@ from headrace_operator.core.pool_status import (
     PoolFacts,
     pool_conditions,
     pool_numbers,
-    scaled_to_zero,
     scaling_failure,
     scaling_status,
 )
@@ -143,7 +141,7 @@ class PoolReconciler:
             # As above: a kubelet that misses a Secret takes its time to look again.
             raise redis_failure
         sample, sampling_failure = await self._sample(pool)
-        decision = self._decide(pool, manifest, deployment, sample)
+        decision = self._decide(pool, deployment, sample)
         manifest = await self._write_replicas(pool, manifest, decision)
         applied = await self._apply_deployment(pool, queue, provider, deployment, decision)
         await self._keep_autoscaler(pool)
@@ -194,16 +192,14 @@ class PoolReconciler:
         self._observations.remember_sample(pool.queue_key, sample)
         return sample, None
 
-    def _decide(
-        self, pool: JobWorkerPool, manifest: Manifest, deployment: Manifest | None, sample: Sample | None
-    ) -> Decision:
+    def _decide(self, pool: JobWorkerPool, deployment: Manifest | None, sample: Sample | None) -> Decision:
         current = pool.spec.replicas
         if current is None and deployment is not None:
-            # The number was lost (an object replaced by one without it), the workers were not.
-            current = deployment["spec"].get("replicas")
+            # The number was lost (an object replaced by one without it), the workers were not. A zero is nobody's then.
+            current = deployment["spec"].get("replicas") or None
         situation = Situation(
             current=current,
-            scaled_to_zero=conditions.is_true(conditions_of(manifest), conditions.SCALED_TO_ZERO),
+            scaled_to_zero=pool.is_marked_as_our_zero,
             queues=(SeenQueue(name=pool.queue_key.name, sample=sample),),
             paused=pool.paused,
         )
@@ -220,14 +216,11 @@ class PoolReconciler:
         return decision
 
     async def _write_replicas(self, pool: JobWorkerPool, manifest: Manifest, decision: Decision) -> Manifest:
-        """Write the pool's own number where it is not the decided one: whose zero it is first, then the number."""
-        if decision.desired_replicas == pool.spec.replicas:
+        """Write the pool's own number, and whose zero it is, where they are not as decided."""
+        wanted = decision.desired_replicas, decision.scaled_to_zero
+        if wanted == (pool.spec.replicas, pool.is_marked_as_our_zero):
             return manifest
-        if decision.scaled_to_zero:
-            manifest = await self._reporter.write_status(manifest, [scaled_to_zero(pool, decision)])
-            if manifest["metadata"].get("generation") != pool.metadata.generation:
-                raise ConflictError("Conflict", "the pool was changed while it was decided on")
-        written = await self._cluster.scale_pool(manifest, decision.desired_replicas)
+        written = await self._cluster.scale_pool(manifest, decision.desired_replicas, marked=decision.scaled_to_zero)
         self._reporter.remember(written)
         return written
 

@@ -48,8 +48,10 @@ class Cluster(Protocol):
         """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole. Returns the object."""
         ...
 
-    async def scale_pool(self, pool: Manifest, replicas: int) -> Manifest:
-        """Write a JobWorkerPool's number of workers, and return the pool; it is as `pool` shows it, or nothing is.
+    async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:
+        """Write a JobWorkerPool's number of workers and whether it is a zero of ours, at once, and return the pool.
+
+        Nothing is written where the pool isn't as `pool` shows it any more.
 
         Raises ConflictError where somebody wrote to the pool since, a user's number perhaps.
         """

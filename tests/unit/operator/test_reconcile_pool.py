@@ -38,19 +38,7 @@ class Scene:
         self.cluster = MemoryCluster(self.objects)
         self.backend = MemoryBackend(self.clock)
         self.metrics_api_failure: OperatorError | None = None
-        observations = Observations(self.clock)
-        observations.remember_place(QUEUE, PLACE)
-        self.reconciler = PoolReconciler(
-            cluster=self.cluster,
-            sampling=self.backend,
-            objects=self.objects,
-            observations=observations,
-            clock=self.clock,
-            providers={"Postgres": self.backend},
-            image="headrace/worker:test",
-            image_pull_policy=None,
-            metrics_api_failure=lambda: self.metrics_api_failure,
-        )
+        self.restart()
         self.cluster.put(
             {
                 "apiVersion": "headrace.dev/v1alpha1",
@@ -65,6 +53,22 @@ class Scene:
         )
         self.put(autoscaling=SCALING)
 
+    def restart(self) -> None:
+        """The operator ends, and another begins."""
+        observations = Observations(self.clock)
+        observations.remember_place(QUEUE, PLACE)
+        self.reconciler = PoolReconciler(
+            cluster=self.cluster,
+            sampling=self.backend,
+            objects=self.objects,
+            observations=observations,
+            clock=self.clock,
+            providers={"Postgres": self.backend},
+            image="headrace/worker:test",
+            image_pull_policy=None,
+            metrics_api_failure=lambda: self.metrics_api_failure,
+        )
+
     def put(self, *, annotations: dict[str, str] | None = None, **spec: Any) -> None:
         stored = self.cluster.find("JobWorkerPool", KEY) or {}
         metadata = stored.get("metadata", {"namespace": "shop", "name": "workers"})
@@ -73,7 +77,7 @@ class Scene:
                 **stored,
                 "apiVersion": "headrace.dev/v1alpha1",
                 "kind": "JobWorkerPool",
-                "metadata": {**metadata, "annotations": annotations or {}},
+                "metadata": {**metadata, "annotations": metadata.get("annotations", {}) | (annotations or {})},
                 "spec": {
                     "queueRef": {"name": "thumbnails"},
                     "handler": {"exec": {"command": ["true"]}},
@@ -111,18 +115,130 @@ def scene() -> Scene:
     return Scene()
 
 
-async def test_a_zero_of_ours_is_marked_before_it_is_written(scene: Scene) -> None:
+# Whose zero it is
+
+
+async def test_a_zero_of_ours_is_written_with_its_mark(scene: Scene) -> None:
     await scene.look()
-    assert scene.writes() == [("status",), ("scale", "0"), ("apply", "Deployment", "0"), ("status",)]
+    assert scene.writes() == [("scale", "0", "marked"), ("apply", "Deployment", "0"), ("status",)]
     assert scene.condition("ScaledToZero") == ("True", "Idle")
 
 
-async def test_a_wake_writes_the_number_before_the_mark_is_taken_away(scene: Scene) -> None:
+async def test_a_wake_writes_the_number_and_takes_the_mark_away(scene: Scene) -> None:
     await scene.look()
     scene.writes()
     await scene.look(25)
     assert scene.writes() == [("scale", "3"), ("apply", "Deployment", "3"), ("status",)]
     assert scene.condition("ScaledToZero") == ("False", "HasWorkers")
+
+
+def restore(scene: Scene) -> Scene:
+    """The pool as `kubectl get -o yaml` had it, made anew elsewhere: its metadata and spec, and no status."""
+    metadata = {"annotations": {}, **scene.pool["metadata"]}
+    kept = {name: metadata[name] for name in ("namespace", "name", "annotations")}
+    elsewhere = Scene()
+    elsewhere.cluster.put({**scene.pool, "metadata": {**kept, "uid": "another"}, "status": {}})
+    return elsewhere
+
+
+async def test_a_pool_restored_without_its_status_wakes(scene: Scene) -> None:
+    await scene.look()
+    elsewhere = restore(scene)
+    await elsewhere.look()
+    assert elsewhere.condition("ScaledToZero") == ("True", "Idle")
+    await elsewhere.look(25)
+    assert elsewhere.pool["spec"]["replicas"] == 3
+
+
+async def test_a_zero_by_hand_restored_without_its_status_is_still_a_pause(scene: Scene) -> None:
+    await scene.look(25)
+    scene.put(replicas=0)
+    await scene.look(25)
+    elsewhere = restore(scene)
+    await elsewhere.look(25)
+    assert elsewhere.pool["spec"]["replicas"] == 0
+    assert elsewhere.condition("Paused") == ("True", "PausedAtZero")
+
+
+@pytest.mark.parametrize("write", ["scale_pool", "apply", "patch_status"])
+async def test_wherever_the_operator_ends_on_the_way_to_zero_the_zero_is_its_own(
+    scene: Scene, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.look(1)
+    await scene.look()
+    with monkeypatch.context() as patched:
+        # It is killed just before this write.
+        patched.setattr(scene.cluster, write, killed)
+        with pytest.raises(PassingError):
+            await scene.look(seconds=10)
+    scene.restart()
+    await scene.look()
+    await scene.look(seconds=10)
+    assert scene.condition("ScaledToZero") == ("True", "Idle")
+    await scene.look(25)
+    assert scene.pool["spec"]["replicas"] == 3
+
+
+@pytest.mark.parametrize("write", ["scale_pool", "apply", "patch_status"])
+async def test_wherever_the_operator_ends_on_a_wake_a_later_zero_by_hand_is_a_pause(
+    scene: Scene, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.cluster, write, killed)
+        with pytest.raises(PassingError):
+            await scene.look(25)
+    scene.restart()
+    await scene.look(25)
+    scene.put(replicas=0)
+    await scene.look(25)
+    assert scene.condition("Paused") == ("True", "PausedAtZero")
+
+
+async def killed(*_: Any, **__: Any) -> None:
+    raise PassingError("Killed", "")
+
+
+async def test_a_mark_that_is_left_beside_a_number_is_taken_away(scene: Scene) -> None:
+    await scene.look()
+    scene.put(replicas=3)
+    scene.writes()
+    await scene.look(25)
+    assert scene.writes()[0] == ("scale", "3")
+    scene.put(replicas=0)
+    await scene.look(25)
+    assert scene.condition("Paused") == ("True", "PausedAtZero")
+
+
+async def test_a_number_that_is_lost_over_a_deployment_at_zero_is_nobodys_pause(scene: Scene) -> None:
+    await scene.look()
+    spec = {name: value for name, value in scene.pool["spec"].items() if name != "replicas"}
+    scene.cluster.put({**scene.pool, "metadata": {**scene.pool["metadata"], "annotations": {}}, "spec": spec})
+    await scene.look(25)
+    assert scene.pool["spec"]["replicas"] == 3
+
+
+async def test_a_zero_of_ours_that_autoscaling_leaves_is_one_worker_again(scene: Scene) -> None:
+    await scene.look()
+    scene.put(autoscaling={"mode": "Off", "minReplicas": 2})
+    await scene.look()
+    assert scene.pool["spec"]["replicas"] == 2
+    assert scene.condition("ScaledToZero") == ("False", "HasWorkers")
+    scene.put(replicas=0)
+    await scene.look()
+    assert scene.pool["spec"]["replicas"] == 0
+
+
+async def test_a_zero_of_ours_that_the_annotation_holds_says_what_ends_it(scene: Scene) -> None:
+    await scene.look()
+    scene.put(annotations={"headrace.dev/paused": "true"})
+    await scene.look(25)
+    told = find(scene.pool["status"]["conditions"], "ScaledToZero")
+    assert told is not None
+    assert told["message"] == (
+        "the operator took the pool to zero; the annotation headrace.dev/paused holds it there: "
+        "without that it wakes at 1 ready"
+    )
 
 
 async def test_the_status_mirrors_the_deployments_number_in_the_same_look(scene: Scene) -> None:
@@ -163,19 +279,15 @@ async def test_a_users_number_that_comes_in_between_is_not_overwritten(scene: Sc
     assert scene.condition("Paused") == ("True", "PausedAtZero")
 
 
-async def test_a_users_zero_that_comes_while_ours_is_marked_stays_the_users(scene: Scene) -> None:
+async def test_a_users_zero_that_comes_just_before_ours_stays_the_users(scene: Scene) -> None:
     await scene.look(1)
     await scene.look()
-    mark = scene.cluster.patch_status
-
-    async def mark_late(kind: str, key: ObjectKey, status: dict[str, Any]) -> Manifest:
-        scene.cluster.put({**scene.pool, "spec": {**scene.pool["spec"], "replicas": 4}})
-        return await mark(kind, key, status)
-
-    scene.cluster.patch_status = mark_late  # type: ignore[method-assign, assignment]
+    scene.cluster.before_scale = lambda: scene.put(replicas=0)
     with pytest.raises(ConflictError):
         await scene.look(seconds=10)
-    assert scene.pool["spec"]["replicas"] == 4
+    scene.cluster.before_scale = lambda: None
+    await scene.look(25)
+    assert scene.condition("Paused") == ("True", "PausedAtZero")
 
 
 async def test_the_number_is_there_before_the_autoscaler(scene: Scene) -> None:
