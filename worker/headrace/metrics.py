@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -82,10 +82,13 @@ class Distribution:
         self._counts = [0] * (len(_BUCKETS) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """One more value."""
-        self._counts[bisect_left(_BUCKETS, seconds)] += 1
-        self._sum += seconds
+    def observe(self, values: Sequence[float]) -> None:
+        """More values, in seconds; those below 0, of clocks that disagree, count as 0."""
+        counts = self._counts
+        for seconds in values:
+            counts[bisect_left(_BUCKETS, seconds)] += 1
+            if seconds > 0:
+                self._sum += seconds
 
     def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
         """Publish it under these labels."""

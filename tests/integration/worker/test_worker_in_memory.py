@@ -132,6 +132,29 @@ async def test_completions_are_reported_again_until_taken_and_no_job_is_received
     assert sorted(ran) == [0, 1, 2, 3, 4], "none ran twice"
 
 
+class Counting(MemoryQueue):
+    """Counts how often outcomes are reported."""
+
+    reports = 0
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
+        self.reports += 1
+        return await super().settle(settlements)
+
+
+async def test_outcomes_of_short_jobs_are_reported_in_batches_larger_than_there_are_slots(world: World) -> None:
+    @world.app.job("short")
+    async def short(payload: int) -> None:
+        assert payload >= 0
+
+    queue = Counting(world.backend, "orders")
+    async with world.queue() as producer:
+        await producer.enqueue([new_job("short", number) for number in range(3000)])
+    async with world.working(queue, slots=10):
+        await eventually(lambda: world.counted("completed_total") == 3000, what="completed")
+    assert queue.reports < 3000 / 10 / 3
+
+
 async def test_a_job_that_cancels_itself_or_times_out_by_itself_has_failed(world: World) -> None:
     @world.app.job("cancelling")
     async def cancelling(payload: None) -> None:

@@ -79,7 +79,7 @@ def test_a_process_publishes_each_of_its_queues_in_one_registry() -> None:
     metrics.of("shop", "orders").completed.inc(3)
     metrics.of("shop", "mails").completed.inc()
     assert metrics.of("shop", "orders") is metrics.of("shop", "orders")
-    metrics.of("shop", "mails").duration.observe(2)
+    metrics.of("shop", "mails").duration.observe([2])
     metrics.of("shop", "mails").observe_depth(Depth(ready=5))
     metrics.event_loop_stalled()
     lines = metrics.render().decode().splitlines()

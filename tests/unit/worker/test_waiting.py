@@ -21,7 +21,7 @@ def ids(attempts: list[Attempt]) -> list[str]:
 def started(waiting: Waiting) -> list[Attempt]:
     """All that start now."""
     found = []
-    while (following := waiting.next(lambda _: True, [])) is not None:
+    while (following := waiting.next(None, [])) is not None:
         following.fate = Fate.RUNNING
         found.append(following)
     return found

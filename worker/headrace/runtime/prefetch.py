@@ -6,6 +6,11 @@ in the queue, where any worker may take them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 PREFETCH_SECONDS = 0.2
 """So much work may wait in a worker."""
 
@@ -13,6 +18,10 @@ MAX_PREFETCH = 1000
 """So many jobs may wait in a worker, however short they are: that is what a killed one leaves behind."""
 
 _WEIGHT = 0.1
+
+# How often to look at how long jobs take: after so many, or so much work.
+_LOOK_JOBS = 50
+_LOOK_SECONDS = 0.1
 
 
 class Prefetch:
@@ -30,6 +39,16 @@ class Prefetch:
         self._slots = slots
         self._seconds = seconds
         self._mean_seconds: float | None = None
+        self._ran_jobs = 0
+        self._ran_seconds = 0.0
+
+    def ran(self, seconds: Sequence[float]) -> None:
+        """These jobs took so long each: observed together with others, where they are few."""
+        self._ran_jobs += len(seconds)
+        self._ran_seconds += sum(seconds)
+        if self._ran_jobs >= _LOOK_JOBS or self._ran_seconds >= _LOOK_SECONDS:
+            self.observe(self._ran_jobs, self._ran_seconds)
+            self._ran_jobs, self._ran_seconds = 0, 0.0
 
     def observe(self, jobs: int, seconds: float) -> None:
         """So many jobs took so long in all."""

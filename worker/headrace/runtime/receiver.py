@@ -195,10 +195,10 @@ class Receiver:
         """Run those that may run, and settle the others."""
         if self._guard is not None:
             admission = await self._guard.admit(deliveries)
-            for delivery in admission.finished:
-                self._settler.add(Complete(delivery=delivery))
-            for delivery, delay_seconds in admission.later:
-                self._settler.add(Release(delivery=delivery, delay_seconds=delay_seconds))
+            self._settler.add([Complete(delivery=delivery) for delivery in admission.finished])
+            self._settler.add(
+                [Release(delivery=delivery, delay_seconds=delay_seconds) for delivery, delay_seconds in admission.later]
+            )
             deliveries = admission.run
         if self._stopping.is_set() or not self._keeper.is_held:
             await self._give_back(deliveries)

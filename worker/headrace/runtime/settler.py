@@ -13,7 +13,7 @@ from headrace.queues.errors import QueueError
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
     from headrace.metrics import QueueMetrics
@@ -92,21 +92,22 @@ class Settler:
         """How many jobs have ended here and are still held at the queue."""
         return len(self._pending) + len(self._reporting)
 
-    def add(self, settlement: Settlement, *, at_once: bool = True) -> None:
-        """Report it; unless at once, after a moment in which others may come."""
-        self._pending.append(settlement)
-        self.unreported_bytes += len(settlement.delivery.job.payload)
-        count = len(self._pending)
-        if at_once or count >= FULL_BATCH:
+    def add(self, settlements: Sequence[Settlement], *, at_once: bool = True) -> None:
+        """Report them; unless at once, after a moment in which others may come."""
+        if not settlements:
+            return
+        was_idle = not self._pending
+        self._pending += settlements
+        self.unreported_bytes += _payload_bytes(settlements)
+        if at_once or len(self._pending) >= FULL_BATCH:
             self._wake()
             self._at_once.set()
-        elif count == 1:
+        elif was_idle:
             self._wake()
 
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """Jobs go back at once, nothing charged."""
-        for delivery in deliveries:
-            self.add(Release(delivery=delivery))
+        self.add([Release(delivery=delivery) for delivery in deliveries])
 
     def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
         """Others have these jobs: what is unreported of them would be refused."""
@@ -119,7 +120,7 @@ class Settler:
         if lost:
             self._metrics.refused_completions.inc(len(lost))
             self._pending = [settlement for settlement in self._pending if settlement.delivery.key not in keys]
-            self._forget_bytes(lost)
+            self.unreported_bytes -= _payload_bytes(lost)
         self._lost |= keys
 
     def end_lost(self, delivery: Delivery, *, is_done: bool) -> None:
@@ -193,9 +194,7 @@ class Settler:
         if kept:
             self._pending = kept + self._pending
         reported, self._reporting = self._reporting, []
-        self._forget_bytes(reported)
-        if kept:
-            self.unreported_bytes += sum(len(settlement.delivery.job.payload) for settlement in kept)
+        self.unreported_bytes += _payload_bytes(kept) - _payload_bytes(reported)
         if failure and not self._failure:
             log.warning("outcomes not reported queue=%s, trying again: %s", self._queue.name, failure)
         elif self._failure and not failure:
@@ -281,8 +280,9 @@ class Settler:
         if self._guard is not None and kinds[Complete]:
             self._guard.forget([settlement.delivery for settlement in batch if isinstance(settlement, Complete)])
 
-    def _forget_bytes(self, settlements: Iterable[Settlement]) -> None:
-        self.unreported_bytes -= sum(len(settlement.delivery.job.payload) for settlement in settlements)
+
+def _payload_bytes(settlements: Iterable[Settlement]) -> int:
+    return sum([len(settlement.delivery.job.payload) for settlement in settlements])
 
 
 def _keys(settlements: Iterable[Settlement]) -> frozenset[DeliveryKey]:

@@ -34,11 +34,11 @@ class TimeLimits:
         self._job_log = job_log
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """Its time begins."""
+    def start(self, attempt: Attempt, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Its time begins, at this moment of the loop's clock."""
         own_seconds = attempt.terms.timeout_seconds
         attempt.limit_seconds = self._seconds if own_seconds is None else own_seconds
-        attempt.ends_at = loop.time() + attempt.limit_seconds
+        attempt.ends_at = now + attempt.limit_seconds
         if own_seconds is not None:
             attempt.timer = loop.call_at(attempt.ends_at, self._time_out, attempt)
         elif self._timer is None:

@@ -40,16 +40,20 @@ class Waiting:
         self._bytes += len(attempt.delivery.job.payload)
         return True
 
-    def next(self, may_start: Callable[[Delivery], bool], refused: list[Attempt]) -> Attempt | None:
-        """The next that runs; those before it that may not start at all are added to `refused`."""
+    def next(self, may_start: Callable[[Delivery], bool] | None, refused: list[Attempt]) -> Attempt | None:
+        """The next that runs; those before it that may not start at all are stopped, and added to `refused`.
+
+        Without a `may_start` all may.
+        """
         line = self.line
         while line:
             attempt = line.popleft()
             delivery = attempt.delivery
             is_limited = attempt.terms.max_concurrent is not None
-            if not may_start(delivery):
+            if may_start is not None and not may_start(delivery):
                 if is_limited:
                     self.names.leave(attempt)
+                attempt.stop(Fate.HANDED_BACK)
                 refused.append(attempt)
                 self._bytes -= len(delivery.job.payload)
             elif not is_limited or self.names.start(attempt):

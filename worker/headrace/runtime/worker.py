@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Delivery, DeliveryKey, Queue
+    from headrace.queues.base import DeliveryKey, Queue
     from headrace.runtime.handlers import Handler
     from headrace.runtime.idempotency_guard import Idempotency
 
@@ -130,7 +130,8 @@ class Worker:
             self._settler,
             metrics,
             self._job_log,
-            may_start=self._may_start,
+            is_trusted=lambda: self._keeper.is_trusted,
+            may_start=None if self._guard is None else self._guard.may_start,
             nudge=self._nudge,
             count=slots,
             job_timeout_seconds=job_timeout_seconds,
@@ -269,10 +270,6 @@ class Worker:
                 stopped = self._slots.stop(lost, Fate.HANDED_BACK)
                 if stopped:
                     log.warning("keys belong to others by now queue=%s: handing back %d", self._queue.name, stopped)
-
-    def _may_start(self, delivery: Delivery) -> bool:
-        """Whether the lease and the job's key can be relied on at this moment."""
-        return self._keeper.is_trusted and (self._guard is None or self._guard.may_start(delivery))
 
     def lease_extended(self) -> None:
         """See `headrace.runtime.lease.Holder`."""
