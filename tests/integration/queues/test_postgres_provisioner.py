@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from headrace.queues.base import Owner, QueueSettings
-from headrace.queues.postgres import Place, PostgresProvisioner
+from headrace.job import NewJob
+from headrace.queues.base import Owner, QueueSettings, Removed
+from headrace.queues.errors import PlaceTakenError, QueueUnavailableError
+from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue, ProvisioningSession
+from headrace.queues.postgres.provisioner import OWNER_STALE_SECONDS
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -143,3 +148,106 @@ async def is_vacuumed(dsn: str) -> bool:
         return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum)"))
     finally:
         await connection.close()
+
+
+HERE = replace(OWNER, cluster="here")
+ELSEWHERE = replace(OWNER, uid="2", cluster="elsewhere")
+
+
+class TestTwoClusters:
+    """The same manifests, and the same database."""
+
+    async def test_a_living_owner_of_another_cluster_keeps_its_queue(self, database_dsn: str) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        with pytest.raises(PlaceTakenError, match=r"JobQueue shop/orders of another cluster.* headrace.dev/adopt"):
+            await provisioner.ensure("orders", QueueSettings(max_retries=7), ELSEWHERE)
+        assert not (await provisioner.ensure("orders", QueueSettings(), HERE)).changed
+        assert await provisioner.remove("orders", ELSEWHERE) is None
+
+    async def test_an_object_made_anew_in_the_same_cluster_takes_its_queue_back_at_once(
+        self, database_dsn: str
+    ) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        assert (await provisioner.ensure("orders", QueueSettings(), replace(HERE, uid="3"))).changed
+
+    async def test_one_that_was_not_seen_for_long_is_gone(self, database_dsn: str) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        unseen = f"UPDATE headrace.queues SET owner_seen_at = now() - interval '{OWNER_STALE_SECONDS - 60} s'"
+        await execute(database_dsn, unseen)
+        with pytest.raises(PlaceTakenError, match="29 minutes ago"):
+            await provisioner.ensure("orders", QueueSettings(), ELSEWHERE)
+        await execute(database_dsn, "UPDATE headrace.queues SET owner_seen_at = owner_seen_at - interval '60 s'")
+        assert "adopted" in (await provisioner.ensure("orders", QueueSettings(), ELSEWHERE)).details
+        with pytest.raises(PlaceTakenError):
+            await provisioner.ensure("orders", QueueSettings(), HERE)
+
+    async def test_who_ensures_is_seen(self, database_dsn: str) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        await execute(database_dsn, "UPDATE headrace.queues SET owner_seen_at = now() - interval '1 day'")
+        assert not (await provisioner.ensure("orders", QueueSettings(), HERE)).changed
+        with pytest.raises(PlaceTakenError, match="0 minutes ago"):
+            await provisioner.ensure("orders", QueueSettings(), ELSEWHERE)
+
+    async def test_a_living_owners_queue_is_taken_over_when_that_is_asked_for(self, database_dsn: str) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        assert (await provisioner.ensure("orders", QueueSettings(), ELSEWHERE, adopts=True)).changed
+        stranger = Owner(namespace="other", name="orders", uid="9", cluster="elsewhere")
+        with pytest.raises(PlaceTakenError, match="belongs to JobQueue shop/orders:"):
+            await provisioner.ensure("orders", QueueSettings(), stranger, adopts=True)
+
+
+async def test_removing_tells_how_many_jobs_went(database_dsn: str) -> None:
+    place = Place(dsn=database_dsn)
+    provisioner = PostgresProvisioner(place)
+    await provisioner.ensure("orders", QueueSettings(), OWNER)
+    async with PostgresQueue(place, "orders") as queue:
+        await queue.enqueue([NewJob(), NewJob(), NewJob(delay_seconds=60), NewJob(group="g"), NewJob(group="g")])
+    assert await provisioner.remove("orders", OWNER) == Removed(jobs=5)
+
+
+async def test_a_migration_that_waits_for_another_says_so(database_dsn: str) -> None:
+    steps: list[str] = []
+    provisioner = PostgresProvisioner(Place(dsn=database_dsn), progress=steps.append)
+    rival = await asyncpg.connect(database_dsn)
+    try:
+        async with rival.transaction():
+            await rival.execute("SELECT pg_advisory_xact_lock(hashtextextended('headrace.dev/migrate/headrace', 0))")
+            ensuring = asyncio.create_task(provisioner.ensure("orders", QueueSettings(), OWNER))
+            await eventually(lambda: bool(steps), what="a step")
+        await ensuring
+    finally:
+        await rival.close()
+    assert steps[0] == "waiting for somebody else's migration of schema headrace"
+    assert steps[1].startswith("migrating schema headrace to version 1")
+
+
+async def test_calls_of_a_session_share_one_connection_whatever_their_schema(own_postgres: PostgresServer) -> None:
+    place = Place(dsn=own_postgres.dsn)
+    observer = await asyncpg.connect(own_postgres.dsn)
+    session = ProvisioningSession(place)
+    try:
+        pids = set()
+        for schema in ("one", "two"):
+            await PostgresProvisioner(replace(place, schema=schema), session=session).ensure(
+                "orders", QueueSettings(), OWNER
+            )
+            pids |= {
+                row["pid"]
+                for row in await observer.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace-migrate'"
+                )
+            }
+        assert len(pids) == 1
+        await observer.execute("SELECT pg_terminate_backend($1)", pids.pop())
+        provisioner = PostgresProvisioner(place, session=session)
+        with contextlib.suppress(QueueUnavailableError):
+            await provisioner.ensure("orders", QueueSettings(), OWNER)
+        assert (await provisioner.ensure("letters", QueueSettings(), OWNER)).changed
+    finally:
+        await session.close()
+        await observer.close()

@@ -422,6 +422,8 @@ class Owner:
     namespace: str
     name: str
     uid: str
+    cluster: str = ""
+    """What tells its Kubernetes cluster from others; empty where there is none."""
 
 
 class Backlog(Protocol):
@@ -448,6 +450,14 @@ class Provisioned:
     """What there is to know of the place, by names of the backend's own (its module lists them)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What went with a queue."""
+
+    jobs: int
+    """How many were waiting, running or dead-lettered."""
+
+
 class Provisioner(Protocol):
     """Makes, adjusts and removes what a queue lives in; every call is safe to repeat."""
 
@@ -464,6 +474,6 @@ class Provisioner(Protocol):
         """
         ...
 
-    async def remove(self, queue: str, owner: Owner) -> bool:
-        """Remove the queue and every job in it; False when there was none, or it belongs to another owner."""
+    async def remove(self, queue: str, owner: Owner) -> Removed | None:
+        """Remove the queue and every job in it; None when there was none, or it belongs to another owner."""
         ...

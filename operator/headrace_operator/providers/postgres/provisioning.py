@@ -48,7 +48,7 @@ async def provision(place: PostgresPlace, owner: QueueOwner, settings: Mapping[s
 async def remove(place: PostgresPlace, owner: QueueOwner) -> bool:
     """See `core.provider.Provider.remove`."""
     with operator_errors():
-        return await _administrator(place).remove(place.queue, _owner(owner))
+        return await _administrator(place).remove(place.queue, _owner(owner)) is not None
 
 
 def _administrator(place: PostgresPlace) -> PostgresProvisioner:

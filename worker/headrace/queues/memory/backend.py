@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-from headrace.queues.base import Provisioned
+from headrace.queues.base import Provisioned, Removed
 from headrace.queues.errors import PlaceTakenError, QueueNotFoundError
 from headrace.queues.memory import counting
 from headrace.queues.memory.place import Place
@@ -95,14 +95,15 @@ class MemoryBackend:
             facts={},
         )
 
-    async def remove(self, queue: str, owner: Owner) -> bool:
+    async def remove(self, queue: str, owner: Owner) -> Removed | None:
         """See `headrace.queues.base.Provisioner`."""
         place = self.places.get(queue)
         if place is None or place.owner != owner:
-            return False
+            return None
+        depth = counting.depth(place, self.now())
         del self.places[queue]
         self.changed()
-        return True
+        return Removed(jobs=depth.ready + depth.delayed + depth.blocked + depth.in_flight + depth.dead_lettered)
 
     async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
         """See `headrace.queues.base.Backlog`."""

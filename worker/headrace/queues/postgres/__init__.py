@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.queues.postgres.connection import Place
     from headrace.queues.postgres.inspector import PostgresInspector
     from headrace.queues.postgres.lanes import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER
-    from headrace.queues.postgres.provisioner import PostgresProvisioner
+    from headrace.queues.postgres.provisioner import PostgresProvisioner, ProvisioningSession
     from headrace.queues.postgres.queue import PostgresQueue
     from headrace.queues.postgres.roles import Grants, PostgresRoles
 
@@ -38,6 +38,7 @@ __all__ = [
     "PostgresProvisioner",
     "PostgresQueue",
     "PostgresRoles",
+    "ProvisioningSession",
     "open_inspector",
     "open_queue",
 ]
@@ -52,6 +53,7 @@ _HOMES = {
     "PostgresProvisioner": "provisioner",
     "PostgresQueue": "queue",
     "PostgresRoles": "roles",
+    "ProvisioningSession": "provisioner",
 }
 
 

@@ -9,9 +9,13 @@ from headrace.queues.postgres.compatibility import check_version
 from headrace.queues.postgres.statements import Migration, functions, migrations, quoted, render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import asyncpg
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('headrace.dev/migrate/' || $1, 0))"
+
+_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('headrace.dev/migrate/' || $1, 0))"
 
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 
@@ -38,8 +42,15 @@ _WAIT_AS_BEFORE = "SET LOCAL lock_timeout = DEFAULT"
 _RECORD = "INSERT INTO {schema}.migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
 
 
-async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -> list[Migration]:
+async def migrate(
+    connection: asyncpg.Connection[asyncpg.Record], schema: str, progress: Callable[[str], None] = lambda _: None
+) -> list[Migration]:
     """Bring the schema to this code's version, within the caller's transaction; returns the steps made.
+
+    Parameters
+    ----------
+    progress
+        Is told what may take long, in a few words.
 
     Raises
     ------
@@ -55,7 +66,9 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
             f"the database's encoding is {encoding}, which can't hold every text: give another, made by "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
-    await connection.execute(_LOCK, schema)
+    if not await connection.fetchval(_TRY_LOCK, schema):
+        progress(f"waiting for somebody else's migration of schema {schema}")
+        await connection.execute(_LOCK, schema)
     # Looked up first: CREATE … IF NOT EXISTS asks for rights that a user of an existing schema need not have.
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
@@ -67,6 +80,7 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record], schema: str) -
     if steps:
         await connection.execute(_WAIT_BRIEFLY)
         for step in steps:
+            progress(f"migrating schema {schema} to version {step.version} ({step.name})")
             await connection.execute(render(step.sql, schema))
             await connection.execute(render(_RECORD, schema), step.version, step.name, step.compatible_with)
         # All of them anew, whatever has changed. What takes or gives other columns was dropped by its step before. In a

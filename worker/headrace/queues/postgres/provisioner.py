@@ -7,35 +7,95 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from headrace.queues.base import Owner, Provisioned, QueueSettings
+from headrace.queues.base import Owner, Provisioned, QueueSettings, Removed
 from headrace.queues.errors import PlaceTakenError
-from headrace.queues.postgres.connection import COMMAND_TIMEOUT_SECONDS, Place, connect
+from headrace.queues.postgres.connection import Place, connect
+from headrace.queues.postgres.errors import our_errors
 from headrace.queues.postgres.migrate import migrate
 from headrace.queues.postgres.rows import settings_from
 from headrace.queues.postgres.statements import code_version, queries, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
-# Migrations may rewrite tables, and removing goes batch by batch.
-_COMMAND_TIMEOUT_SECONDS = 120.0
+# Migrations may rewrite tables. A server that is gone is noticed long before.
+_COMMAND_TIMEOUT_SECONDS = 3600.0
+# For how long locks are waited for in all.
+_PATIENCE_SECONDS = 120.0
 _REMOVE_BATCH = 10_000
 # However many rows these have, they go before anything is locked that other queues need.
 _REMOVED_IN_BATCHES = ("jobs", "parked_jobs", "dead_jobs", "finished_jobs", "deduplication_keys", "cancellations")
+_COUNTED = ("jobs", "parked_jobs", "dead_jobs")
 _LOCK_PAUSE_SECONDS = 1.0
 # Long enough that others get on with their work in between.
 _MIGRATION_PAUSE_SECONDS = 3.0
 
+OWNER_STALE_SECONDS = 1800.0
+"""An owner of another cluster that has not been seen for so long is gone: its queue may be taken over."""
+_SEEN_STEP_SECONDS = 60.0
 
-class PostgresProvisioner:
-    """The `Provisioner` of one schema. Every call opens a connection of its own and closes it."""
+
+class ProvisioningSession:
+    """A connection that several calls share: opened by the first of them, and left for good when one fails."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._open = AsyncExitStack()
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    @asynccontextmanager
+    async def connected(self, schema: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """The connection, for one call after another; `schema` is what errors are about."""
+        if self._connection is None or self._connection.is_closed():
+            await self.close()
+            place = replace(self._place, schema=schema)
+            self._connection = await self._open.enter_async_context(
+                connect(place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS)
+            )
+        try:
+            with our_errors(schema):
+                yield self._connection
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the connection."""
+        self._connection = None
+        opened, self._open = self._open, AsyncExitStack()
+        await opened.aclose()
+
+
+class PostgresProvisioner:
+    """The `Provisioner` of one schema.
+
+    Parameters
+    ----------
+    place
+        The database and the schema.
+    session
+        What calls share. None: every call opens a connection of its own and closes it.
+    progress
+        Is told what may take long, in a few words.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        session: ProvisioningSession | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._place = place
+        self._session = session
+        self._progress = progress
         self._queries = queries(place.schema)
 
     async def migrate(self) -> Provisioned:
@@ -43,52 +103,76 @@ class PostgresProvisioner:
         return await self._patiently(self._migrate)
 
     async def _migrate(self, connection: asyncpg.Connection[asyncpg.Record]) -> Provisioned:
-        steps = await migrate(connection, self._place.schema)
+        steps = await migrate(connection, self._place.schema, self._progress)
         return Provisioned(
             changed=bool(steps),
             details=", ".join(f"{step.version:04} {step.name}" for step in steps) or "nothing to do",
             facts=await self._facts(connection),
         )
 
+    def _connected(self) -> AbstractAsyncContextManager[asyncpg.Connection[asyncpg.Record]]:
+        if self._session is None:
+            return connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS)
+        return self._session.connected(self._place.schema)
+
     async def _patiently(
         self, work: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[Provisioned]]
     ) -> Provisioned:
         """Do this in a transaction, again and again where tables are in use."""
-        async with connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection:
-            deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
+        async with self._connected() as connection:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             while True:
                 try:
                     async with connection.transaction(isolation="read_committed"):
                         return await work(connection)
-                except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
                     if time.monotonic() > deadline:
                         raise
+                    self._progress(f"waiting for a table of schema {self._place.schema} that is in use ({error})")
                     await asyncio.sleep(_MIGRATION_PAUSE_SECONDS)
 
-    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
-        """See `headrace.queues.base.Provisioner`."""
-        return await self._patiently(lambda connection: self._ensure(connection, queue, settings, owner))
+    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner, *, adopts: bool = False) -> Provisioned:
+        """See `headrace.queues.base.Provisioner`.
+
+        Parameters
+        ----------
+        adopts
+            Take the queue over from an owner of the same name in another cluster, who may be alive.
+        """
+        return await self._patiently(lambda connection: self._ensure(connection, queue, settings, owner, adopts=adopts))
 
     async def _ensure(
-        self, connection: asyncpg.Connection[asyncpg.Record], queue: str, settings: QueueSettings, owner: Owner
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        queue: str,
+        settings: QueueSettings,
+        owner: Owner,
+        *,
+        adopts: bool,
     ) -> Provisioned:
-        steps = await migrate(connection, self._place.schema)
+        steps = await migrate(connection, self._place.schema, self._progress)
         done = [f"schema {self._place.schema} migrated to version {steps[-1].version}"] if steps else []
         row = await connection.fetchrow(self._queries["lock_queue"], queue)
         if row is None:
             await connection.execute(
-                self._queries["register_queue"], queue, owner.namespace, owner.name, owner.uid, *_columns(settings)
+                self._queries["register_queue"],
+                *(queue, owner.namespace, owner.name, owner.uid, owner.cluster, *_columns(settings)),
             )
             done.append(f"queue {queue} made")
         else:
             present = _owner(row)
-            _check_adoptable(queue, self._place.schema, present, owner)
+            _check_adoptable(
+                queue, self._place.schema, present, owner, unseen_seconds=row["owner_unseen_seconds"], adopts=adopts
+            )
             if present != owner:
                 done.append(f"queue {queue} adopted")
             if settings_from(row) != settings:
                 done.append(f"settings of queue {queue} changed")
-            if present != owner or settings_from(row) != settings:
-                await connection.execute(self._queries["update_queue"], row["id"], owner.uid, *_columns(settings))
+            is_seen = row["owner_unseen_seconds"] < _SEEN_STEP_SECONDS
+            if present != owner or settings_from(row) != settings or not is_seen:
+                await connection.execute(
+                    self._queries["update_queue"], row["id"], owner.uid, owner.cluster, *_columns(settings)
+                )
         return Provisioned(
             changed=bool(done),
             details=", ".join(done) or f"queue {queue} is as wanted",
@@ -101,39 +185,41 @@ class PostgresProvisioner:
 
     async def allowed_connections(self) -> int:
         """How many connections the server allows ordinary users, ours among them; needs no right but to log in."""
-        async with (
-            connect(self._place, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS) as connection,
-            connection.transaction(isolation="read_committed"),
-        ):
+        async with self._connected() as connection, connection.transaction(isolation="read_committed"):
             allowed: int = await connection.fetchval(self._queries["allowed_connections"])
             return allowed
 
-    async def remove(self, queue: str, owner: Owner) -> bool:
+    async def remove(self, queue: str, owner: Owner) -> Removed | None:
         """See `headrace.queues.base.Provisioner`. Safe to repeat when it was interrupted: the queue's row goes last."""
-        async with connect(self._place, command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS) as connection:
+        async with self._connected() as connection:
             queue_id = await self._pause_own(connection, queue, owner)
             if queue_id is None:
-                return False
+                return None
+            jobs = 0
             for table in _REMOVED_IN_BATCHES:
-                while await self._remove_some(connection, f"remove_{table}", queue_id):
-                    pass
-            deadline = time.monotonic() + _COMMAND_TIMEOUT_SECONDS
+                while removed := await self._remove_some(connection, f"remove_{table}", queue_id):
+                    jobs += removed if table in _COUNTED else 0
+                    self._progress(f"removing the jobs of queue {queue}: {jobs} are gone")
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             while True:
                 try:
-                    await self._remove_rest(connection, queue_id)
+                    jobs += await self._remove_rest(connection, queue_id)
                 except asyncpg.LockNotAvailableError:
-                    # An application's transaction is open that has enqueued, into whichever queue of the schema.
                     if time.monotonic() > deadline:
                         raise
+                    self._progress(
+                        f"waiting for an application's transaction that has enqueued into schema {self._place.schema}"
+                    )
                     await asyncio.sleep(_LOCK_PAUSE_SECONDS)
                 else:
-                    return True
+                    return Removed(jobs=jobs)
 
-    async def _remove_rest(self, connection: asyncpg.Connection[asyncpg.Record], queue_id: int) -> None:
+    async def _remove_rest(self, connection: asyncpg.Connection[asyncpg.Record], queue_id: int) -> int:
         async with connection.transaction(isolation="read_committed"):
             for lock in ("wait_briefly", "lock_jobs"):
                 await connection.execute(self._queries[lock])
-            await connection.execute(self._queries["remove_queue"], queue_id)
+            jobs: int = await connection.fetchval(self._queries["remove_queue"], queue_id)
+            return jobs
 
     async def _remove_some(self, connection: asyncpg.Connection[asyncpg.Record], batch: str, queue_id: int) -> int:
         async with connection.transaction(isolation="read_committed"):
@@ -154,16 +240,31 @@ class PostgresProvisioner:
 
 
 def _owner(row: asyncpg.Record) -> Owner:
-    return Owner(namespace=row["owner_namespace"], name=row["owner_name"], uid=row["owner_uid"])
-
-
-def _check_adoptable(queue: str, schema: str, present: Owner, owner: Owner) -> None:
-    if (present.namespace, present.name) == (owner.namespace, owner.name):
-        return
-    holder = f"JobQueue {present.namespace}/{present.name}" if present.namespace else "`headrace migrate` (no JobQueue)"
-    raise PlaceTakenError(
-        f"queue {queue!r} in schema {schema!r} belongs to {holder}: choose another schema, database or name"
+    return Owner(
+        namespace=row["owner_namespace"],
+        name=row["owner_name"],
+        uid=row["owner_uid"],
+        cluster=row["owner_cluster"],
     )
+
+
+def _check_adoptable(
+    queue: str, schema: str, present: Owner, owner: Owner, *, unseen_seconds: float, adopts: bool
+) -> None:
+    """An object made anew in the same cluster takes its queue back; from another cluster's, only what is left there."""
+    place = f"queue {queue!r} in schema {schema!r}"
+    if (present.namespace, present.name) != (owner.namespace, owner.name):
+        holder = f"JobQueue {present.namespace}/{present.name}"
+        if not present.namespace:
+            holder = "`headrace migrate` (no JobQueue)"
+        raise PlaceTakenError(f"{place} belongs to {holder}: choose another schema, database or name")
+    is_elsewhere = present.cluster and present.cluster != owner.cluster
+    if is_elsewhere and not adopts and unseen_seconds < OWNER_STALE_SECONDS:
+        raise PlaceTakenError(
+            f"{place} belongs to JobQueue {present.namespace}/{present.name} of another cluster, whose operator was "
+            f"there {unseen_seconds / 60:.0f} minutes ago: choose another schema, database or name, or take it over "
+            'with the annotation headrace.dev/adopt: "true"'
+        )
 
 
 def _columns(settings: QueueSettings) -> tuple[object, ...]:

@@ -253,6 +253,8 @@ CREATE TABLE queues (
     owner_namespace text NOT NULL,
     owner_name text NOT NULL,
     owner_uid text NOT NULL,
+    owner_cluster text NOT NULL DEFAULT ''::text,
+    owner_seen_at timestamp with time zone NOT NULL DEFAULT now(),
     visibility_timeout_seconds double precision NOT NULL,
     max_retries integer NOT NULL,
     message_retention_seconds double precision,

@@ -33,7 +33,8 @@ WHERE role.rolname = session_user AND db.datname = current_database()
 -- name: lock_queue
 -- The queue's row and owner, locked for the rest of the transaction; not against an application's transaction that has
 -- enqueued (whose foreign keys lock the row's key).
-SELECT id, owner_namespace, owner_name, owner_uid, visibility_timeout_seconds, max_retries, message_retention_seconds,
+SELECT id, owner_namespace, owner_name, owner_uid, owner_cluster,
+    extract(epoch FROM clock_timestamp() - owner_seen_at)::double precision AS owner_unseen_seconds, visibility_timeout_seconds, max_retries, message_retention_seconds,
     completed_retention_seconds, dead_letter_enabled, dead_letter_retention_days, paused
 FROM {schema}.queues
 WHERE name = $1
@@ -42,9 +43,10 @@ FOR NO KEY UPDATE
 -- name: register_queue
 -- A new queue, with its place in the shared counts, and watched from now on.
 WITH queue AS (
-    INSERT INTO {schema}.queues (name, owner_namespace, owner_name, owner_uid, visibility_timeout_seconds, max_retries,
-        message_retention_seconds, completed_retention_seconds, dead_letter_enabled, dead_letter_retention_days, paused)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    INSERT INTO {schema}.queues (name, owner_namespace, owner_name, owner_uid, owner_cluster, visibility_timeout_seconds,
+        max_retries, message_retention_seconds, completed_retention_seconds, dead_letter_enabled,
+        dead_letter_retention_days, paused)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     RETURNING id
 ), watch AS (
     INSERT INTO {schema}.watches (queue_id, since, seen_at) SELECT id, now(), now() FROM queue
@@ -52,10 +54,11 @@ WITH queue AS (
 INSERT INTO {schema}.queue_stats (queue_id) SELECT id FROM queue
 
 -- name: update_queue
--- New settings, or the same owner under a new uid.
+-- New settings, or the same owner under a new uid or in another cluster; and it was seen.
 UPDATE {schema}.queues
-SET owner_uid = $2, visibility_timeout_seconds = $3, max_retries = $4, message_retention_seconds = $5,
-    completed_retention_seconds = $6, dead_letter_enabled = $7, dead_letter_retention_days = $8, paused = $9
+SET owner_uid = $2, owner_cluster = $3, owner_seen_at = now(), visibility_timeout_seconds = $4, max_retries = $5,
+    message_retention_seconds = $6, completed_retention_seconds = $7, dead_letter_enabled = $8,
+    dead_letter_retention_days = $9, paused = $10
 WHERE id = $1
 
 -- name: pause_queue
@@ -135,10 +138,11 @@ SELECT set_config('lock_timeout', CASE WHEN EXISTS (
 ) THEN '2s' ELSE '200ms' END, true)
 
 -- name: remove_queue
--- The queue itself, with the little that came while its batches were removed, and all that is small.
-WITH jobs AS (DELETE FROM {schema}.jobs WHERE queue_id = $1),
-    parked AS (DELETE FROM {schema}.parked_jobs WHERE queue_id = $1),
-    dead AS (DELETE FROM {schema}.dead_jobs WHERE queue_id = $1),
+-- The queue itself, with the little that came while its batches were removed, and all that is small; how many jobs were
+-- among it.
+WITH jobs AS (DELETE FROM {schema}.jobs WHERE queue_id = $1 RETURNING 1),
+    parked AS (DELETE FROM {schema}.parked_jobs WHERE queue_id = $1 RETURNING 1),
+    dead AS (DELETE FROM {schema}.dead_jobs WHERE queue_id = $1 RETURNING 1),
     finished AS (DELETE FROM {schema}.finished_jobs WHERE queue_id = $1),
     keys AS (DELETE FROM {schema}.deduplication_keys WHERE queue_id = $1),
     cancelled AS (DELETE FROM {schema}.cancellations WHERE queue_id = $1),
@@ -149,5 +153,6 @@ WITH jobs AS (DELETE FROM {schema}.jobs WHERE queue_id = $1),
     stats AS (DELETE FROM {schema}.queue_stats WHERE queue_id = $1),
     totals AS (DELETE FROM {schema}.queue_totals WHERE queue_id = $1),
     waiting AS (DELETE FROM {schema}.waiters WHERE queue_id = $1),
-    watch AS (DELETE FROM {schema}.watches WHERE queue_id = $1)
-DELETE FROM {schema}.queues WHERE id = $1
+    watch AS (DELETE FROM {schema}.watches WHERE queue_id = $1),
+    queue AS (DELETE FROM {schema}.queues WHERE id = $1)
+SELECT ((SELECT count(*) FROM jobs) + (SELECT count(*) FROM parked) + (SELECT count(*) FROM dead))::integer

@@ -19,6 +19,8 @@ CREATE TABLE {schema}.queues (
     owner_namespace text NOT NULL,
     owner_name text NOT NULL,
     owner_uid text NOT NULL,
+    owner_cluster text NOT NULL DEFAULT '',
+    owner_seen_at timestamptz NOT NULL DEFAULT now(),
     visibility_timeout_seconds double precision NOT NULL,
     max_retries integer NOT NULL,
     message_retention_seconds double precision,
@@ -30,6 +32,8 @@ CREATE TABLE {schema}.queues (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE {schema}.queues IS 'One row a queue: whom it belongs to and what it does with its jobs.';
+COMMENT ON COLUMN {schema}.queues.owner_cluster IS 'What tells its Kubernetes cluster from others; empty where there is none.';
+COMMENT ON COLUMN {schema}.queues.owner_seen_at IS 'When its owner last vouched for it: another cluster may take over who was not seen for long.';
 COMMENT ON COLUMN {schema}.queues.paused IS 'By its owner, the JobQueue; paused_by_hand is for people. Either pauses.';
 
 -- A worker writes nothing of its jobs while it keeps them alive: it extends its lease.
