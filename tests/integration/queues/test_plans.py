@@ -194,7 +194,6 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     await run("inspect_purge", 1, dead_ids[LIMIT:])
     for query in ("prune_dead", "prune_finished", "prune_keys"):
         await run(query, 1, 1000)
-    await run("shared_depth", 1)
     return found
 
 

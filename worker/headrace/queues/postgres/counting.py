@@ -28,8 +28,6 @@ class Counting:
                 raise self._row.not_found()
             return depth_from(rows[0])
         rows = await self._database.fetch("count_and_share", self._row.id, max_age_seconds)
-        if not rows:  # It is young enough, or somebody else counts just now.
-            rows = await self._database.fetch("shared_depth", self._row.id)
         if not rows:
             raise QueueUnavailableError(f"no worker has counted queue {self._row.name!r} yet")
         return depth_from(rows[0])

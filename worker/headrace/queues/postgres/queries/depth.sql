@@ -14,36 +14,35 @@ SELECT name, {schema}.has_ready(id) AS has_ready FROM {schema}.queues WHERE name
 SELECT {schema}.has_ready($1)
 
 -- name: count_and_share
--- Count the queue, where the shared count is older than $2 seconds and than ten times what it took, and nobody else counts
--- just now; else there is no row. The dead are counted once a minute.
+-- The newest count that a worker shared, however old it is; counted anew before, where it is older than $2 seconds and than
+-- ten times what it took, and nobody else counts just now. The dead are counted once a minute.
 WITH turn AS MATERIALIZED (
     SELECT queue_id
     FROM {schema}.queue_stats
     WHERE queue_id = $1
         AND counted_at NOT BETWEEN now() - greatest($2, 11 * took_seconds) * interval '1 second' AND now() + interval '5 seconds'
     FOR UPDATE SKIP LOCKED
+), anew AS (
+    UPDATE {schema}.queue_stats AS stats
+    SET counted_at = counted.counted_at, ready = counted.ready, delayed = counted.delayed, blocked = counted.blocked,
+        in_flight = counted.in_flight, in_flight_seconds = counted.in_flight_seconds,
+        dead_counted_at = CASE
+            WHEN stats.dead_counted_at BETWEEN now() - interval '1 minute' AND now() THEN stats.dead_counted_at
+            ELSE counted.counted_at END,
+        dead_lettered = counted.dead_lettered, oldest_ready_age_seconds = counted.oldest_ready_age_seconds,
+        next_due_at = counted.next_due_at, is_lower_bound = counted.is_lower_bound, arrived = counted.arrived,
+        completed = counted.completed, failed = counted.failed, dead_lettered_ever = counted.dead_lettered_ever,
+        service_seconds = counted.service_seconds, service_histogram = counted.service_histogram,
+        took_seconds = extract(epoch FROM clock_timestamp() - now())
+    FROM turn, LATERAL {schema}.depths(ARRAY (SELECT name FROM {schema}.queues WHERE id = turn.queue_id), 60) AS counted
+    WHERE stats.queue_id = turn.queue_id
+    RETURNING stats.*
+), newest AS (
+    SELECT * FROM anew
+    UNION ALL
+    SELECT * FROM {schema}.queue_stats
+    WHERE queue_id = $1 AND counted_at > '-infinity' AND NOT EXISTS (SELECT FROM anew)
 )
-UPDATE {schema}.queue_stats AS stats
-SET counted_at = counted.counted_at, ready = counted.ready, delayed = counted.delayed, blocked = counted.blocked,
-    in_flight = counted.in_flight, in_flight_seconds = counted.in_flight_seconds,
-    dead_counted_at = CASE
-        WHEN stats.dead_counted_at BETWEEN now() - interval '1 minute' AND now() THEN stats.dead_counted_at
-        ELSE counted.counted_at END,
-    dead_lettered = counted.dead_lettered, oldest_ready_age_seconds = counted.oldest_ready_age_seconds,
-    next_due_at = counted.next_due_at, is_lower_bound = counted.is_lower_bound, arrived = counted.arrived,
-    completed = counted.completed, failed = counted.failed, dead_lettered_ever = counted.dead_lettered_ever,
-    service_seconds = counted.service_seconds, service_histogram = counted.service_histogram,
-    took_seconds = extract(epoch FROM clock_timestamp() - now())
-FROM turn, LATERAL {schema}.depths(ARRAY (SELECT name FROM {schema}.queues WHERE id = turn.queue_id), 60) AS counted
-WHERE stats.queue_id = turn.queue_id
-RETURNING counted.*, extract(epoch FROM counted.next_due_at - counted.counted_at)::double precision AS next_due_seconds
-
--- name: shared_depth
--- The newest count that a worker shared, however old it is.
-SELECT stats.ready, stats.delayed, stats.blocked, stats.in_flight, stats.in_flight_seconds, stats.dead_lettered,
-    stats.oldest_ready_age_seconds, stats.is_lower_bound, stats.counted_at, stats.arrived, stats.completed, stats.failed,
-    stats.dead_lettered_ever, stats.service_seconds, stats.service_histogram,
-    queue.paused OR queue.paused_by_hand AS paused,
-    extract(epoch FROM stats.next_due_at - stats.counted_at)::double precision AS next_due_seconds
-FROM {schema}.queue_stats AS stats JOIN {schema}.queues AS queue ON queue.id = stats.queue_id
-WHERE stats.queue_id = $1 AND stats.counted_at > '-infinity'
+SELECT newest.*, queue.paused OR queue.paused_by_hand AS paused,
+    extract(epoch FROM newest.next_due_at - newest.counted_at)::double precision AS next_due_seconds
+FROM newest JOIN {schema}.queues AS queue ON queue.id = newest.queue_id
