@@ -10,7 +10,7 @@ import pytest
 
 from headrace.job import NewJob
 from headrace.queues.base import Delivery, Owner, QueueSettings
-from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
+from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue, receiving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,6 +88,36 @@ async def test_two_queues_of_a_process_are_told_each_of_its_own_jobs(place: Plac
         assert not others.done()
         assert not letters._rest._may_have_jobs.is_set()
         others.cancel()
+
+
+async def test_whoever_goes_on_waiting_looks_once_a_wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "_JUST_NOW_SECONDS", MINUTE)
+    async with PostgresQueue(place, "orders") as worker:
+        await worker.keep_alive()
+        worker._rest._seconds = MINUTE
+        looks = 0
+        look = worker._receiving._receive_now
+
+        async def looking(*arguments: Any) -> list[Delivery]:
+            nonlocal looks
+            looks += 1
+            return await look(*arguments)
+
+        worker._receiving._receive_now = looking  # type: ignore[method-assign]
+        for most in (2, 3, 4):  # At first, and at each end.
+            assert await worker.receive(1, wait_seconds=0.05) == []
+            assert looks == most
+        assert await worker.receive(1) == []
+        assert looks == 5
+
+
+async def test_what_is_enqueued_here_between_two_waits_is_found_at_once(place: Place) -> None:
+    async with PostgresQueue(place, "orders") as queue:
+        await queue.keep_alive()
+        assert await queue.receive(1, wait_seconds=0.05) == []
+        queue._rest._seconds = MINUTE
+        await queue.enqueue([NewJob(name="own")])
+        assert await received(asyncio.create_task(queue.receive(1, wait_seconds=MINUTE))) == ["own"]
 
 
 async def test_who_stops_waiting_is_told_at_once(place: Place) -> None:

@@ -150,7 +150,9 @@ class PostgresQueue:
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         """See `headrace.queues.base.Queue`."""
-        return await self._enqueuing.enqueue(jobs)
+        enqueued = await self._enqueuing.enqueue(jobs)
+        self._rest.end()
+        return enqueued
 
     async def receive(
         self,

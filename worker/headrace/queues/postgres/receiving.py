@@ -27,6 +27,9 @@ _NO_LIMIT = 1 << 20
 # How seldom a receiver without heartbeats looks.
 _LONGEST_REST_SECONDS = 5.0
 
+# For so long, a look that found nothing, and ended a wait, need not be repeated by whoever goes on waiting.
+_JUST_NOW_SECONDS = 0.05
+
 _id, _priority = itemgetter(1), itemgetter(3)
 _of_frontier = itemgetter(3, 1, 15, 16)
 
@@ -52,6 +55,7 @@ class Receiving:
         self._holder = holder
         self._claiming = asyncio.Lock()
         self._most = _NO_LIMIT
+        self._in_vain: tuple[float, frozenset[str]] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     async def receive(
@@ -61,17 +65,29 @@ class Receiving:
         names = frozenset(without)
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
+        looks = wait_seconds <= 0 or not self._has_just_looked(names)
+        self._in_vain = None
         while True:
             self._row.check()
-            deliveries = await self._receive_now(limit, names)
+            deliveries = await self._receive_now(limit, names) if looks else []
             remaining = deadline - clock()
             if deliveries or remaining <= 0 or (stop is not None and stop.is_set()):
+                if wait_seconds <= 0:
+                    self._in_vain = None
                 return deliveries
+            looks = True
             # A worker waits for as long as it is told to poll; who waits for long without one wants a job soon.
             longest_seconds = (
                 wait_seconds if self._holdings.has_heartbeats else min(wait_seconds, _LONGEST_REST_SECONDS)
             )
             await self._rest.take(remaining, longest_seconds=longest_seconds, stop=stop)
+
+    def _has_just_looked(self, without: frozenset[str]) -> bool:
+        """Whether a wait has ended just now, with a look that found nothing, and nobody has told of jobs since."""
+        if self._in_vain is None or self._rest.is_ended:
+            return False
+        looked_at, left_out = self._in_vain
+        return left_out == without and asyncio.get_running_loop().time() < looked_at + _JUST_NOW_SECONDS
 
     async def start_lease(self, seconds: float | None, *, urgent: bool = False) -> int:
         """A lease for so long; None: for as long as a receiver without heartbeats holds jobs."""
@@ -140,6 +156,7 @@ class Receiving:
             self._most = max(1, limit // 2)
             raise
         self._most = min(2 * self._most, _NO_LIMIT)
+        self._in_vain = None if rows else (asyncio.get_running_loop().time(), without)
         rows.sort(key=_id)
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.

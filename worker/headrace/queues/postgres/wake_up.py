@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _WAKE_SECONDS = 0.01
 
 _FIRST_REST_SECONDS = 0.05
+_LONGEST_REST_SECONDS = 3600.0
 # For rests that are longer than this, it is worth asking when the next job is due.
 _SHORT_REST_SECONDS = 1.0
 
@@ -68,6 +69,11 @@ class Rest:
         self.ear: Ear | None = None
         """By which it is told of new jobs; None where it looks now and then alone."""
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether there may be new jobs since the last one."""
+        return self._may_have_jobs.is_set()
+
     def end(self) -> None:
         """There may be new jobs."""
         self._may_have_jobs.set()
@@ -92,15 +98,15 @@ class Rest:
         seconds
             For as long at most.
         longest_seconds
-            How long a later rest may be at most.
+            How long one rest may be at most.
         stop
             Ends it as well.
         """
         ear = self.ear
         if ear is not None and not self._may_have_jobs.is_set() and await ear.want(self._row.id):
             return  # Newly announced: what came before that is found by looking once more.
-        pause = min(seconds, self._seconds)
-        self._seconds = min(self._seconds * 2, max(longest_seconds, _FIRST_REST_SECONDS))
+        pause = min(seconds, longest_seconds, self._seconds)
+        self._seconds = min(2 * self._seconds, _LONGEST_REST_SECONDS)
         if pause > _SHORT_REST_SECONDS:
             with contextlib.suppress(QueueError):
                 rows = await self._database.fetch_promptly("next_due", self._row.id)
