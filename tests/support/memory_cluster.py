@@ -86,9 +86,11 @@ class MemoryCluster:
         self.journal.append(("delete", kind))
         self._objects.pop((kind, key), None)
 
-    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
-        stored = self._objects[kind, key]
-        self.journal.append(("status", kind, *sorted(status)))
+    async def patch_status(self, owner: Mapping[str, Any], status: Mapping[str, Any]) -> Manifest:
+        stored = self._objects[owner["kind"], key_of(owner)]
+        if stored["metadata"]["uid"] != owner["metadata"]["uid"]:
+            raise ConflictError("Conflict", "another object has this name now")
+        self.journal.append(("status", owner["kind"], *sorted(status)))
         return self._write({**stored, "status": {**stored.get("status", {}), **status}})
 
     async def scale_pool(self, pool: Mapping[str, Any], replicas: int, *, marked: bool) -> Manifest:

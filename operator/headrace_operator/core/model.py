@@ -108,11 +108,16 @@ class TransientError(OperatorError):
 
 
 class RefusedError(OperatorError):
-    """The object itself must change (or its rival go): still retried, more slowly."""
+    """The object itself must change (or its rival go): tried at once when it does, and every few minutes else."""
 
 
 class PassingError(TransientError):
     """Says nothing of the object, and so nothing in its conditions: the Kubernetes API is away, or was busy."""
+
+    def __init__(self, reason: str, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_seconds = retry_after_seconds
+        """How long whoever refused has asked to be left alone; None where it has not."""
 
 
 class ConflictError(PassingError):

@@ -144,7 +144,12 @@ class KubernetesApi:
             answer = await self._client.call_api(method, url, headers, body, _request_timeout=patience)
             async with answer.response as response:
                 if not 200 <= response.status < 300:
-                    raise error_from_answer(response.status, await response.read(), subject)
+                    raise error_from_answer(
+                        response.status,
+                        await response.read(),
+                        subject,
+                        retry_after=response.headers.get("Retry-After"),
+                    )
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             raise error_from_failure(failure, subject) from failure

@@ -151,9 +151,18 @@ class KubernetesCluster:
             if error.reason != "NotFound":
                 raise
 
-    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
+    async def patch_status(self, owner: Manifest, status: Mapping[str, Any]) -> Manifest:
         """See `reconcile.ports.Cluster`."""
-        return await self._patch(f"{object_path(_API_VERSION, kind, key)}/status", {"status": status}, MERGE_PATCH)
+        metadata = owner["metadata"]
+        path = object_path(_API_VERSION, owner["kind"], ObjectKey(metadata["namespace"], metadata["name"]))
+        # A uid never changes: with it the patch fits the object that was looked at, and no namesake that came since.
+        patch = {"metadata": {"uid": metadata["uid"]}, "status": status}
+        try:
+            return await self._patch(f"{path}/status", patch, MERGE_PATCH)
+        except RefusedError as refusal:
+            if "metadata.uid" not in refusal.message:
+                raise
+            raise ConflictError("Conflict", refusal.message) from None
 
     async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:
         """See `reconcile.ports.Cluster`."""

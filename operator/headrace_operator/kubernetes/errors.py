@@ -18,18 +18,25 @@ class ExpiredError(PassingError):
     """A watch's resourceVersion is too old: list anew."""
 
 
-def error_from_answer(status: int, body: bytes, subject: str) -> OperatorError:
+def error_from_answer(status: int, body: bytes, subject: str, *, retry_after: str | None = None) -> OperatorError:
     """The failure that an answer other than 2xx tells of.
 
     Parameters
     ----------
     subject
         What was asked for, as messages name it.
+    retry_after
+        The header of this name, in seconds.
     """
-    return error_from_status(status, _message(body), subject)
+    seconds = (
+        float(retry_after) if retry_after is not None and retry_after.isascii() and retry_after.isdigit() else None
+    )
+    return error_from_status(status, _message(body), subject, retry_after_seconds=seconds)
 
 
-def error_from_status(status: int, message: str, subject: str) -> OperatorError:
+def error_from_status(
+    status: int, message: str, subject: str, *, retry_after_seconds: float | None = None
+) -> OperatorError:
     """The failure that a Status tells of."""
     # Server-side apply answers a manifest that doesn't fit its schema with 500.
     if status == 500 and _WRONG_MANIFEST.match(message):
@@ -48,9 +55,17 @@ def error_from_status(status: int, message: str, subject: str) -> OperatorError:
         case 410:
             return ExpiredError("Expired", message)
         case 429:
-            return PassingError("TooManyRequests", f"the API server asks for patience ({subject}): {message}")
+            return PassingError(
+                "TooManyRequests",
+                f"the API server asks for patience ({subject}): {message}",
+                retry_after_seconds=retry_after_seconds,
+            )
         case _:
-            return PassingError("ApiServerError", f"the API server answered {status} ({subject}): {message}")
+            return PassingError(
+                "ApiServerError",
+                f"the API server answered {status} ({subject}): {message}",
+                retry_after_seconds=retry_after_seconds,
+            )
 
 
 def error_from_failure(failure: Exception, subject: str) -> OperatorError:

@@ -64,9 +64,9 @@ class LocalCluster:
         """See `reconcile.ports.Cluster`."""
         self._objects.pop((kind, key), None)
 
-    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
-        """See `reconcile.ports.Cluster`."""
-        before = self._find(kind, key)
+    async def patch_status(self, owner: Manifest, status: Mapping[str, Any]) -> Manifest:
+        """See `reconcile.ports.Cluster`. Here no object goes, and so none comes after it."""
+        before = self._find(owner["kind"], key_of(owner))
         return self._store({**before, "status": {**before.get("status", {}), **status}})
 
     async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:

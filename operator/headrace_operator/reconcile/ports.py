@@ -44,8 +44,11 @@ class Cluster(Protocol):
         """Delete, in the background; nothing happens where there is none."""
         ...
 
-    async def patch_status(self, kind: str, key: ObjectKey, status: Mapping[str, Any]) -> Manifest:
-        """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole. Returns the object."""
+    async def patch_status(self, owner: Manifest, status: Mapping[str, Any]) -> Manifest:
+        """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole. Returns the object.
+
+        Raises ConflictError where the object is gone, and another has its name.
+        """
         ...
 
     async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:

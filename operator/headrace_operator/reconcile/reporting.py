@@ -44,7 +44,7 @@ class Reporter:
         changed = {name: value for name, value in wanted.items() if status.get(name) != value}
         if not changed:
             return manifest
-        written = await self._cluster.patch_status(manifest["kind"], key_of(manifest), changed)
+        written = await self._cluster.patch_status(manifest, changed)
         self._objects.written(written, self._clock.now().timestamp(), guarded=False)
         await self._tell_readiness(manifest, written)
         return written

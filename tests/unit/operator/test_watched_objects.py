@@ -188,3 +188,12 @@ def test_an_answer_that_is_no_status_is_quoted_in_short() -> None:
     error = error_from_answer(502, b"<html>" + b"x" * 1000, "it")
     assert error.message.startswith("the API server answered 502 (it): <html>xxx")
     assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), (None, None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None)]
+)
+def test_who_asks_to_be_left_alone_says_for_how_long(header: str | None, seconds: float | None) -> None:
+    failure = error_from_answer(429, b"{}", "GET /x", retry_after=header)
+    assert isinstance(failure, PassingError)
+    assert failure.retry_after_seconds == seconds
