@@ -586,6 +586,31 @@ class TestGroups:
         await one.rows("sweep_groups", QUEUE)
         assert await one.one("SELECT count(*) FROM headrace.completed_heads") == 0
 
+    async def test_what_is_committed_late_is_the_next_of_its_group(self, one: Session, other: Session) -> None:
+        async with other.connection.transaction():
+            (late,) = await other.put(["g"])
+            first, *others = await one.put(["g"] * 3)
+            lease = await one.lease()
+            (head,) = await one.claim(lease)
+            assert head["id"] == first
+        await one.value("promote", QUEUE, 10)
+        order = []
+        for _ in range(3):
+            await one.rows("complete", lease, [head["claim_id"]], [head["id"]])
+            (head,) = await one.claim(lease)
+            order.append(head["id"])
+        assert order == [late, *others]
+
+    async def test_one_that_has_nothing_left_is_forgotten_within_a_minute(self, one: Session) -> None:
+        await one.put(["done", "running", "waiting", "waiting"], delays=[0.0, 0.0, 600.0, 0.0])
+        lease = await one.lease()
+        for job in await one.claim(lease):
+            if job["group_key"] == "done":
+                await one.rows("complete", lease, [job["claim_id"]], [job["id"]])
+        await one.rows("sweep_groups", QUEUE)
+        left = await one.connection.fetch("SELECT group_key FROM headrace.groups ORDER BY group_key")
+        assert [row["group_key"] for row in left] == ["running", "waiting"]
+
     async def test_who_makes_a_head_due_waits_for_who_lets_its_group_go_on(self, one: Session, other: Session) -> None:
         await one.put(["g", "g"], delays=[0.0, 600.0])
         lease = await one.lease()

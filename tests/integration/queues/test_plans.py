@@ -33,6 +33,8 @@ INSERT INTO headrace.jobs (queue_id, name) SELECT 2, 'neighbour' FROM generate_s
 INSERT INTO headrace.jobs (queue_id, expires_at) SELECT 1, now() - interval '1 hour' FROM generate_series(1, 2000);
 -- A thousand groups, each with a head that can be claimed and jobs behind it; three thousand that have just arrived.
 INSERT INTO headrace.jobs (queue_id, group_key) SELECT 1, 'g' || number FROM generate_series(0, 999) AS number;
+INSERT INTO headrace.groups (queue_id, head_id, next_id, head_priority, group_key)
+SELECT 1, id, id + 1, 0, group_key FROM headrace.jobs WHERE group_key IS NOT NULL;
 INSERT INTO headrace.parked_jobs (id, queue_id, group_key, state)
 SELECT 1000000 + number, 1, 'g' || number % 1000, 'behind' FROM generate_series(1, 30000) AS number;
 INSERT INTO headrace.parked_jobs (id, queue_id, group_key, state)

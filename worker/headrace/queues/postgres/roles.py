@@ -36,7 +36,7 @@ _READER = (
     "SELECT (queue_id, id) ON {schema}.dead_jobs",
     "SELECT (queue_id, priority, last_id, lease_id, claimed_at, job_ids) ON {schema}.claims",
     f"SELECT (id, queue_id, expires_at, lease_seconds, was_alone, {_DONE}) ON {{schema}}.leases",
-    "SELECT ON {schema}.queue_stats, {schema}.queue_totals",
+    "SELECT ON {schema}.queue_stats, {schema}.queue_totals, {schema}.group_heads",
 )
 
 _PRODUCER = (
@@ -55,12 +55,12 @@ _WORKER = (
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.jobs, {schema}.parked_jobs, {schema}.leases, {schema}.claims",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.dead_jobs, {schema}.finished_jobs, {schema}.deduplication_keys",
     "SELECT, INSERT, UPDATE, DELETE ON {schema}.cancellations, {schema}.waiters, {schema}.progress",
-    "SELECT, INSERT, UPDATE, DELETE ON {schema}.completed_heads",
+    "SELECT, INSERT, UPDATE, DELETE ON {schema}.completed_heads, {schema}.groups",
     "USAGE, SELECT ON SEQUENCE {schema}.returns",
     "SELECT, UPDATE ON {schema}.queue_stats",
     "SELECT, INSERT, UPDATE ON {schema}.queue_totals",
     "SELECT, INSERT, UPDATE ON {schema}.watches",
-    "SELECT ON {schema}.background_jobs",
+    "SELECT ON {schema}.background_jobs, {schema}.group_heads",
 )
 
 _RIGHTS = {"producer": _PRODUCER, "worker": _WORKER, "reader": _READER}

@@ -12,6 +12,7 @@ DECLARE
     arrivals bigint[];
     places tid[];
     groups text[];
+    locked text[];
     moved integer := 0;
 BEGIN
     -- Moving a job writes its payload again; one at least.
@@ -45,12 +46,16 @@ BEGIN
     ) AS job;
     -- Not locked before their groups are: who advances a group locks it first, and its jobs then.
     IF arrivals IS NOT NULL THEN
-        groups := {schema}.try_lock_groups(p_queue, ARRAY (SELECT DISTINCT name FROM unnest(groups) AS name));
-        moved := moved + {schema}.advance_groups(p_queue, groups);
+        locked := {schema}.try_lock_groups(p_queue, ARRAY (SELECT DISTINCT name FROM unnest(groups) AS name));
+        SELECT array_agg(job.id), array_agg(job.place), array_agg(job.name)
+        INTO arrivals, places, groups
+        FROM unnest(arrivals, places, groups) AS job (id, place, name)
+        WHERE (job.name IN (SELECT unnest(locked))) IS TRUE;
+        moved := moved + {schema}.advance_groups(p_queue, groups, arrivals);
         -- Only what advance_groups() has seen: whatever stands in its place by now has another id.
         UPDATE {schema}.parked_jobs
         SET state = 'behind'
-        WHERE ctid = ANY (places) AND id + 0 = ANY (arrivals) AND state::text = 'arrived' AND group_key = ANY (groups);
+        WHERE ctid = ANY (places) AND (id + 0 IN (SELECT unnest(arrivals))) IS TRUE AND state::text = 'arrived';
     END IF;
     RETURN moved;
 END
@@ -358,7 +363,7 @@ BEGIN
                         SELECT claim.last_id + 1
                         FROM {schema}.claims AS claim
                         WHERE claim.queue_id = p_queue AND claim.priority = first.level AND claim.look = watch.look
-                            AND claim.last_return IS NULL
+                            AND claim.last_return IS NULL AND claim.last_id >= fresh_from
                         ORDER BY claim.last_id DESC
                         LIMIT 1));
                 END IF;
@@ -367,7 +372,7 @@ BEGIN
                         SELECT claim.last_return + 1
                         FROM {schema}.claims AS claim
                         WHERE claim.queue_id = p_queue AND claim.priority = first.level AND claim.look = watch.look
-                            AND claim.last_return IS NOT NULL
+                            AND claim.last_return >= back_from
                         ORDER BY claim.last_return DESC
                         LIMIT 1));
                 END IF;

@@ -109,12 +109,7 @@ BEGIN
         INTO arrivals
         FROM (
             SELECT of_group.count, head.since, head.is_due, head.is_unexpired,
-                -- No EXISTS: that might be made a hash of all jobs.
-                (SELECT job.id FROM {schema}.jobs AS job
-                    WHERE job.queue_id = queue.id AND job.group_key = of_group.group_key LIMIT 1) IS NULL
-                AND (SELECT job.id FROM {schema}.parked_jobs AS job
-                    WHERE job.queue_id = queue.id AND job.group_key = of_group.group_key
-                        AND job.state IN ('delayed', 'suspect') LIMIT 1) IS NULL AS is_head
+                NOT {schema}.has_head(queue.id, of_group.group_key) AS is_head
             FROM (
                 SELECT few.group_key, count(*) AS count, min(few.id) AS first_id
                 FROM (
@@ -255,14 +250,12 @@ BEGIN
             SELECT FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = p_queue AND job.state = 'arrived' AND (job.run_at IS NULL OR job.run_at <= now())
                 AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                AND NOT EXISTS (
-                    SELECT FROM {schema}.jobs AS head
-                    WHERE head.queue_id = p_queue AND head.group_key = job.group_key)
-                AND NOT EXISTS (
-                    SELECT FROM {schema}.parked_jobs AS head
-                    WHERE head.queue_id = p_queue AND head.group_key = job.group_key
-                        AND (head.state IN ('delayed', 'suspect')
-                            OR (head.state IN ('arrived', 'behind') AND head.id < job.id)))
+                AND NOT {schema}.has_head(p_queue, job.group_key)
+                AND (SELECT before.id
+                    FROM {schema}.parked_jobs AS before
+                    WHERE before.queue_id = p_queue AND before.group_key = job.group_key
+                        AND before.state IN ('arrived', 'behind') AND before.id < job.id
+                    LIMIT 1) IS NULL
         );
 END
 $body$;

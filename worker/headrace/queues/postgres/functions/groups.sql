@@ -68,31 +68,109 @@ BEGIN
 END
 $body$;
 
--- Let the next job of each of these groups become its head, where the group has none. Call it under lock_groups.
-CREATE OR REPLACE FUNCTION {schema}.advance_groups(p_queue integer, p_groups text[]) RETURNS integer
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
-DECLARE
-    heads tid[];
+-- The groups that have a head, and which. It is looked for by its id alone: by a group's key one would pass all of the
+-- group's jobs that are done, for as long as somebody's old transaction keeps them.
+-- (No EXISTS: that might be made a hash of all jobs.)
+CREATE OR REPLACE VIEW {schema}.group_heads AS
+    SELECT known.queue_id, known.group_key, known.head_id
+    FROM {schema}.groups AS known
+    WHERE (SELECT job.id
+            FROM {schema}.jobs AS job
+            WHERE job.queue_id = known.queue_id AND job.priority = known.head_priority AND job.id = known.head_id
+            LIMIT 1) IS NOT NULL
+        OR (SELECT job.id
+            FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = known.queue_id AND job.id = known.head_id AND job.state IN ('delayed', 'suspect')
+            LIMIT 1) IS NOT NULL;
+COMMENT ON VIEW {schema}.group_heads IS 'The groups that have a head: the one of their jobs that can be claimed, is held, or waits for its time.';
+
+-- Whether a group has a head. Its row is looked for from behind: the newest version stands last, and those before it are
+-- not passed.
+CREATE OR REPLACE FUNCTION {schema}.has_head(p_queue integer, p_group text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 BEGIN
-    heads := ARRAY (
-        SELECT head.place
-        FROM unnest(p_groups) AS groups (name),
-            LATERAL (
-                SELECT job.ctid AS place
-                FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = p_queue AND job.group_key = groups.name AND job.state IN ('arrived', 'behind')
-                ORDER BY job.id
+    RETURN (
+        SELECT head.head_id
+        FROM {schema}.group_heads AS head
+        WHERE head.queue_id = p_queue AND head.group_key >= p_group AND head.group_key <= p_group
+        ORDER BY head.group_key DESC
+        LIMIT 1
+    ) IS NOT NULL;
+END
+$body$;
+
+-- Let the next job of each of these groups become its head, where the group has none. Call it under lock_groups.
+--
+-- p_first has, by group, the lowest id among those that have come, perhaps late; null where none has.
+CREATE OR REPLACE FUNCTION {schema}.advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
+DECLARE
+    names text[];
+    rows tid[];
+    heads tid[];
+    ids bigint[];
+    levels smallint[];
+    late tid[];
+    late_ids bigint[];
+BEGIN
+    SELECT array_agg(one.name) FILTER (WHERE next.id IS NOT NULL), array_agg(one.place) FILTER (WHERE next.id IS NOT NULL),
+        array_agg(next.place) FILTER (WHERE next.id IS NOT NULL), array_agg(next.id) FILTER (WHERE next.id IS NOT NULL),
+        array_agg(next.priority) FILTER (WHERE next.id IS NOT NULL),
+        array_agg(one.place) FILTER (WHERE one.has_head AND one.first < one.next_id),
+        array_agg(one.first) FILTER (WHERE one.has_head AND one.first < one.next_id)
+    INTO names, rows, heads, ids, levels, late, late_ids
+    FROM (
+        SELECT asked.name, asked.first, known.place, known.next_id,
+            known.place IS NOT NULL
+            AND ((SELECT job.id
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = known.head_priority AND job.id = known.head_id
+                    LIMIT 1) IS NOT NULL
+                OR (SELECT job.id
+                    FROM {schema}.parked_jobs AS job
+                    WHERE job.queue_id = p_queue AND job.id = known.head_id AND job.state IN ('delayed', 'suspect')
+                    LIMIT 1) IS NOT NULL) AS has_head
+        FROM (
+            SELECT groups.name, min(groups.first) AS first
+            FROM unnest(p_groups, p_first) AS groups (name, first)
+            GROUP BY groups.name
+        ) AS asked
+            LEFT JOIN LATERAL (
+                SELECT row.ctid AS place, row.head_id, row.head_priority, row.next_id
+                FROM {schema}.groups AS row
+                WHERE row.queue_id = p_queue AND row.group_key >= asked.name AND row.group_key <= asked.name
+                ORDER BY row.group_key DESC
                 LIMIT 1
-            ) AS head
-        WHERE NOT EXISTS (
-                SELECT FROM {schema}.jobs AS job WHERE job.queue_id = p_queue AND job.group_key = groups.name)
-            AND NOT EXISTS (
-                SELECT FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = p_queue AND job.group_key = groups.name AND job.state IN ('delayed', 'suspect'))
-    );
-    IF heads = '{}' THEN
+            ) AS known ON true
+        OFFSET 0
+    ) AS one
+        LEFT JOIN LATERAL (
+            SELECT job.ctid AS place, job.id, job.priority
+            FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = p_queue AND job.group_key = one.name AND job.state IN ('arrived', 'behind')
+                AND job.id >= least(coalesce(one.next_id, 0), one.first) AND NOT one.has_head
+            ORDER BY job.id
+            LIMIT 1
+        ) AS next ON true;
+    IF late IS NOT NULL THEN
+        UPDATE {schema}.groups AS known
+        SET next_id = news.id
+        FROM unnest(late, late_ids) AS news (place, id)
+        WHERE known.ctid = news.place;
+    END IF;
+    IF heads IS NULL THEN
         RETURN 0;
     END IF;
+    UPDATE {schema}.groups AS known
+    SET head_id = news.id, head_priority = news.priority, next_id = news.id + 1
+    FROM unnest(rows, ids, levels) AS news (place, id, priority)
+    WHERE known.ctid = news.place;
+    INSERT INTO {schema}.groups (queue_id, head_id, next_id, head_priority, group_key)
+    SELECT p_queue, news.id, news.id + 1, news.priority, news.name
+    FROM unnest(rows, ids, levels, names) AS news (place, id, priority, name)
+    WHERE news.place IS NULL;
     UPDATE {schema}.parked_jobs SET state = 'delayed' WHERE ctid = ANY (heads) AND run_at > now();
     -- Those that were updated have another place by now.
     RETURN {schema}.unpark(heads);
@@ -183,13 +261,17 @@ END
 $body$;
 
 -- Look at every group that waits without a head, whatever the cause: once a minute a queue, whoever asks. Waits for
--- nobody. It needs no word of who completed the head in a transaction, so what nobody will let go on any more is dropped.
+-- nobody. It needs no word of who completed the head in a transaction, so what nobody will let go on any more is dropped;
+-- and so are the rows of groups that have nothing left.
 CREATE OR REPLACE FUNCTION {schema}.sweep_groups(p_queue integer) RETURNS integer
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $body$
 DECLARE
     held bigint[];
     groups text[];
+    locked text[];
+    idle tid[];
+    advanced integer;
 BEGIN
     UPDATE {schema}.watches
     SET swept_at = now()
@@ -224,15 +306,30 @@ BEGIN
         SELECT waiting.name
         FROM waiting
         WHERE waiting.name IS NOT NULL
-            AND NOT EXISTS (
-                SELECT FROM {schema}.jobs AS job WHERE job.queue_id = p_queue AND job.group_key = waiting.name)
-            AND NOT EXISTS (
-                SELECT FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = p_queue AND job.group_key = waiting.name AND job.state IN ('delayed', 'suspect'))
+            AND NOT {schema}.has_head(p_queue, waiting.name)
     );
-    IF groups = '{}' THEN
-        RETURN 0;
+    groups := {schema}.try_lock_groups(p_queue, groups);
+    -- From the very first on.
+    advanced := {schema}.advance_groups(p_queue, groups, array_fill(0::bigint, ARRAY [cardinality(groups)]));
+    SELECT array_agg(known.group_key), array_agg(known.place)
+    INTO groups, idle
+    FROM (
+        SELECT known.group_key, known.ctid AS place
+        FROM {schema}.groups AS known
+        WHERE known.queue_id = p_queue
+            AND NOT {schema}.has_head(p_queue, known.group_key)
+            AND (SELECT job.id
+                FROM {schema}.parked_jobs AS job
+                WHERE job.queue_id = p_queue AND job.group_key = known.group_key AND job.state IN ('arrived', 'behind')
+                    AND job.id >= known.next_id
+                LIMIT 1) IS NULL
+        LIMIT 50000
+    ) AS known;
+    IF idle IS NOT NULL THEN
+        -- A row whose group has another head by now has another place.
+        locked := {schema}.try_lock_groups(p_queue, groups);
+        DELETE FROM {schema}.groups WHERE ctid = ANY (idle) AND (group_key IN (SELECT unnest(locked))) IS TRUE;
     END IF;
-    RETURN {schema}.advance_groups(p_queue, {schema}.try_lock_groups(p_queue, groups));
+    RETURN advanced;
 END
 $body$;

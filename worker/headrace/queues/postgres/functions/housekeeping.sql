@@ -13,10 +13,13 @@ BEGIN
             EXISTS (
                 SELECT FROM {schema}.leases
                 WHERE queue_id = p_queue AND NOT {schema}.runs(expires_at, lease_seconds)),
+            -- From where claims look, which is past what an old transaction keeps.
             coalesce((
                 SELECT run_at <= now() FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'delayed' ORDER BY run_at LIMIT 1), false)
-            OR EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'arrived'),
+                WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= due_from ORDER BY run_at LIMIT 1), false)
+            OR EXISTS (
+                SELECT FROM {schema}.parked_jobs
+                WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= arrived_from),
             coalesce((
                 SELECT expires_at <= now() FROM {schema}.jobs
                 WHERE queue_id = p_queue AND expires_at IS NOT NULL AND attempt = 0 ORDER BY expires_at LIMIT 1), false)
@@ -39,11 +42,14 @@ BEGIN
                 WHERE queue_id = p_queue
                     AND (swept_at <= now() - interval '1 minute' OR swept_at > now() + interval '5 seconds'))
             AND (EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'behind')
+                OR EXISTS (SELECT FROM {schema}.groups WHERE queue_id = p_queue)
                 OR EXISTS (SELECT FROM {schema}.completed_heads WHERE queue_id = p_queue)),
             EXISTS (
                 SELECT FROM {schema}.parked_jobs
                 WHERE queue_id = p_queue AND state = 'suspect' AND (run_at IS NULL OR run_at <= now()))
-        FROM {schema}.queues AS queue
+        FROM {schema}.queues AS queue,
+            coalesce((SELECT due_from FROM {schema}.watches WHERE queue_id = p_queue), '-infinity') AS due_from,
+            coalesce((SELECT arrived_from FROM {schema}.watches WHERE queue_id = p_queue), '-infinity') AS arrived_from
         WHERE queue.id = p_queue;
 END
 $body$;

@@ -288,10 +288,8 @@ CREATE OR REPLACE VIEW {schema}.background_jobs AS
             WHEN job.state = 'behind' THEN 'blocked'
             -- Nobody has looked at it yet; somebody who did would find a head of its group.
             WHEN job.state = 'arrived' AND (
-                EXISTS (SELECT FROM {schema}.jobs AS head
-                    WHERE head.queue_id = job.queue_id AND head.group_key = job.group_key)
-                OR EXISTS (SELECT FROM {schema}.parked_jobs AS head
-                    WHERE head.queue_id = job.queue_id AND head.group_key = job.group_key AND head.state IN ('delayed', 'suspect'))
+                (SELECT head.head_id FROM {schema}.group_heads AS head
+                    WHERE head.queue_id = job.queue_id AND head.group_key = job.group_key LIMIT 1) IS NOT NULL
                 OR EXISTS (SELECT FROM {schema}.parked_jobs AS head
                     WHERE head.queue_id = job.queue_id AND head.group_key = job.group_key AND head.state IN ('arrived', 'behind')
                         AND head.id < job.id)

@@ -16,7 +16,8 @@ BEGIN
         RETURN;
     END IF;
     FOR held IN
-        SELECT * FROM {schema}.claims WHERE id = ANY (p_claims) AND lease_id = p_lease ORDER BY id FOR UPDATE
+        -- By the ids alone: a lease may have had very many claims before.
+        SELECT * FROM {schema}.claims WHERE id = ANY (p_claims) AND lease_id + 0 = p_lease ORDER BY id FOR UPDATE
     LOOP
         mine := ARRAY (
             SELECT number FROM unnest(held.job_ids) AS number WHERE (number IN (SELECT unnest(p_ids))) IS TRUE

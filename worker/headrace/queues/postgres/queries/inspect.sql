@@ -71,9 +71,8 @@ SELECT id, priority FROM (
     FROM heads JOIN {schema}.parked_jobs AS job ON job.queue_id = $1 AND job.id = heads.id
     WHERE job.state = 'arrived' AND (job.run_at IS NULL OR job.run_at <= now()) AND ($2::text IS NULL OR job.name = $2)
         AND job.enqueued_at <= now() - coalesce($3::double precision, 0) * interval '1 second'
-        AND NOT EXISTS (SELECT FROM {schema}.jobs AS head WHERE head.queue_id = $1 AND head.group_key = job.group_key)
-        AND NOT EXISTS (SELECT FROM {schema}.parked_jobs AS head
-            WHERE head.queue_id = $1 AND head.group_key = job.group_key AND head.state IN ('delayed', 'suspect'))
+        AND (SELECT head.head_id FROM {schema}.group_heads AS head
+            WHERE head.queue_id = $1 AND head.group_key = job.group_key LIMIT 1) IS NULL
     LIMIT $4)
 ) AS candidate
 ORDER BY priority DESC, id
@@ -132,9 +131,8 @@ SELECT id, priority FROM (
     FROM heads JOIN {schema}.parked_jobs AS job ON job.queue_id = $1 AND job.id = heads.id
     WHERE job.state = 'arrived' AND job.run_at > now() AND ($2::text IS NULL OR job.name = $2)
         AND job.enqueued_at <= now() - coalesce($3::double precision, 0) * interval '1 second'
-        AND NOT EXISTS (SELECT FROM {schema}.jobs AS head WHERE head.queue_id = $1 AND head.group_key = job.group_key)
-        AND NOT EXISTS (SELECT FROM {schema}.parked_jobs AS head
-            WHERE head.queue_id = $1 AND head.group_key = job.group_key AND head.state IN ('delayed', 'suspect'))
+        AND (SELECT head.head_id FROM {schema}.group_heads AS head
+            WHERE head.queue_id = $1 AND head.group_key = job.group_key LIMIT 1) IS NULL
     LIMIT $4)
 ) AS candidate
 ORDER BY run_at, id
@@ -147,9 +145,8 @@ FROM {schema}.parked_jobs AS job
 WHERE job.queue_id = $1 AND job.state IN ('arrived', 'behind') AND ($2::text IS NULL OR job.name = $2)
     AND job.enqueued_at <= now() - coalesce($3::double precision, 0) * interval '1 second'
     AND (job.state = 'behind'
-        OR EXISTS (SELECT FROM {schema}.jobs AS head WHERE head.queue_id = $1 AND head.group_key = job.group_key)
-        OR EXISTS (SELECT FROM {schema}.parked_jobs AS head
-            WHERE head.queue_id = $1 AND head.group_key = job.group_key AND head.state IN ('delayed', 'suspect'))
+        OR (SELECT head.head_id FROM {schema}.group_heads AS head
+            WHERE head.queue_id = $1 AND head.group_key = job.group_key LIMIT 1) IS NOT NULL
         OR EXISTS (SELECT FROM {schema}.parked_jobs AS head
             WHERE head.queue_id = $1 AND head.group_key = job.group_key AND head.state IN ('arrived', 'behind') AND head.id < job.id))
 ORDER BY job.group_key, job.id

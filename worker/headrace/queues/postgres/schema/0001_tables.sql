@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 358d9f34a9ed
+-- functions: f9d040c734ee
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
@@ -133,7 +133,6 @@ COMMENT ON COLUMN {schema}.jobs.suspect IS 'Two workers died while they held thi
 COMMENT ON COLUMN {schema}.jobs.failures IS 'Failed attempts, oldest first: attempt, at, error, error_type, fingerprint; the last one with its traceback.';
 COMMENT ON COLUMN {schema}.jobs.extra IS 'Fields of the envelope that the code which enqueued it knows; carried along as they are.';
 CREATE INDEX jobs_expiring ON {schema}.jobs (queue_id, expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
-CREATE UNIQUE INDEX jobs_of_group ON {schema}.jobs (queue_id, group_key) WHERE group_key IS NOT NULL;
 CREATE INDEX jobs_that_came_back ON {schema}.jobs (queue_id, priority, came_back) WHERE came_back IS NOT NULL;
 
 CREATE TYPE {schema}.parked_state AS ENUM ('delayed', 'arrived', 'behind', 'suspect');
@@ -150,11 +149,22 @@ COMMENT ON TABLE {schema}.parked_jobs IS 'The jobs that can''t be claimed yet; t
 CREATE INDEX parked_delayed ON {schema}.parked_jobs (queue_id, run_at) WHERE state = 'delayed';
 CREATE INDEX parked_arrivals ON {schema}.parked_jobs (queue_id, enqueued_at) WHERE state = 'arrived';
 CREATE INDEX parked_by_group ON {schema}.parked_jobs (queue_id, group_key, id) WHERE state IN ('arrived', 'behind');
-CREATE INDEX parked_heads ON {schema}.parked_jobs (queue_id, group_key)
-    WHERE state IN ('delayed', 'suspect') AND group_key IS NOT NULL;
 CREATE INDEX parked_suspects ON {schema}.parked_jobs (queue_id, priority DESC, id) WHERE state = 'suspect';
 CREATE INDEX parked_expiring ON {schema}.parked_jobs (queue_id, expires_at)
     WHERE expires_at IS NOT NULL AND attempt = 0;
+
+-- No primary key: to see that a group has no other row, the server would look at all that it ever had.
+CREATE TABLE {schema}.groups (
+    queue_id integer NOT NULL,
+    head_id bigint NOT NULL,
+    next_id bigint NOT NULL,
+    head_priority smallint NOT NULL,
+    group_key text NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE {schema}.groups IS 'The newest head of each group, which may be gone: a group without a row has none.';
+COMMENT ON COLUMN {schema}.groups.next_id IS 'No job waits in the group with an id below.';
+CREATE INDEX groups_by_key ON {schema}.groups (queue_id, group_key);
 
 CREATE TABLE {schema}.dead_jobs (
     LIKE {schema}.jobs INCLUDING DEFAULTS INCLUDING COMMENTS,
