@@ -16,6 +16,7 @@ from headrace.runtime.handlers.python import PythonHandler, load_app
 from headrace.runtime.idempotency_guard import Idempotency
 from headrace.runtime.process import Process
 from headrace.runtime.refusals import refuse_to_start, remarks
+from headrace.runtime.sharing import SharedSlots
 from headrace.runtime.worker import Worker
 from headrace.settings import ExecHandlerSettings, HttpHandlerSettings, PythonHandlerSettings
 
@@ -103,8 +104,9 @@ async def run(settings: WorkerSettings, handlers: Sequence[Handler], metrics: Me
     )
     queues = [_queue(settings, queue) for queue in settings.queues]
     stores = [_store(settings, queue) for queue in settings.queues]
+    shared = None if settings.shared_slots is None else SharedSlots(settings.shared_slots)
     workers = [
-        _worker(settings, *parts, metrics=metrics, tracer=tracer, process=process)
+        _worker(settings, *parts, shared=shared, metrics=metrics, tracer=tracer, process=process)
         for parts in zip(settings.queues, queues, stores, handlers, strict=True)
     ]
     comparisons = [
@@ -143,6 +145,7 @@ def _worker(
     store: IdempotencyStore | None,
     handler: Handler,
     *,
+    shared: SharedSlots | None,
     metrics: Metrics,
     tracer: Tracer,
     process: Process,
@@ -158,7 +161,7 @@ def _worker(
         queue,
         handler,
         metrics.of(told.namespace, settings.binding.queue),
-        slots=settings.max_concurrent_jobs,
+        slots=settings.max_concurrent_jobs if shared is None else shared.share(settings.max_concurrent_jobs),
         poll_interval_seconds=settings.poll_interval_seconds,
         job_timeout_seconds=settings.job_timeout_seconds,
         drain_timeout_seconds=told.drain_timeout_seconds,

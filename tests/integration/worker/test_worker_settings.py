@@ -53,6 +53,25 @@ BackgroundJobs:
         assert await worker.exit_status() == 0
 
 
+async def test_queues_that_share_slots_are_worked_off_in_their_order(database_dsn: str, tmp_path: Path) -> None:
+    await provision(database_dsn, "bulk", "urgent")
+    for name in ("bulk", "urgent"):
+        async with PostgresQueue(Place(dsn=database_dsn), name) as queue:
+            await enqueue(queue, [new_job("task", name) for _ in range(5)])
+    order, config = tmp_path / "order", tmp_path / "worker.yaml"
+    config.write_text(f"""
+BackgroundJobs:
+  Handler: {{Exec: {{Command: [/bin/sh, -c, 'cat >> {order}; echo >> {order}']}}}}
+  SharedSlots: 1
+  Queues: [{{QueueName: urgent}}, {{QueueName: bulk}}]
+""")
+    with running_worker(tmp_path, "--config", str(config), queue=None, dsn=database_dsn) as worker:
+        await eventually(lambda: order.exists() and len(order.read_text().split()) == 10, what="all ran")
+        assert order.read_text().split() == ['"urgent"'] * 5 + ['"bulk"'] * 5
+        worker.terminate()
+        assert await worker.exit_status() == 0
+
+
 async def test_what_a_queue_says_otherwise_is_logged_and_the_worker_works(database_dsn: str, tmp_path: Path) -> None:
     await provision(database_dsn, "orders")
     app = ("--app", "support.worker_app:app")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headrace.runtime.lease import LeaseKeeper
     from headrace.runtime.nudge import Nudge
     from headrace.runtime.settler import Settler
+    from headrace.runtime.sharing import Share
     from headrace.runtime.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class Receiver:
         Says what may run. None: no idempotency.
     nudge
         Says when to look whether there is more room.
+    share
+        Is told whether there are jobs.
     poll_interval_seconds
         How long one wait for jobs lasts.
     """
@@ -86,6 +89,7 @@ class Receiver:
         keeper: LeaseKeeper,
         guard: IdempotencyGuard | None,
         nudge: Nudge,
+        share: Share,
         *,
         poll_interval_seconds: float,
     ) -> None:
@@ -94,6 +98,7 @@ class Receiver:
         self._settler = settler
         self._keeper = keeper
         self._guard = guard
+        self._share = share
         self._poll_interval_seconds = poll_interval_seconds
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -126,6 +131,12 @@ class Receiver:
 
     async def run(self) -> None:
         """Receive, until stopped."""
+        try:
+            await self._run()
+        finally:
+            self._share.can_not_take()
+
+    async def _run(self) -> None:
         pause = 0.0
         while not self._stopping.is_set():
             self._changed.clear()
@@ -137,6 +148,7 @@ class Receiver:
             try:
                 deliveries = await self._received(ask)
             except QueueError as error:
+                self._share.can_not_take()
                 if isinstance(error, SchemaVersionError):
                     self._keeper.outgrown(error)
                 if not pause:
@@ -145,6 +157,8 @@ class Receiver:
                 await self._rest(pause)
                 continue
             pause = 0.0
+            if deliveries or not ask.stop.is_set():
+                self._share.found(len(deliveries))
             if deliveries:
                 self._slots.waiting.names.asked(ask.without)
                 await self._take(deliveries)
@@ -177,6 +191,8 @@ class Receiver:
     async def _received(self, ask: _Ask) -> list[Delivery]:
         # Many idle workers should not look at the same moment.
         wait_seconds = self._poll_interval_seconds * random.uniform(0.8, 1.2)  # noqa: S311
+        if self._share.keeps_others_waiting:
+            wait_seconds = 0.0
         loop = asyncio.get_running_loop()
         started = loop.time()
         self._asked = ask

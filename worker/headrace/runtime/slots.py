@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headrace.runtime.nudge import Nudge
     from headrace.runtime.outcome import Outcome
     from headrace.runtime.settler import Settler
+    from headrace.runtime.sharing import Share
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Slots:
         Whether what one of them holds besides still stands, likewise. None: they hold nothing else.
     nudge
         Is given each time that there may be room for more.
-    count
-        How many jobs run at a time.
+    share
+        How many jobs run at a time, and in which turn where other queues' run in the same slots.
     job_timeout_seconds
         How long an attempt may run, where its handler says nothing else.
     retry
@@ -91,7 +92,7 @@ class Slots:
         is_trusted: Callable[[], bool],
         may_start: Callable[[Delivery], bool] | None,
         nudge: Nudge,
-        count: int,
+        share: Share,
         job_timeout_seconds: float,
         retry: RetryPolicy,
         tracer: Tracer = NO_TRACING,
@@ -111,13 +112,14 @@ class Slots:
         self._ended: list[asyncio.Task[Outcome]] = []
         self._limits = TimeLimits(self._running, job_timeout_seconds, job_log)
         self._stale_timer: asyncio.TimerHandle | None = None
-        self._prefetch = Prefetch(count)
+        self._prefetch = Prefetch(share.count)
         self._is_verbose = False
-        self.count = count
+        self._share = share
+        share.running, share.fill, share.look_again = self._running.__len__, self._fill, nudge.give
         self.waiting = Waiting()
         self.side = ContextSide(queue, metrics, self._limits.extend)
         """Of their contexts."""
-        metrics.slots.set(count)
+        metrics.slots.set(share.count)
         metrics.busy_slots.set_function(lambda: len(self._running))
         metrics.prefetched.set_function(lambda: len(self.waiting))
 
@@ -129,15 +131,15 @@ class Slots:
     @property
     def most(self) -> int:
         """How many jobs may run and wait here at a time, as it is now."""
-        return self.count + self._prefetch.jobs
+        return self._share.count + self._prefetch.jobs
 
     def wanted(self) -> int:
         """How many jobs to take now, as far as the slots go."""
         prefetch = self._prefetch.jobs
         waiting = len(self.waiting.line)
-        if waiting > prefetch // 2:
+        if waiting > prefetch // 2 or not self._share.may_take:
             return 0
-        return max(0, self.count - len(self._running) + prefetch - waiting)
+        return max(0, self._share.free + prefetch - waiting)
 
     def take(self, deliveries: Iterable[Delivery]) -> None:
         """Run them, as soon as there are slots."""
@@ -216,7 +218,7 @@ class Slots:
             self._stale_timer = loop.call_at(oldest + _WAIT_SECONDS, self._hand_back_stale)
 
     def _fill(self) -> None:
-        free = self.count - len(self._running)
+        free = self._share.free
         if free <= 0 or not self.waiting.line:
             return
         if not self._is_trusted():
@@ -274,9 +276,8 @@ class Slots:
             ends.append((attempt, _ending_of(task)))
             if attempt.terms.max_concurrent is not None:
                 self.waiting.ended(attempt)
-        self._fill()  # First: whether the outcomes can wait for others depends on whether anything runs.
+        self._share.freed()  # First: whether the outcomes can wait for others depends on whether anything runs.
         self._settle(ends)
-        self._nudge.give()
 
     def _settle(self, ends: Iterable[tuple[Attempt, Ending]]) -> None:
         settlements: list[Settlement] = []

@@ -33,6 +33,7 @@ from headrace.runtime.lease import Aside, LeaseKeeper
 from headrace.runtime.nudge import Nudge
 from headrace.runtime.receiver import Receiver
 from headrace.runtime.settler import Settler
+from headrace.runtime.sharing import SharedSlots
 from headrace.runtime.slots import Slots
 from headrace.runtime.tracer import NO_TRACING, Tracer
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import DeliveryKey, Queue
     from headrace.runtime.handlers import Handler
     from headrace.runtime.idempotency_guard import Idempotency
+    from headrace.runtime.sharing import Share
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class Worker:
     metrics
         What to publish.
     slots
-        How many jobs run at a time.
+        How many jobs run at a time: a number, or the worker's share of slots that several have together.
     poll_interval_seconds
         How seldom an idle worker looks for jobs.
     job_timeout_seconds
@@ -97,7 +99,7 @@ class Worker:
         handler: Handler,
         metrics: QueueMetrics,
         *,
-        slots: int = 10,
+        slots: int | Share = 10,
         poll_interval_seconds: float = 5.0,
         job_timeout_seconds: float = 1800.0,
         drain_timeout_seconds: float = 300.0,
@@ -124,6 +126,7 @@ class Worker:
             self._guard = IdempotencyGuard(idempotency, metrics, terms=handler.terms, lease_seconds=queue.lease_seconds)
         self._keeper = LeaseKeeper(queue, self, heartbeat_seconds=heartbeat_seconds)
         self._settler = Settler(queue, metrics, self._job_log, nudge=self._nudge, guard=self._guard)
+        self._share = SharedSlots(slots).share() if isinstance(slots, int) else slots
         self._slots = Slots(
             queue,
             handler,
@@ -133,7 +136,7 @@ class Worker:
             is_trusted=lambda: self._keeper.is_trusted,
             may_start=None if self._guard is None else self._guard.may_start,
             nudge=self._nudge,
-            count=slots,
+            share=self._share,
             job_timeout_seconds=job_timeout_seconds,
             retry=retry or RetryPolicy(),
             tracer=tracer,
@@ -145,6 +148,7 @@ class Worker:
             self._keeper,
             self._guard,
             self._nudge,
+            self._share,
             poll_interval_seconds=poll_interval_seconds,
         )
         if isinstance(queue, Listens):
@@ -173,6 +177,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped. Raises only what is a fault of the worker's own."""
+        self._share.expect()
         try:
             if not await self._open():
                 return
@@ -197,7 +202,7 @@ class Worker:
                         await self._stopping.wait()
                 pause = min(pause * 2, _LAST_OPEN_SECONDS)
             else:
-                log.info("started queue=%s slots=%d", self._queue.name, self._slots.count)
+                log.info("started queue=%s slots=%d", self._queue.name, self._share.count)
                 return True
         return False
 

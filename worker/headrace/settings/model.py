@@ -143,6 +143,8 @@ class WorkerSettings:
     """At least one, each of a name of its own."""
     redis: RedisSettings | None = None
     """Given where a queue's idempotency is on."""
+    shared_slots: int | None = None
+    """How many jobs run at a time in all queues, those named first coming first. None: each queue has its own."""
     namespace: str = ""
     worker_name: str = ""
     drain_timeout_seconds: float = 300.0

@@ -91,6 +91,7 @@ def resolve(environ: Mapping[str, str], options: Mapping[str, str | None] | None
     settings = WorkerSettings(
         queues=tuple(_queue(scope, environ, has_redis=redis is not None) for scope in scopes),
         redis=redis,
+        shared_slots=shared[table.SHARED_SLOTS],
         namespace=shared[table.NAMESPACE],
         worker_name=shared[table.WORKER_NAME] or f"{socket.gethostname()}:{os.getpid()}",
         drain_timeout_seconds=shared[table.DRAIN_TIMEOUT],

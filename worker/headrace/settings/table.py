@@ -171,6 +171,15 @@ MAX_CONCURRENT_JOBS = Setting(
     option="--concurrency",
     meaning="How many jobs run at a time.",
 )
+SHARED_SLOTS: Setting[int | None] = Setting(
+    path="SharedSlots",
+    kind=Integer(at_least=1),
+    default=None,
+    otherwise="each queue has its own",
+    is_per_queue=False,
+    meaning="How many jobs run at a time in all `Queues` together. A job of a later one is begun while those before it "
+    "have none that could start.",
+)
 POLL_INTERVAL = Setting(
     path="PollIntervalSeconds",
     kind=Number(above=0),
@@ -359,8 +368,8 @@ GROUPS: dict[str, tuple[Setting[Any], ...]] = {
     "Which jobs, and what runs them": (QUEUE_NAME, NAMESPACE, APP, HTTP_URL, HTTP_CA, COMMAND),
     "Where the queue is": (PROVIDER, CONNECTION, DIRECT_CONNECTION, SCHEMA, POSTGRES_CA),
     "How jobs are run": (
-        *(MODE, MAX_CONCURRENT_JOBS, POLL_INTERVAL, JOB_TIMEOUT_MINUTES, JOB_TIMEOUT_SECONDS, DRAIN_TIMEOUT),
-        *(VISIBILITY_TIMEOUT, MAX_RETRIES),
+        *(MODE, MAX_CONCURRENT_JOBS, SHARED_SLOTS, POLL_INTERVAL, JOB_TIMEOUT_MINUTES, JOB_TIMEOUT_SECONDS),
+        *(DRAIN_TIMEOUT, VISIBILITY_TIMEOUT, MAX_RETRIES),
         *(RETRY_INITIAL_DELAY, RETRY_MULTIPLIER, RETRY_MAX_DELAY, RETRY_JITTER),
     ),
     "Idempotency": (
