@@ -6,10 +6,12 @@ What stands behind the ports is the caller's: a Kubernetes API, or one machine.
 from __future__ import annotations
 
 import logging
+import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import OperatorError
+from headrace_operator.reconcile.gate import Gate
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, ObjectStore, key_of
 from headrace_operator.reconcile.pool import PoolReconciler
 from headrace_operator.reconcile.queue import QueueReconciler
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 STUCK_SECONDS = 120.0
 """Keys that wait, or writes that the watch does not show, for so long: a restart is the cure."""
 
+RESYNC_SECONDS = 600.0
+"""After about so long an object is looked at for which there was no reason: whatever we missed ends then."""
+
 
 class Controllers:
     """Looks after JobQueues and JobWorkerPools, inside `running`.
@@ -38,6 +43,11 @@ class Controllers:
     ----------
     observe
         Is told of every look: the kind, how many seconds it took, and the error that ended it.
+
+    Attributes
+    ----------
+    gate
+        While it is closed no object is looked at, and so nothing is written.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class Controllers:
         observe: Callable[[str, float, Exception | None], None] = lambda *_: None,
     ) -> None:
         self.objects = ObjectStore()
+        self.gate = Gate()
         self._clock = clock
         self._observations = observations
         self._observe = observe
@@ -119,14 +130,18 @@ class Controllers:
             yield
 
     def _work_queue(self, kind: str) -> WorkQueue[ObjectKey]:
-        def look(key: ObjectKey) -> Awaitable[float | None]:
-            return self._look[kind](key)
+        async def look(key: ObjectKey) -> float | None:
+            seconds = await self._look[kind](key)
+            if seconds is None and self.objects.get(kind, key) is not None:
+                # At different times, whatever was looked at together.
+                return RESYNC_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - nobody guesses it
+            return seconds
 
         def observe(key: ObjectKey, seconds: float, error: Exception | None) -> None:
             self._observe(kind, seconds, error)
             _log_look(kind, key, error)
 
-        return WorkQueue(look, observe)
+        return WorkQueue(look, observe, share_of=lambda key: key.namespace, gate=self.gate)
 
     def _wake_pools(self, queue: ObjectKey) -> None:
         for pool in self.objects.pools_of(queue):

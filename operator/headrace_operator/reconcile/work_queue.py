@@ -1,17 +1,22 @@
 """A keyed work queue: what decides when an object is looked at.
 
 One look at a time for each key, the newest state wins (a key added twice is looked at once), a bounded number of looks
-together, first come first served. A look that fails is repeated with backoff and stops nobody else's; one that succeeds
-says when it wants to be repeated.
+together. Keys that share something (a namespace) have a bound of their own and take turns with others, so that no
+tenant holds up the rest. A look that fails is repeated with backoff and stops nobody else's; one that succeeds says
+when it wants to be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import random
+from collections import Counter, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from headrace_operator.core.model import PassingError, RefusedError
+from headrace_operator.reconcile.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -21,7 +26,7 @@ Key = TypeVar("Key", bound="Hashable")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """How long to wait after failures in a row; short at its longest, so that what was mended heals soon."""
+    """How long to wait after failures in a row."""
 
     initial_seconds: float = 0.5
     multiplier: float = 2.0
@@ -38,10 +43,17 @@ class WorkQueueOptions:
     """How a work queue works."""
 
     concurrency: int = 32
-    """Looks at a time. They mostly wait; a handful that wait for a dead database must not hold up the rest."""
+    """Looks at a time. They mostly wait; a handful that wait for a dead server must not hold up the rest."""
+    concurrency_per_share: int = 8
+    """Of them, those at keys that share something."""
     timeout_seconds: float = 60.0
     """The longest look; whatever hangs for longer is given up, and tried again like any failure."""
     backoff: Backoff = field(default_factory=Backoff)
+    """Short at its longest, so that what was mended heals soon."""
+    refused_backoff: Backoff = field(default_factory=lambda: Backoff(longest_seconds=300.0))
+    """For what heals by a change that is shown to us (`RefusedError`), and by little else."""
+    spread: float = 0.1
+    """By what part waits after failures differ, either way, so that those who failed together don't come together."""
 
 
 class WorkQueue(Generic[Key]):
@@ -53,6 +65,10 @@ class WorkQueue(Generic[Key]):
         What to do with a key; returns after how many seconds to do it again, or None for never.
     observe
         Is told of every look: the key, how many seconds it took, and the error that ended it, for logs and metrics.
+    share_of
+        What a key has in common with others, who take turns with the rest as one.
+    gate
+        While it is closed no look begins, and what is under way is given up.
     """
 
     def __init__(
@@ -60,26 +76,34 @@ class WorkQueue(Generic[Key]):
         look: Callable[[Key], Awaitable[float | None]],
         observe: Callable[[Key, float, Exception | None], None],
         options: WorkQueueOptions = WorkQueueOptions(),
+        *,
+        share_of: Callable[[Key], str] = lambda _: "",
+        gate: Gate | None = None,
     ) -> None:
         self._look = look
         self._observe = observe
         self._options = options
-        self._waiting: deque[Key] = deque()
+        self._share_of = share_of
+        self._gate = gate or Gate()
+        self._waiting: dict[str, deque[Key]] = {}
+        """Of each share the keys that wait, none of them empty; whose turn is next stands first."""
         self._queued: set[Key] = set()
         """Keys in `_waiting`."""
-        self._active: set[Key] = set()
+        self._active: dict[Key, asyncio.Task[None]] = {}
+        self._active_by_share: Counter[str] = Counter()
         self._again: set[Key] = set()
         """Active keys that were added meanwhile: what the look has read may be old."""
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
-        self._available = asyncio.Semaphore(0)
+        self._group: asyncio.TaskGroup | None = None
+        self._is_beginning = False
         self._last_progress_seconds = 0.0
+        self._gate.watch(self._gate_changed)
 
     def add(self, key: Key) -> None:
         """Look at the key as soon as possible; at one whose last look failed, after the shortest backoff.
 
-        What a failed look writes into the object's status comes back as a change of it: without the wait the two would
-        chase each other.
+        What a failed look does may come back as a change of its object: without the wait they would chase each other.
         """
         if key in self._active:
             self._again.add(key)
@@ -89,42 +113,67 @@ class WorkQueue(Generic[Key]):
             self._cancel_timer(key)
             self._push(key)
 
+    def waiting(self) -> int:
+        """How many keys wait for their look."""
+        return len(self._queued)
+
     def stuck_seconds(self) -> float:
-        """For how long keys have waited with no look coming to its end; 0 where none waits."""
-        return asyncio.get_running_loop().time() - self._last_progress_seconds if self._waiting else 0.0
+        """For how long keys have waited with no look coming to its end; 0 where none waits, or none may begin."""
+        if not self._queued or not self._gate.is_open:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._last_progress_seconds
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look at keys inside the block; leaving it cancels the looks under way."""
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._work(), name=f"look-{number}") for number in range(self._options.concurrency)
-            ]
+            self._group = group
+            self._last_progress_seconds = asyncio.get_running_loop().time()
+            self._begin_looks()
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
+                self._group = None
+                self._give_up_looks()
                 for key in list(self._timers):
                     self._cancel_timer(key)
 
-    async def _work(self) -> None:
-        while True:
-            await self._available.acquire()
-            key = self._waiting.popleft()
+    def _begin_looks(self) -> None:
+        """Begin as many as there is room for."""
+        self._is_beginning = False
+        while self._group is not None and self._gate.is_open and len(self._active) < self._options.concurrency:
+            share = self._next_share()
+            if share is None:
+                return
+            # To the end of the line.
+            keys = self._waiting.pop(share)
+            key = keys.popleft()
+            if keys:
+                self._waiting[share] = keys
             self._queued.discard(key)
             self._cancel_timer(key)
-            self._active.add(key)
-            try:
-                delay_seconds = await self._attempt(key)
-            finally:
-                self._active.discard(key)
-            self._last_progress_seconds = asyncio.get_running_loop().time()
-            if delay_seconds is not None:
-                self._schedule(key, delay_seconds)
-            if key in self._again:
-                self._again.discard(key)
-                self.add(key)
+            self._active_by_share[share] += 1
+            self._active[key] = self._group.create_task(self._work(key, share), name=f"look-{key}")
+
+    def _next_share(self) -> str | None:
+        bound = self._options.concurrency_per_share
+        return next((share for share in self._waiting if self._active_by_share[share] < bound), None)
+
+    async def _work(self, key: Key, share: str) -> None:
+        try:
+            delay_seconds = await self._attempt(key)
+        finally:
+            del self._active[key]
+            self._active_by_share[share] -= 1
+            if not self._active_by_share[share]:
+                del self._active_by_share[share]
+        self._last_progress_seconds = asyncio.get_running_loop().time()
+        if delay_seconds is not None:
+            self._schedule(key, delay_seconds)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+        self._begin_looks()
 
     async def _attempt(self, key: Key) -> float | None:
         """Look once; returns after how many seconds to look again."""
@@ -133,22 +182,50 @@ class WorkQueue(Generic[Key]):
         try:
             async with asyncio.timeout(self._options.timeout_seconds):
                 delay_seconds = await self._look(key)
+        except asyncio.CancelledError:
+            if self._group is None:
+                raise
+            # Given up at the gate, or by something within: whichever, the look is still owed.
+            self._again.add(key)
+            return None
         except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
             self._failures[key] = self._failures.get(key, 0) + 1
             self._observe(key, loop.time() - started, error)
-            return self._options.backoff.delay_seconds(self._failures[key])
+            return self._patience_seconds(error, self._failures[key])
         self._failures.pop(key, None)
         self._observe(key, loop.time() - started, None)
         return delay_seconds
 
+    def _patience_seconds(self, error: Exception, failures: int) -> float:
+        """The wait after the `failures`-th failure in a row."""
+        options = self._options
+        backoff = options.refused_backoff if isinstance(error, RefusedError) else options.backoff
+        least = (error.retry_after_seconds or 0.0) if isinstance(error, PassingError) else 0.0
+        spread = random.uniform(1 - options.spread, 1 + options.spread)  # noqa: S311 - nobody guesses it
+        return max(least, backoff.delay_seconds(failures) * spread)
+
+    def _give_up_looks(self) -> None:
+        for task in list(self._active.values()):
+            task.cancel()
+
+    def _gate_changed(self) -> None:
+        if self._gate.is_open:
+            self._last_progress_seconds = asyncio.get_running_loop().time()
+            self._begin_looks()
+        else:
+            self._give_up_looks()
+
     def _push(self, key: Key) -> None:
         if key in self._queued:
             return
-        if not self._waiting:
+        if not self._queued:
             self._last_progress_seconds = asyncio.get_running_loop().time()
         self._queued.add(key)
-        self._waiting.append(key)
-        self._available.release()
+        self._waiting.setdefault(self._share_of(key), deque()).append(key)
+        # Soon, and not at once: what is added in the same breath is looked at with it.
+        if not self._is_beginning:
+            self._is_beginning = True
+            asyncio.get_running_loop().call_soon(self._begin_looks)
 
     def _schedule(self, key: Key, delay_seconds: float) -> None:
         """Look at the key then, or earlier where that was scheduled before."""

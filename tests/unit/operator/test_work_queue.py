@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from headrace_operator.core.model import PassingError, RefusedError
+from headrace_operator.reconcile.gate import Gate
 from headrace_operator.reconcile.work_queue import Backoff, WorkQueue, WorkQueueOptions
 from support.jumping_loop import run_jumping
 
@@ -39,7 +41,11 @@ def journal() -> Journal:
 
 
 def told(
-    journal: Journal, look: Look, story: Callable[[WorkQueue[str]], Coroutine[Any, Any, None]], **options: Any
+    journal: Journal,
+    look: Look,
+    story: Callable[[WorkQueue[str]], Coroutine[Any, Any, None]],
+    gate: Gate | None = None,
+    **options: Any,
 ) -> None:
     """Run a story with a queue whose looks are noted."""
 
@@ -48,7 +54,14 @@ def told(
         return await look(key)
 
     async def whole() -> None:
-        queue = WorkQueue(noted, journal.observe, WorkQueueOptions(**options))
+        # A key's share is what stands before its slash.
+        queue = WorkQueue(
+            noted,
+            journal.observe,
+            WorkQueueOptions(**{"spread": 0.0, **options}),
+            share_of=lambda key: key.partition("/")[0],
+            gate=gate,
+        )
         async with queue.running():
             await story(queue)
 
@@ -131,6 +144,51 @@ def test_failures_back_off_up_to_five_seconds_and_a_success_forgets_them(journal
     waits = [later - sooner for sooner, later in zip(journal.times("a"), journal.times("a")[1:], strict=False)]
     assert waits == [0.5, 1, 2, 4, 5, 5, 60]
     assert len(journal.errors) == 6
+
+
+def test_what_heals_by_a_change_alone_is_tried_every_five_minutes_in_the_end_and_at_once_when_it_changes(
+    journal: Journal,
+) -> None:
+    async def refuses(_: str) -> float | None:
+        raise RefusedError("NameTaken", "give it another name")
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(1500)
+        waits = [later - sooner for sooner, later in zip(journal.times("a"), journal.times("a")[1:], strict=False)]
+        assert waits[-4:] == [256, 300, 300, 300]
+        queue.add("a")
+        await asyncio.sleep(1)
+        assert journal.times("a")[-1] == 1500.5
+
+    told(journal, refuses, story)
+
+
+def test_who_asks_to_be_left_alone_for_a_while_is(journal: Journal) -> None:
+    async def asks_for_patience(_: str) -> float | None:
+        raise PassingError("TooManyRequests", "later", retry_after_seconds=20)
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(50)
+
+    told(journal, asks_for_patience, story)
+    assert journal.times("a") == [0, 20, 40]
+
+
+def test_those_who_failed_together_do_not_come_together_again(journal: Journal) -> None:
+    async def fails(_: str) -> float | None:
+        raise RuntimeError("no")
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for number in range(20):
+            queue.add(str(number))
+        await asyncio.sleep(0.7)
+
+    told(journal, fails, story, spread=0.1)
+    again = {time for _, time in journal.looks if time > 0}
+    assert len(again) > 10
+    assert all(0.45 <= time <= 0.55 for time in again)
 
 
 def test_backoff_does_not_overflow() -> None:
@@ -216,6 +274,74 @@ def test_first_come_first_served_by_a_bounded_number(journal: Journal) -> None:
 
     told(journal, slow, story, concurrency=2)
     assert journal.looks == [("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2), ("f", 2)]
+
+
+def test_no_share_has_more_than_its_bound_and_others_do_not_wait_behind_it(journal: Journal) -> None:
+    async def look(key: str) -> float | None:
+        if key.startswith("slow/"):
+            await asyncio.sleep(10)
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for number in range(6):
+            queue.add(f"slow/{number}")
+        queue.add("quick/1")
+        await asyncio.sleep(35)
+
+    told(journal, look, story, concurrency=3, concurrency_per_share=2)
+    assert journal.times("quick/1") == [0]
+    assert [time for key, time in journal.looks if key.startswith("slow/")] == [0, 0, 10, 10, 20, 20]
+
+
+def test_shares_take_turns(journal: Journal) -> None:
+    async def slow(_: str) -> float | None:
+        await asyncio.sleep(1)
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for key in ("a/1", "a/2", "a/3", "b/1", "b/2"):
+            queue.add(key)
+        await asyncio.sleep(10)
+
+    told(journal, slow, story, concurrency=1)
+    assert [key for key, _ in journal.looks] == ["a/1", "b/1", "a/2", "b/2", "a/3"]
+
+
+def test_while_the_gate_is_closed_no_look_begins_and_when_it_opens_all_do_that_are_owed(journal: Journal) -> None:
+    gate = Gate()
+
+    async def slow(key: str) -> float | None:
+        await asyncio.sleep(1)
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("under way")
+        await asyncio.sleep(0.5)
+        gate.close()
+        queue.add("later")
+        await asyncio.sleep(10)
+        assert journal.looks == [("under way", 0)]
+        assert queue.stuck_seconds() == 0
+        gate.open()
+        await asyncio.sleep(10)
+        assert sorted(journal.looks) == [("later", 10.5), ("under way", 0), ("under way", 10.5)]
+
+    told(journal, slow, story, gate)
+    assert not journal.errors
+
+
+def test_a_look_that_something_else_cancels_is_still_owed(journal: Journal) -> None:
+    async def cancelled_once(key: str) -> float | None:
+        if len(journal.times(key)) == 1:
+            raise asyncio.CancelledError
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(5)
+
+    told(journal, cancelled_once, story)
+    assert journal.times("a") == [0, 0]
 
 
 def test_a_busy_key_does_not_starve_the_others(journal: Journal) -> None:
