@@ -53,6 +53,8 @@ class MemoryCluster:
         self.events: list[tuple[str, str]] = []
         self.secrets: dict[ObjectKey, dict[str, bytes]] = {}
         self.secret_failure: OperatorError | None = None
+        self.apply_failures: dict[str, OperatorError] = {}
+        """By kind: what the API server answers to an apply."""
         self.worker_pods: list[WorkerPod] = []
         self.before_scale: Callable[[], None] = lambda: None
         self._known = objects
@@ -79,6 +81,8 @@ class MemoryCluster:
         return copy.deepcopy(self._objects.get((kind, key)))
 
     async def apply(self, manifest: Mapping[str, Any]) -> Manifest:
+        if (failure := self.apply_failures.get(manifest["kind"])) is not None:
+            raise failure
         self.journal.append(("apply", manifest["kind"], str(manifest.get("spec", {}).get("replicas", ""))))
         return copy.deepcopy(self._store(manifest))
 
@@ -105,6 +109,11 @@ class MemoryCluster:
         metadata = {**stored["metadata"], "annotations": annotations}
         return self._write({**stored, "metadata": metadata, "spec": {**stored["spec"], "replicas": replicas}})
 
+    async def scale_deployment(self, pool: ObjectKey, replicas: int) -> Manifest:
+        self.journal.append(("scale Deployment", str(replicas)))
+        stored = self._objects["Deployment", pool]
+        return self._write({**stored, "spec": {**stored["spec"], "replicas": replicas}})
+
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         self.journal.append(("finalizer", finalizer, str(present)))
         stored = self._objects[kind, key]
@@ -126,8 +135,11 @@ class MemoryCluster:
         return self._objects.get(("Deployment", pool))
 
     def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
-        found = self._objects.get(("HorizontalPodAutoscaler", pool))
-        return [found] if found else []
+        return [
+            manifest
+            for (kind, _), manifest in self._objects.items()
+            if kind == "HorizontalPodAutoscaler" and manifest["spec"]["scaleTargetRef"]["name"] == pool.name
+        ]
 
     def _write(self, manifest: Manifest) -> Manifest:
         """Our own write: the watch has not shown it yet."""

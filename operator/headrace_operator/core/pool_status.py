@@ -33,7 +33,8 @@ class PoolFacts:
 
     decision: Decision
     sample: Sample | None
-    deployment: Manifest
+    deployment: Manifest | None
+    """None where there is none yet."""
     pods: Sequence[WorkerPod]
     queue_failure: OperatorError | None
     """Why the queue can't be used at present."""
@@ -41,6 +42,10 @@ class PoolFacts:
     """Why the number of workers doesn't follow the load at present."""
     redis_failure: OperatorError | None = None
     """Why workers that start can't have the connection to Redis that they need."""
+    workers_failure: OperatorError | None = None
+    """Why the Deployment's pod template is not what the spec says."""
+    number_failure: OperatorError | None = None
+    """Why the Deployment has another number of workers."""
     ceiling: Limit | None = None
     """What to say where the pool may have more workers than the queue's backend can take."""
 
@@ -115,9 +120,9 @@ def scaling_status(facts: PoolFacts) -> dict[str, Any]:
     return {"reason": facts.decision.reason, "message": facts.decision.message, "signals": signals}
 
 
-def replica_failure(deployment: Manifest) -> OperatorError | None:
+def replica_failure(deployment: Manifest | None) -> OperatorError | None:
     """Why pods can't even be made (a quota, an admission rule that refuses them)."""
-    status = deployment.get("status") or {}
+    status = (deployment or {}).get("status") or {}
     failure = conditions.find(status.get("conditions") or (), "ReplicaFailure")
     if failure is None or failure.get("status") != "True":
         return None
@@ -128,6 +133,8 @@ def scaling_failure(
     pool: JobWorkerPool,
     decision: Decision,
     autoscalers: Sequence[Manifest],
+    *,
+    autoscaler_failure: OperatorError | None,
     metrics_api_failure: OperatorError | None,
 ) -> OperatorError | None:
     """Why the number of workers doesn't follow the load, but for an unknown depth.
@@ -136,6 +143,8 @@ def scaling_failure(
     ----------
     autoscalers
         Those that scale the pool, whoever has made them.
+    autoscaler_failure
+        Why ours is not as it should be.
     metrics_api_failure
         Why they can't read the depth of queues.
     """
@@ -150,8 +159,8 @@ def scaling_failure(
         )
     if pool.spec.autoscaling.mode is not ScalingMode.HPA:
         return None
-    if metrics_api_failure is not None:
-        return metrics_api_failure
+    if autoscaler_failure is not None or metrics_api_failure is not None:
+        return autoscaler_failure or metrics_api_failure
     at_zero = decision.desired_replicas == 0
     failures = (_autoscaler_failure(each, at_zero=at_zero) for each in autoscalers)
     return next((failure for failure in failures if failure is not None), None)
@@ -168,7 +177,7 @@ def _autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError
 
 def _ready(facts: PoolFacts) -> Condition:
     desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
-    trouble = facts.queue_failure or facts.redis_failure
+    trouble = facts.queue_failure or facts.workers_failure or facts.redis_failure or facts.number_failure
     if trouble is None and desired:
         trouble = replica_failure(facts.deployment) or _pod_failure(facts.pods)
     if trouble is not None:
@@ -247,7 +256,7 @@ def _is_paused(decision: Decision) -> bool:
 
 
 def _ready_replicas(facts: PoolFacts) -> int:
-    ready: int = (facts.deployment.get("status") or {}).get("readyReplicas") or 0
+    ready: int = ((facts.deployment or {}).get("status") or {}).get("readyReplicas") or 0
     return ready
 
 

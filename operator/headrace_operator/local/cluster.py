@@ -80,6 +80,11 @@ class LocalCluster:
         metadata = {**before["metadata"], "annotations": others | mark}
         return self._store({**before, "metadata": metadata, "spec": {**before["spec"], "replicas": replicas}})
 
+    async def scale_deployment(self, pool: ObjectKey, replicas: int) -> Manifest:
+        """See `reconcile.ports.Cluster`."""
+        before = self._find("Deployment", pool)
+        return await self.apply({**before, "spec": {**before["spec"], "replicas": replicas}})
+
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         """See `reconcile.ports.Cluster`."""
         before = self._find(kind, key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import ObjectKey, RefusedError
@@ -18,19 +21,37 @@ DEPLOYMENT = ("apps/v1", "Deployment")
 AUTOSCALER = ("autoscaling/v2", "HorizontalPodAutoscaler")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applied:
+    """What was last applied, and what our writes have made of it."""
+
+    wanted: bytes
+    """A digest of it, without the number of replicas, which is carried over by itself."""
+    left: Manifest
+    """Of the object as our last write has left it, what is read of it: with this generation, nothing is to be done."""
+
+
 class Applier:
     """Applies objects that have their pool's name."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._applied: dict[tuple[str, ObjectKey], tuple[Manifest, int | None]] = {}
-        """What was last applied, and the generation that this made: neither has changed, so nothing is to be done."""
+        self._applied: dict[tuple[str, ObjectKey], _Applied] = {}
+
+    def newest(self, api_kind: tuple[str, str], pool: JobWorkerPool, live: Manifest | None) -> Manifest | None:
+        """The watch's object, or ours where the watch is behind our own write."""
+        applied = self._applied.get((api_kind[1], pool.key))
+        if live is None or applied is None or not pool.owns(applied.left):
+            return live
+        is_same = live["metadata"].get("uid") == applied.left["metadata"].get("uid")
+        return applied.left if is_same and _generation(live) < _generation(applied.left) else live
 
     async def apply(
         self, api_kind: tuple[str, str], pool: JobWorkerPool, wanted: Manifest, live: Manifest | None
-    ) -> Manifest:
+    ) -> None:
         """Apply where it was not, or where somebody has changed it since; never over what isn't ours."""
         api_version, kind = api_kind
+        digest = _digest(wanted)
         if live is None:
             existing = await self._cluster.get(api_version, kind, pool.key)
             if existing is not None and not pool.owns(existing):
@@ -38,11 +59,22 @@ class Applier:
                     "NameTaken",
                     f"{kind} {pool.key.name} exists and isn't this pool's: delete it, or give the pool another name",
                 )
-        elif self._applied.get((kind, pool.key)) == (wanted, live["metadata"].get("generation")):
-            return live
-        applied = await self._cluster.apply(wanted)
-        self._applied[kind, pool.key] = wanted, applied["metadata"].get("generation")
-        return applied
+        elif (
+            (applied := self._applied.get((kind, pool.key))) is not None
+            and applied.wanted == digest
+            and _generation(applied.left) == _generation(live)
+        ):
+            return
+        left = await self._cluster.apply(wanted)
+        self._applied[kind, pool.key] = _Applied(wanted=digest, left=_kept(left))
+
+    async def scale_deployment(self, pool: JobWorkerPool, live: Manifest, replicas: int) -> None:
+        """Write the number of the pool's Deployment, and nothing else of it."""
+        left = await self._cluster.scale_deployment(pool.key, replicas)
+        applied = self._applied.get(("Deployment", pool.key))
+        if applied is not None and _generation(applied.left) == _generation(live) == _generation(left) - 1:
+            # The step is our number alone: nobody has changed the rest, which need not be applied again.
+            self._applied["Deployment", pool.key] = _Applied(wanted=applied.wanted, left=_kept(left))
 
     async def delete(self, api_kind: tuple[str, str], pool: JobWorkerPool) -> None:
         """Delete what is ours."""
@@ -53,3 +85,23 @@ class Applier:
         """The pool is gone, and what it owned goes after it."""
         for _, kind in (DEPLOYMENT, AUTOSCALER):
             self._applied.pop((kind, pool), None)
+
+
+def _digest(wanted: Manifest) -> bytes:
+    numberless = {**wanted, "spec": {name: value for name, value in wanted["spec"].items() if name != "replicas"}}
+    return hashlib.blake2b(json.dumps(numberless, sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _kept(manifest: Manifest) -> Manifest:
+    """As little as the watch keeps: thousands of these are held."""
+    metadata, status = manifest["metadata"], manifest.get("status") or {}
+    return {
+        "metadata": {name: metadata[name] for name in ("uid", "generation", "ownerReferences") if name in metadata},
+        "spec": {"replicas": manifest["spec"].get("replicas")},
+        "status": {name: status[name] for name in ("readyReplicas", "conditions") if name in status},
+    }
+
+
+def _generation(manifest: Manifest) -> int:
+    generation: int = manifest["metadata"].get("generation", 0)
+    return generation

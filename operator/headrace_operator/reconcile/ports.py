@@ -60,6 +60,10 @@ class Cluster(Protocol):
         """
         ...
 
+    async def scale_deployment(self, pool: ObjectKey, replicas: int) -> Manifest:
+        """Write the number of the Deployment of a pool's name, and nothing else of it; returns the Deployment."""
+        ...
+
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
         """Add or remove one finalizer, guarded against concurrent writers; gone objects are fine."""
         ...

@@ -98,6 +98,12 @@ class Scene:
         assert found is not None
         return found
 
+    @property
+    def deployment(self) -> Manifest:
+        found = self.cluster.find("Deployment", KEY)
+        assert found is not None
+        return found
+
     def condition(self, type_: str) -> tuple[str, str]:
         condition = find(self.pool["status"]["conditions"], type_)
         assert condition is not None
@@ -128,7 +134,7 @@ async def test_a_wake_writes_the_number_and_takes_the_mark_away(scene: Scene) ->
     await scene.look()
     scene.writes()
     await scene.look(25)
-    assert scene.writes() == [("scale", "3"), ("apply", "Deployment", "3"), ("status",)]
+    assert scene.writes() == [("scale", "3"), ("scale Deployment", "3"), ("status",)]
     assert scene.condition("ScaledToZero") == ("False", "HasWorkers")
 
 
@@ -160,7 +166,7 @@ async def test_a_zero_by_hand_restored_without_its_status_is_still_a_pause(scene
     assert elsewhere.condition("Paused") == ("True", "PausedAtZero")
 
 
-@pytest.mark.parametrize("write", ["scale_pool", "apply", "patch_status"])
+@pytest.mark.parametrize("write", ["scale_pool", "scale_deployment", "patch_status"])
 async def test_wherever_the_operator_ends_on_the_way_to_zero_the_zero_is_its_own(
     scene: Scene, write: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +175,7 @@ async def test_wherever_the_operator_ends_on_the_way_to_zero_the_zero_is_its_own
     with monkeypatch.context() as patched:
         # It is killed just before this write.
         patched.setattr(scene.cluster, write, killed)
-        with pytest.raises(PassingError):
+        with pytest.raises(ConflictError):
             await scene.look(seconds=10)
     scene.restart()
     await scene.look()
@@ -179,14 +185,14 @@ async def test_wherever_the_operator_ends_on_the_way_to_zero_the_zero_is_its_own
     assert scene.pool["spec"]["replicas"] == 3
 
 
-@pytest.mark.parametrize("write", ["scale_pool", "apply", "patch_status"])
+@pytest.mark.parametrize("write", ["scale_pool", "scale_deployment", "patch_status"])
 async def test_wherever_the_operator_ends_on_a_wake_a_later_zero_by_hand_is_a_pause(
     scene: Scene, write: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await scene.look()
     with monkeypatch.context() as patched:
         patched.setattr(scene.cluster, write, killed)
-        with pytest.raises(PassingError):
+        with pytest.raises(ConflictError):
             await scene.look(25)
     scene.restart()
     await scene.look(25)
@@ -196,7 +202,8 @@ async def test_wherever_the_operator_ends_on_a_wake_a_later_zero_by_hand_is_a_pa
 
 
 async def killed(*_: Any, **__: Any) -> None:
-    raise PassingError("Killed", "")
+    # No conflict, but of all errors the one after which a look takes no further step.
+    raise ConflictError("Killed", "")
 
 
 async def test_a_mark_that_is_left_beside_a_number_is_taken_away(scene: Scene) -> None:
@@ -257,12 +264,12 @@ async def test_a_look_at_which_nothing_has_changed_writes_nothing(scene: Scene) 
     assert scene.writes() == []
 
 
-async def test_changing_signals_are_written_every_five_seconds_at_most(scene: Scene) -> None:
+async def test_changing_signals_are_written_every_thirty_seconds_at_most(scene: Scene) -> None:
     await scene.look(25)
     await scene.look(25)
     scene.writes()
-    for more in range(1, 11):
-        await scene.look(25 + more % 3, seconds=1)
+    for more in range(1, 13):
+        await scene.look(25 + more % 5)
     assert len(scene.writes()) == 2
 
 
@@ -450,6 +457,95 @@ async def test_where_not_even_one_worker_fits_fewer_are_no_way_out(scene: Scene)
     allow(scene, 4, 5)
     await scene.look()
     assert "allows 4: put a pooler before it" in limited(scene)
+
+
+TYPO = RefusedError("Invalid", "unknown field spec.template.spec.nodeSelektor")
+
+
+@pytest.mark.parametrize("by_hand", [0, 7])
+async def test_a_template_that_is_refused_keeps_no_number_from_being_carried_out(scene: Scene, by_hand: int) -> None:
+    await scene.look(25)
+    scene.put(template={"spec": {"nodeSelektor": {}}})
+    scene.cluster.apply_failures["Deployment"] = TYPO
+    with pytest.raises(RefusedError, match=r"spec\.template does not fit: unknown field"):
+        await scene.look(80)
+    assert scene.deployment["spec"]["replicas"] == scene.pool["status"]["replicas"] == 8
+    assert scene.condition("Ready") == ("False", "InvalidTemplate")
+    scene.put(replicas=by_hand)
+    with pytest.raises(RefusedError):
+        await scene.look(10 * by_hand)
+    assert scene.deployment["spec"]["replicas"] == by_hand
+
+
+async def test_a_queue_that_is_gone_keeps_no_number_from_being_carried_out(scene: Scene) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=3)
+    await scene.look()
+    queue = await scene.cluster.get("headrace.dev/v1alpha1", "JobQueue", QUEUE)
+    assert queue is not None
+    scene.objects.gone(queue)
+    await scene.cluster.delete("headrace.dev/v1alpha1", "JobQueue", QUEUE)
+    scene.put(replicas=0)
+    with pytest.raises(OperatorError, match="has no JobQueue thumbnails"):
+        await scene.look()
+    assert scene.deployment["spec"]["replicas"] == 0
+    assert scene.condition("Ready") == ("False", "QueueNotFound")
+
+
+def autoscaler(name: str) -> Manifest:
+    """A user's own, as `kubectl autoscale` makes it."""
+    target = {"apiVersion": "headrace.dev/v1alpha1", "kind": "JobWorkerPool", "name": KEY.name}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"namespace": KEY.namespace, "name": name},
+        "spec": {"scaleTargetRef": target},
+    }
+
+
+async def test_an_autoscaler_of_the_pools_name_is_told_as_foreign_and_finds_its_selector_and_number(
+    scene: Scene,
+) -> None:
+    scene.put(autoscaling={**SCALING, "mode": "HPA"})
+    scene.cluster.put(autoscaler(KEY.name))
+    with pytest.raises(RefusedError, match="HorizontalPodAutoscaler workers exists"):
+        await scene.look(25)
+    assert scene.condition("ScalingActive") == ("False", "ForeignAutoscaler")
+    status = scene.pool["status"]
+    assert (status["selector"], status["replicas"]) == ("headrace.dev/pool=workers", 3)
+
+
+async def test_a_deployment_that_is_anothers_keeps_nothing_from_being_reported(scene: Scene) -> None:
+    theirs = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": "shop", "name": "workers"}}
+    scene.cluster.put({**theirs, "spec": {"replicas": 5}})
+    with pytest.raises(RefusedError, match="exists and isn't this pool's"):
+        await scene.look(25)
+    assert scene.condition("Ready") == ("False", "NameTaken")
+    assert scene.pool["status"]["selector"] == "headrace.dev/pool=workers"
+    assert scene.deployment["spec"]["replicas"] == 5
+
+
+async def test_what_should_pass_and_does_not_is_told_after_half_a_minute(scene: Scene) -> None:
+    await scene.look(25)
+    scene.cluster.apply_failures["Deployment"] = PassingError("ApiServerError", "failed calling webhook")
+    scene.put(maxConcurrentJobs=3)
+    for _ in range(6):
+        with pytest.raises(PassingError):
+            await scene.look(25)
+        assert scene.condition("Ready") == ("False", "WorkersStarting")
+    with pytest.raises(PassingError):
+        await scene.look(80)
+    assert scene.condition("Ready") == ("False", "ApiServerError")
+    assert scene.deployment["spec"]["replicas"] == 8
+    scene.cluster.apply_failures.clear()
+    await scene.look(80)
+    assert scene.condition("Ready") == ("False", "WorkersStarting")
+
+
+async def test_a_number_that_others_write_on_the_deployment_is_undone(scene: Scene) -> None:
+    await scene.look(25)
+    scene.cluster.put({**scene.deployment, "spec": {**scene.deployment["spec"], "replicas": 9}})
+    await scene.look(25)
+    assert scene.deployment["spec"]["replicas"] == 3
 
 
 REDIS = {"redis": {"secretRef": {"name": "redis"}, "tls": {"caSecretRef": {"name": "ca"}}}}
