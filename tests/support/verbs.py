@@ -50,4 +50,4 @@ async def discard(queue: Queue, delivery: Delivery) -> Settled:
 async def standing(queue: Queue) -> Depth:
     """How many jobs stand where, without times and totals."""
     assert isinstance(queue, Counts)
-    return replace(await queue.depth(), counted_at=None, totals=None)
+    return replace(await queue.depth(), counted_at=None, age_seconds=0.0, totals=None)

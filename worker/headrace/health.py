@@ -2,7 +2,7 @@
 
 ``/healthz`` fails only when the worker itself is stuck: its event loop has not turned for long. A lost database never
 fails it, since a restart would not bring the database back. ``/readyz`` follows the backend. ``/metrics`` is for
-Prometheus.
+Prometheus, ``/depth`` for the operator.
 """
 
 from __future__ import annotations
@@ -165,7 +165,13 @@ class HealthServerError(OSError):
 
 @contextmanager
 def serving(
-    host: str, port: int, *, is_stuck: Callable[[], bool], is_ready: Callable[[], bool], metrics: Callable[[], bytes]
+    host: str,
+    port: int,
+    *,
+    is_stuck: Callable[[], bool],
+    is_ready: Callable[[], bool],
+    metrics: Callable[[], bytes],
+    depths: Callable[[], bytes],
 ) -> Iterator[int]:
     """Serve while the context lasts; gives the port (port 0: any free one).
 
@@ -184,8 +190,10 @@ def serving(
                     self._answer(*(_OK if is_ready() else (HTTPStatus.SERVICE_UNAVAILABLE, b"no backend\n")))
                 case "/metrics":
                     self._answer(HTTPStatus.OK, metrics(), CONTENT_TYPE_LATEST)
+                case "/depth":
+                    self._answer(HTTPStatus.OK, depths(), "application/json")
                 case _:
-                    self._answer(HTTPStatus.NOT_FOUND, b"/healthz, /readyz or /metrics\n")
+                    self._answer(HTTPStatus.NOT_FOUND, b"/healthz, /readyz, /metrics or /depth\n")
 
         def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
             self.send_response(status)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
@@ -144,6 +145,29 @@ class QueueMetrics:
             return None
         return self._depth[1]
 
+    def published_depth(self) -> dict[str, object] | None:
+        """What was observed last, while it is fresh, with the seconds since it was counted; for ``/depth``."""
+        if self._depth is None or (depth := self.depth) is None:
+            return None
+        totals = depth.totals
+        return {
+            "age_seconds": depth.age_seconds + self._clock() - self._depth[0],
+            "ready": depth.ready,
+            "blocked": depth.blocked,
+            "delayed": depth.delayed,
+            "in_flight": depth.in_flight,
+            "in_flight_seconds": depth.in_flight_seconds,
+            "dead_lettered": depth.dead_lettered,
+            "oldest_ready_age_seconds": depth.oldest_ready_age_seconds,
+            "next_due_seconds": depth.next_due_seconds,
+            "paused": depth.paused,
+            "is_lower_bound": depth.is_lower_bound,
+            "arrived": None if totals is None else totals.arrived,
+            "completed": None if totals is None else totals.completed,
+            "failed": None if totals is None else totals.failed,
+            "service_seconds": None if totals is None else totals.service_seconds,
+        }
+
     def start_draining(self) -> None:
         """The worker is stopping: from now on its time runs."""
         since = self._clock()
@@ -209,6 +233,18 @@ class Metrics:
             for labels, total in totals.items():
                 counter.add_metric(labels, getattr(total, field))
             yield counter
+
+    def render_depths(self) -> bytes:
+        """The depths while they are fresh, as JSON: what the operator scales on, without all the rest."""
+        queues = self._queues.copy()  # Another thread asks.
+        published = ((labels, queue.published_depth()) for labels, queue in queues.items())
+        return msgspec.json.encode(
+            [
+                {"namespace": namespace, "queue": queue, **depth}
+                for (namespace, queue), depth in published
+                if depth is not None
+            ]
+        )
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import threading
@@ -125,7 +126,12 @@ def fetch(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
 def test_the_endpoints_say_stuck_ready_and_the_metrics() -> None:
     state = {"stuck": False, "ready": False}
     with serving(
-        "127.0.0.1", 0, is_stuck=lambda: state["stuck"], is_ready=lambda: state["ready"], metrics=lambda: b"x 1\n"
+        "127.0.0.1",
+        0,
+        is_stuck=lambda: state["stuck"],
+        is_ready=lambda: state["ready"],
+        metrics=lambda: b"x 1\n",
+        depths=lambda: b"[]",
     ) as port:
         assert fetch(port, "/healthz") == (200, "ok\n")
         assert fetch(port, "/readyz")[0] == 503
@@ -133,10 +139,11 @@ def test_the_endpoints_say_stuck_ready_and_the_metrics() -> None:
         assert fetch(port, "/healthz")[0] == 503
         assert fetch(port, "/readyz?verbose")[0] == 200
         assert fetch(port, "/metrics") == (200, "x 1\n")
+        assert fetch(port, "/depth") == (200, "[]")
         assert fetch(port, "/")[0] == 404
         with (
             pytest.raises(HealthServerError, match="HEADRACE_METRICS_ADDRESS"),
-            serving("127.0.0.1", port, is_stuck=bool, is_ready=bool, metrics=bytes),
+            serving("127.0.0.1", port, is_stuck=bool, is_ready=bool, metrics=bytes, depths=bytes),
         ):
             pass
 
@@ -151,12 +158,12 @@ def test_an_address_of_ipv6_is_served_and_where_the_machine_has_none_the_setting
     if not has_ipv6():
         with (
             pytest.raises(HealthServerError, match="HEADRACE_METRICS_ADDRESS"),
-            serving("::1", 0, is_stuck=bool, is_ready=bool, metrics=bytes),
+            serving("::1", 0, is_stuck=bool, is_ready=bool, metrics=bytes, depths=bytes),
         ):
             pass
         return
     for served, asked in (("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")):
-        with serving(served, 0, is_stuck=bool, is_ready=bool, metrics=bytes) as port:
+        with serving(served, 0, is_stuck=bool, is_ready=bool, metrics=bytes, depths=bytes) as port:
             assert fetch(port, "/healthz", host=asked) == (200, "ok\n")
 
 
@@ -164,7 +171,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_news(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with serving("127.0.0.1", 0, is_stuck=bool, is_ready=bool, metrics=lambda: bytes(50_000_000)) as port:
+    with serving("127.0.0.1", 0, is_stuck=bool, is_ready=bool, metrics=lambda: bytes(50_000_000), depths=bytes) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             client.recv(1)
@@ -252,3 +259,15 @@ async def test_the_complaint_names_the_line_that_blocks(caplog: pytest.LogCaptur
     said = caplog.messages[0]
     assert f"{__file__}:" in said
     assert "in test_the_complaint_names_the_line_that_blocks" in said
+
+
+def test_a_depth_is_told_with_its_age_while_it_is_fresh() -> None:
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    metrics.of("shop", "orders").observe_depth(Depth(ready=3, paused=True, age_seconds=4.0, totals=Totals(arrived=9)))
+    clock.now += 2
+    (told,) = json.loads(metrics.render_depths())
+    assert (told["namespace"], told["queue"], told["ready"], told["paused"]) == ("shop", "orders", 3, True)
+    assert (told["age_seconds"], told["arrived"]) == (6.0, 9)
+    clock.now += 60
+    assert metrics.render_depths() == b"[]"

@@ -107,6 +107,8 @@ class Depth:
     """The queue is so long that counting stopped: there are at least so many."""
     counted_at: datetime | None = None
     """When this was counted, by the backend's clock. None: just now."""
+    age_seconds: float = 0.0
+    """How long ago that was when it was given, whatever the clock here says."""
     totals: Totals | None = None
     """None where the backend keeps none."""
 

@@ -4,6 +4,7 @@ Exceptions::
 
     QueueError
     ├── QueueUnavailableError     the backend can't be reached or timed out: try again later
+    │   └── CountTooSlowError     counting took longer than it may: ask for less
     ├── QueueNotFoundError        no such queue: apply its JobQueue, or run ``headrace migrate``
     ├── QueueAccessError          the credentials are refused or lack rights: mend them
     ├── SchemaVersionError        the schema is newer or older than this code
@@ -29,6 +30,10 @@ class QueueError(Exception):
 
 class QueueUnavailableError(QueueError):
     """The backend can't be reached, or did not answer in time. Trying again later may help."""
+
+
+class CountTooSlowError(QueueUnavailableError):
+    """Counting took longer than it may, and was given up. The backend is as well as before."""
 
 
 class QueueNotFoundError(QueueError):

@@ -93,6 +93,7 @@ class Process:
             is_stuck=lambda: pulse.is_stuck,
             is_ready=lambda: all(worker.is_ready for worker in workers),
             metrics=self._metrics.render,
+            depths=self._metrics.render_depths,
         ) as port:
             log.info("serving metrics port=%d", port)
             beating = asyncio.create_task(pulse.run())

@@ -20,7 +20,7 @@ from headrace.queues.postgres.patience import PATIENCE_BYTES, Patience
 if TYPE_CHECKING:
     from headrace.queues.base import Queue
     from headrace.queues.inspection import Inspector
-    from headrace.queues.postgres.backlog import PostgresBacklog
+    from headrace.queues.postgres.backlog import BacklogSession, PostgresBacklog
     from headrace.queues.postgres.connection import Place
     from headrace.queues.postgres.inspector import PostgresInspector
     from headrace.queues.postgres.lanes import CONNECTIONS_PER_WORKER, DIRECT_CONNECTIONS_PER_WORKER
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONNECTIONS_PER_WORKER",
     "DIRECT_CONNECTIONS_PER_WORKER",
+    "BacklogSession",
     "Grants",
     "Place",
     "PostgresBacklog",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BacklogSession": "backlog",
     "CONNECTIONS_PER_WORKER": "lanes",
     "DIRECT_CONNECTIONS_PER_WORKER": "lanes",
     "Grants": "roles",

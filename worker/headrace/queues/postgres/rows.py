@@ -45,6 +45,7 @@ def depth_from(row: asyncpg.Record) -> Depth:
         paused=row["paused"],
         is_lower_bound=row["is_lower_bound"],
         counted_at=row["counted_at"],
+        age_seconds=max(0.0, row["age_seconds"]),
         totals=Totals(
             arrived=row["arrived"],
             completed=row["completed"],

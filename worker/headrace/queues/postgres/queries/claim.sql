@@ -32,6 +32,24 @@ WITH stale AS (
 )
 INSERT INTO {schema}.waiters (queue_id, pid) VALUES ($1, pg_backend_pid()) ON CONFLICT DO NOTHING
 
+-- name: want_news
+-- The same for many queues at once, by name; gives the channels on which they are told.
+WITH wanted AS (
+    SELECT id, name FROM {schema}.queues WHERE name = ANY ($1)
+), stale AS (
+    DELETE FROM {schema}.waiters
+    WHERE queue_id IN (SELECT id FROM wanted)
+        AND NOT EXISTS (SELECT FROM pg_stat_activity AS session WHERE session.pid = waiters.pid)
+), flags AS (
+    INSERT INTO {schema}.waiters (queue_id, pid) SELECT id, pg_backend_pid() FROM wanted ON CONFLICT DO NOTHING
+)
+SELECT name, {schema}.channel(id) AS channel FROM wanted
+
+-- name: want_no_news
+-- Of these queues, by name, no news are wanted any more.
+DELETE FROM {schema}.waiters
+WHERE pid = pg_backend_pid() AND queue_id IN (SELECT id FROM {schema}.queues WHERE name = ANY ($1))
+
 -- name: wait_no_more
 -- This session is busy.
 DELETE FROM {schema}.waiters WHERE queue_id = $1 AND pid = pg_backend_pid()

@@ -2,12 +2,13 @@
 
 -- name: depths
 -- Queues, counted, by name.
-SELECT *, extract(epoch FROM next_due_at - counted_at)::double precision AS next_due_seconds
+SELECT *, extract(epoch FROM next_due_at - counted_at)::double precision AS next_due_seconds,
+    extract(epoch FROM clock_timestamp() - counted_at)::double precision AS age_seconds
 FROM {schema}.depths($1)
 
 -- name: have_ready
--- Of queues, by name, whether anything could start now.
-SELECT name, {schema}.has_ready(id) AS has_ready FROM {schema}.queues WHERE name = ANY ($1)
+-- Of queues, by name, whether anything is ready, and whether they are paused.
+SELECT name, {schema}.has_ready(id) AS has_ready, paused OR paused_by_hand AS paused FROM {schema}.queues WHERE name = ANY ($1)
 
 -- name: has_ready
 -- Whether anything in the queue could start now.
@@ -44,5 +45,6 @@ WITH turn AS MATERIALIZED (
     WHERE queue_id = $1 AND counted_at > '-infinity' AND NOT EXISTS (SELECT FROM anew)
 )
 SELECT newest.*, queue.paused OR queue.paused_by_hand AS paused,
-    extract(epoch FROM newest.next_due_at - newest.counted_at)::double precision AS next_due_seconds
+    extract(epoch FROM newest.next_due_at - newest.counted_at)::double precision AS next_due_seconds,
+    extract(epoch FROM clock_timestamp() - newest.counted_at)::double precision AS age_seconds
 FROM newest JOIN {schema}.queues AS queue ON queue.id = newest.queue_id
