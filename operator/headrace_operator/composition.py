@@ -15,6 +15,7 @@ from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.metrics_api import ExternalMetricsServer
 from headrace_operator.providers import PROVIDERS
 from headrace_operator.reconcile.controllers import Controllers
+from headrace_operator.reconcile.demand import Demand
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.sampling import Sampler
 
@@ -65,11 +66,21 @@ class Operator:
                     api, namespaces=settings.watch_namespaces, on_pool_change=self._controllers.show_pool_change
                 )
             )
+            demand = Demand(self._controllers.objects, cluster)
+            sampler = Sampler(
+                self._clock,
+                PROVIDERS,
+                self._observations,
+                pods_of=demand.pods,
+                interval_seconds=demand.interval_seconds,
+                on_news=self._controllers.show_news,
+                observer=self._metrics,
+            )
             await stack.enter_async_context(
                 self._controllers.running(
                     cluster=cluster,
                     providers=PROVIDERS,
-                    sampling=await stack.enter_async_context(Sampler(self._clock, PROVIDERS)),
+                    sampling=await stack.enter_async_context(sampler),
                     as_seen_from_here=seen_from_elsewhere,
                     image=settings.worker_image,
                     image_pull_policy=settings.worker_image_pull_policy,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -45,6 +53,33 @@ class OperatorMetrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=self.registry,
         )
+        self._samples = Counter(
+            "headrace_operator_samples",
+            "Readings of a queue's depth, by who was asked last and how that ended.",
+            ("source", "outcome"),
+            registry=self.registry,
+        )
+        self._sample_ages = Histogram(
+            "headrace_operator_sample_age_seconds",
+            "How old a queue's newest count had become when it was replaced, or could not be.",
+            buckets=(1, 2.5, 5, 7.5, 10, 15, 20, 25, 30, 60, 300),
+            registry=self.registry,
+        )
+        self._questions = Histogram(
+            "headrace_operator_backend_question_seconds",
+            "How long a backend was asked for the depth of its queues, by how that ended.",
+            ("outcome",),
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
+            registry=self.registry,
+        )
+        self._backends = Gauge(
+            "headrace_operator_backends",
+            "Backends that queues are in, by whether they answer: those that are Away are asked more and more rarely.",
+            ("state",),
+            registry=self.registry,
+        )
+        for state in ("Answering", "Away"):
+            self._backends.labels(state)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.registry.register(_BackendDepths(observations))
@@ -56,6 +91,23 @@ class OperatorMetrics:
         if error is not None:
             reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
             self._failures.labels(kind, reason).inc()
+
+    def sampled(self, source: SampleSource, outcome: str, age_seconds: float | None) -> None:
+        """See `sampling.following.SamplingObserver`."""
+        self._samples.labels(source, outcome).inc()
+        if age_seconds is not None:
+            self._sample_ages.observe(age_seconds)
+
+    def asked(self, outcome: str, seconds: float) -> None:
+        """See `sampling.following.SamplingObserver`."""
+        self._questions.labels(outcome).observe(seconds)
+
+    def backend_changed(self, before: str | None, after: str | None) -> None:
+        """See `sampling.following.SamplingObserver`."""
+        if before is not None:
+            self._backends.labels(before).dec()
+        if after is not None:
+            self._backends.labels(after).inc()
 
 
 class _BackendDepths(Collector):

@@ -16,6 +16,7 @@ from headrace_operator.core.model import (
     ObjectKey,
     OperatorError,
     QueueDepth,
+    Reading,
     Sample,
     SampleSource,
     TransientError,
@@ -165,6 +166,7 @@ class MemoryBackend(PostgresProvider):
         self.failure: OperatorError | None = None
         self.source = SampleSource.BACKEND
         self.ensured = 0
+        self.followed: dict[ObjectKey, Place] = {}
         self.places: list[PostgresPlace] = []
         self.status: dict[str, Any] = {"schemaVersion": 1}
         self.backend_limits = BackendLimits(max_delay_seconds=10_000_000_000)
@@ -192,16 +194,16 @@ class MemoryBackend(PostgresProvider):
         self.removed.append(place)
         return True
 
-    async def sample(
-        self,
-        queue: ObjectKey,
-        place: Place,
-        pods: Sequence[WorkerPod],
-        *,
-        max_age_seconds: float,
-    ) -> Sample:
-        self._fail()
-        return Sample(depth=self.depth, sampled_at=self._clock.now(), source=self.source)
+    def follow(self, queue: ObjectKey, place: Place) -> None:
+        self.followed[queue] = place
+
+    def forget(self, queue: ObjectKey) -> None:
+        self.followed.pop(queue, None)
+
+    def reading(self, queue: ObjectKey) -> Reading | None:
+        now = self._clock.now()
+        sample = Sample(depth=self.depth, sampled_at=now, source=self.source)
+        return Reading(sample=None if self.failure else sample, failure=self.failure, tried_at=now)
 
     def break_off(self) -> None:
         """From now on nobody answers."""

@@ -43,8 +43,18 @@ class QueueDepth:
     oldest_ready_age_seconds: float = 0.0
     paused: bool = False
     is_lower_bound: bool = False
+    in_flight_seconds: float = 0.0
+    """For how long all jobs in flight have been held, added up."""
+    next_due_seconds: float | None = None
+    """When the next delayed job is due, from the count on; None without one, or where that isn't known."""
     arrived: int | None = None
-    """Jobs enqueued since the queue was made; None where who told the depth doesn't tell that."""
+    """Jobs enqueued since the queue was made; None where the backend doesn't tell that, as of the next ones."""
+    completed: int | None = None
+    """Jobs completed since then."""
+    failed: int | None = None
+    """Attempts that failed since then."""
+    service_seconds: float | None = None
+    """How long all these attempts ran, added up."""
 
     @property
     def startable(self) -> int:
@@ -70,7 +80,25 @@ class Sample:
 
     depth: QueueDepth
     sampled_at: datetime
+    """When it was counted, whoever asked for it since."""
     source: SampleSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is known of how much a queue holds."""
+
+    sample: Sample | None
+    """The newest one, however old; None where there was none yet."""
+    failure: OperatorError | None
+    """Why the last attempt brought none."""
+    tried_at: datetime
+    """When the last attempt ended."""
+
+    @property
+    def current(self) -> Sample | None:
+        """The sample, unless a later attempt failed."""
+        return self.sample if self.failure is None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from headrace_operator.core.model import RefusedError
+from headrace_operator.core.model import OperatorError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -73,24 +73,36 @@ class Provisioned:
     """The provider's own part of the JobQueue's status."""
 
 
+class CountTooLongError(OperatorError):
+    """A backend that is well could not count in time."""
+
+
 PlaceT = TypeVar("PlaceT", bound=Place)
 
 
 class BacklogReader(Protocol[PlaceT]):
-    """Reads how much the queues of one backend hold."""
+    """Reads how much the queues of one backend hold. Every call ends within seconds; one is under way at a time.
 
-    async def depths(self, places: Collection[PlaceT]) -> Mapping[PlaceT, QueueDepth]:
-        """The depths of these queues, in one question; a queue that does not exist is left out.
+    All raise OperatorError when the backend is away, whatever queue is asked for.
+    """
 
-        Raises
-        ------
-        OperatorError
-            When the backend does not say.
-        """
+    async def depths(self, places: Collection[PlaceT]) -> Mapping[PlaceT, QueueDepth | OperatorError]:
+        """The depths of these queues, or why one can't be told: `CountTooLongError` where there was no time for it."""
         ...
 
     async def have_ready(self, places: Collection[PlaceT]) -> Collection[PlaceT]:
         """Those in which something could start now: cheap, however much they hold."""
+        ...
+
+    async def listen(self, places: Collection[PlaceT]) -> Collection[PlaceT]:
+        """Be told of new jobs in these queues from now on; gives those for which that is so, none where it can't be.
+
+        What came before is found by looking once more. Costs producers a little, until `listen_no_more`.
+        """
+        ...
+
+    async def listen_no_more(self, places: Collection[PlaceT]) -> None:
+        """Be told of these no more."""
         ...
 
 
@@ -183,8 +195,14 @@ class Provider(Protocol[PlaceT]):
         """Remove the queue and the jobs in it; False where there is none of this owner's."""
         ...
 
-    def open_backlog(self, backend: Any) -> AbstractAsyncContextManager[BacklogReader[PlaceT]]:
-        """Read all queues of a place's backend: one connection, or one client."""
+    def open_backlog(
+        self, backend: Any, on_news: Callable[[PlaceT | None], None]
+    ) -> AbstractAsyncContextManager[BacklogReader[PlaceT]]:
+        """Read all queues of a place's backend: one connection, or one client.
+
+        `on_news` is called with a place that is listened to when there may be new jobs in it, and with None when of
+        none is told any more.
+        """
         ...
 
 

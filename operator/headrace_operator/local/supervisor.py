@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from watchfiles import PythonFilter, awatch
 
 from headrace_operator.clock import SystemClock
-from headrace_operator.core.model import ObjectKey, OperatorError
+from headrace_operator.core.model import ObjectKey
 from headrace_operator.core.spec import DeletionPolicy, ScalingMode
 from headrace_operator.local.cluster import LocalCluster
 from headrace_operator.local.databases import embedded_queues, give_embedded, require_known_hosts
@@ -31,6 +31,7 @@ from headrace_operator.local.status import Rate, Status, pool_status, queue_stat
 from headrace_operator.local.views import view
 from headrace_operator.providers import PROVIDERS
 from headrace_operator.reconcile.controllers import Controllers
+from headrace_operator.reconcile.demand import Demand
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.sampling import Sampler
@@ -114,9 +115,18 @@ class _Run:
                     on_change=self._controllers.show_pool_change,
                 )
             )
-            sampler = await stack.enter_async_context(Sampler(self._clock, PROVIDERS))
             cluster = LocalCluster(self._manifests, replicas, self._controllers.show)
-            tasks = [self._show(replicas, sampler, cluster), _unfit(replicas)]
+            demand = Demand(self._controllers.objects, cluster)
+            sampler = Sampler(
+                self._clock,
+                PROVIDERS,
+                self._observations,
+                pods_of=demand.pods,
+                interval_seconds=demand.interval_seconds,
+                on_news=self._controllers.show_news,
+            )
+            await stack.enter_async_context(sampler)
+            tasks = [self._show(replicas), _unfit(replicas)]
             if postgres is not None:
                 tasks.append(self._outlive(postgres))
             if self._options.reloads:
@@ -215,14 +225,11 @@ class _Run:
             replicas.kill()
         await draining
 
-    async def _show(self, replicas: Replicas, sampler: Sampler, cluster: LocalCluster) -> None:
+    async def _show(self, replicas: Replicas) -> None:
         while True:
-            depths = {
-                key_of(queue): await self._depth(sampler, cluster, key_of(queue)) for queue in self._manifests.queues
-            }
             status = Status(
                 queues=[
-                    queue_status(self._newest(QUEUE_KIND, queue), depths[key_of(queue)])
+                    queue_status(self._newest(QUEUE_KIND, queue), self._depth(key_of(queue)))
                     for queue in self._manifests.queues
                 ],
                 pools=[self._pool_status(replicas, pool) for pool in self._manifests.pools],
@@ -242,16 +249,10 @@ class _Run:
             jobs_per_second=rate.per_second(replicas.completed(key), asyncio.get_running_loop().time()),
         )
 
-    async def _depth(self, sampler: Sampler, cluster: LocalCluster, queue: ObjectKey) -> QueueDepth | None:
-        place = self._observations.place(queue)
-        if place is None:
-            return None
-        pods = [pod for pool in self._controllers.objects.pools_of(queue) for pod in cluster.pods(pool)]
-        try:
-            return (await sampler.sample(queue, place, pods, max_age_seconds=SHOW_SECONDS)).depth
-        except OperatorError:
-            # The JobQueue's conditions say why.
-            return None
+    def _depth(self, queue: ObjectKey) -> QueueDepth | None:
+        """None where it isn't known: the JobQueue's conditions say why."""
+        reading = self._observations.reading(queue)
+        return None if reading is None or reading.current is None else reading.current.depth
 
     def _newest(self, kind: str, manifest: Manifest) -> Manifest:
         return self._controllers.objects.get(kind, key_of(manifest)) or manifest

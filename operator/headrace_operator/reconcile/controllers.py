@@ -80,6 +80,12 @@ class Controllers:
         if self.objects.get(POOL_KIND, pool) is not None:
             self._work[POOL_KIND].add(pool)
 
+    def show_news(self, queue: ObjectKey, is_urgent: bool) -> None:
+        """A queue's sample has changed; urgently, where it was lost or found, or there is something to start or not."""
+        if is_urgent:
+            self._work[QUEUE_KIND].add(queue)
+        self._wake_pools(queue)
+
     def health_problem(self) -> str | None:
         """Why the process should be restarted."""
         for kind, work in self._work.items():

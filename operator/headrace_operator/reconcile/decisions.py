@@ -34,25 +34,14 @@ class PoolDecisions:
         self._reporter = reporter
         self._clock = clock
 
-    async def sample(self, pool: JobWorkerPool) -> tuple[Sample | None, OperatorError | None]:
+    def sample(self, pool: JobWorkerPool) -> tuple[Sample | None, OperatorError | None]:
         """How the queue stands, or why that is not known; neither where nothing is scaled."""
-        scaling = pool.spec.autoscaling
-        place = self._observations.place(pool.queue_key)
-        if scaling.mode is ScalingMode.OFF:
+        if pool.spec.autoscaling.mode is ScalingMode.OFF:
             return None, None
-        if place is None:
-            return None, TransientError("DepthUnknown", f"JobQueue {pool.queue_key.name} is not in order")
-        try:
-            sample = await self._sampling.sample(
-                pool.queue_key,
-                place,
-                self._cluster.pods(pool.key),
-                max_age_seconds=scaling.sample_interval_seconds,
-            )
-        except OperatorError as failure:
-            return None, failure
-        self._observations.remember_sample(pool.queue_key, sample)
-        return sample, None
+        reading = self._sampling.reading(pool.queue_key)
+        if reading is None:
+            return None, TransientError("DepthUnknown", f"JobQueue {pool.queue_key.name} was not read yet")
+        return reading.current, reading.failure
 
     def decide(self, pool: JobWorkerPool, deployment: Manifest | None, sample: Sample | None) -> Decision:
         """Decide, and remember what the next decision needs."""

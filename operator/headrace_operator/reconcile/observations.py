@@ -22,12 +22,15 @@ from headrace_operator.core.scaling import History
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace_operator.core.model import ObjectKey, Sample
+    from headrace_operator.core.model import ObjectKey, Reading, Sample
     from headrace_operator.core.provider import Place
     from headrace_operator.reconcile.ports import Clock
 
 FRESH = timedelta(seconds=15)
 """An older sample (three rounds) is not published: an autoscaler holds without a value, and follows a wrong one."""
+
+FRESH_WHILE_IDLE = timedelta(seconds=30)
+"""The same where nothing was to be done: such queues are counted less often, and tell of new jobs by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Observations:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._places: dict[ObjectKey, Place] = {}
-        self._samples: dict[ObjectKey, Sample] = {}
+        self._readings: dict[ObjectKey, Reading] = {}
         self._pools: dict[ObjectKey, PoolMemory] = {}
 
     def place(self, queue: ObjectKey) -> Place | None:
@@ -58,14 +61,21 @@ class Observations:
         """The queue is in order there."""
         self._places[queue] = place
 
-    def remember_sample(self, queue: ObjectKey, sample: Sample) -> None:
-        """The newest reading of a queue."""
-        self._samples[queue] = sample
+    def reading(self, queue: ObjectKey) -> Reading | None:
+        """The newest reading of a queue; None before the first."""
+        return self._readings.get(queue)
+
+    def remember_reading(self, queue: ObjectKey, reading: Reading) -> None:
+        """A queue was read, or could not be."""
+        self._readings[queue] = reading
+
+    def forget_reading(self, queue: ObjectKey) -> None:
+        """The queue is read no more, or elsewhere."""
+        self._readings.pop(queue, None)
 
     def forget_queue(self, queue: ObjectKey) -> None:
         """The queue is gone."""
         self._places.pop(queue, None)
-        self._samples.pop(queue, None)
 
     def history(self, pool: ObjectKey, uid: str) -> History:
         """What the pool's previous decision left; a namesake's is none of it."""
@@ -82,8 +92,13 @@ class Observations:
 
     def fresh_samples(self) -> dict[ObjectKey, Sample]:
         """The samples that are fit for others to act on."""
-        oldest = self._clock.now() - FRESH
-        return {queue: sample for queue, sample in self._samples.items() if sample.sampled_at >= oldest}
+        now = self._clock.now()
+        samples = ((queue, reading.sample) for queue, reading in self._readings.items())
+        return {
+            queue: sample
+            for queue, sample in samples
+            if sample is not None and now - sample.sampled_at <= (FRESH if sample.depth.load else FRESH_WHILE_IDLE)
+        }
 
     def values(self, metric: str, namespace: str) -> Sequence[MetricValue]:
         """The fresh values of an external metric in a namespace."""

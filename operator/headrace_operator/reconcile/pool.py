@@ -140,7 +140,7 @@ class PoolReconciler:
             steps.raise_first()
         if self._owned.deployment(pool) is None:
             await self._reporter.require_existence(manifest)
-        sample, sampling_failure = await self._decisions.sample(pool)
+        sample, sampling_failure = self._decisions.sample(pool)
         decision = self._decisions.decide(pool, self._owned.deployment(pool), sample)
         manifest = await self._decisions.write(pool, manifest, decision)
         with steps.taking(Step.NUMBER):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from headrace_operator.core.model import EventType, ObjectKey, Sample, WorkerPod
+    from headrace_operator.core.model import EventType, ObjectKey, Reading, WorkerPod
     from headrace_operator.core.provider import Place
 
     Manifest = Mapping[str, Any]
@@ -86,14 +86,16 @@ class Cluster(Protocol):
 
 
 class Sampling(Protocol):
-    """The depth of queues."""
+    """The depth of queues, read in the background: a look reads memory, and never waits for a backend or a pod."""
 
-    async def sample(
-        self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod], *, max_age_seconds: float
-    ) -> Sample:
-        """A sample at most so old: what workers publish where one is fresh, else what the backend says.
+    def follow(self, queue: ObjectKey, place: Place) -> None:
+        """Read this queue from now on; another place replaces it, and what was read of the old one is dropped."""
+        ...
 
-        Concurrent calls for one queue share one reading.
-        Raises TransientError("DepthUnknown", …) where neither answers.
-        """
+    def forget(self, queue: ObjectKey) -> None:
+        """Read it no more."""
+        ...
+
+    def reading(self, queue: ObjectKey) -> Reading | None:
+        """The newest reading, from memory; None before the first attempt."""
         ...

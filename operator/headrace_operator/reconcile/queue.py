@@ -19,7 +19,6 @@ from headrace_operator.core.model import (
     OperatorError,
     PassingError,
     RefusedError,
-    SampleSource,
     TransientError,
 )
 from headrace_operator.core.provider import QueueOwner, provider_of
@@ -140,7 +139,7 @@ class QueueReconciler:
         except OperatorError as failure:
             findings.failure = failure
             findings.conditions.append(Condition.failed(conditions.PROVISIONED, failure))
-        await self._observe_depth(key, manifest, findings)
+        self._observe_depth(key, manifest, findings)
         await self._report(manifest, findings)
         if findings.failure is not None:
             raise findings.failure
@@ -209,27 +208,25 @@ class QueueReconciler:
         if existing is None or existing.get("data") != wanted["data"]:
             await self._cluster.apply(wanted)
 
-    async def _observe_depth(self, key: ObjectKey, manifest: Manifest, findings: _Findings) -> None:
-        """Read the depth wherever the queue was last in order: workers may know it while the backend is away."""
+    def _observe_depth(self, key: ObjectKey, manifest: Manifest, findings: _Findings) -> None:
+        """The depth wherever the queue was last in order: workers may know it while the backend is away."""
         place = self._observations.place(key)
         if place is None:
             if findings.failure is not None:
                 findings.conditions.append(Condition.failed(conditions.SYNCED, findings.failure))
             return
-        pods = [pod for pool in self._objects.pools_of(key) for pod in self._cluster.pods(pool)]
-        try:
-            sample = await self._sampling.sample(key, place, pods, max_age_seconds=ROUND_SECONDS / 2)
-        except OperatorError as failure:
-            self._ensured.pop(key, None)
-            findings.failure = findings.failure or failure
-            findings.conditions.append(Condition.failed(conditions.SYNCED, failure))
+        self._sampling.follow(key, place)
+        reading = self._sampling.reading(key)
+        if reading is None:
             return
-        if sample.source is SampleSource.WORKERS:
-            # That they reach the backend does not say that we, and others with the binding, do.
+        if reading.failure is not None:
             self._ensured.pop(key, None)
-        findings.sample = sample
-        self._observations.remember_sample(key, sample)
-        findings.status |= _depth_status(manifest, sample)
+            findings.failure = findings.failure or reading.failure
+            findings.conditions.append(Condition.failed(conditions.SYNCED, reading.failure))
+            return
+        assert reading.sample is not None
+        findings.sample = reading.sample
+        findings.status |= _depth_status(manifest, reading.sample)
         findings.conditions.append(
             Condition(type=conditions.SYNCED, status=True, reason="DepthKnown", message="the depth is read regularly")
         )
@@ -283,6 +280,7 @@ class QueueReconciler:
         return self._clock.now() - deleted_at >= CLEANUP_PATIENCE
 
     def _forget(self, key: ObjectKey) -> None:
+        self._sampling.forget(key)
         self._observations.forget_queue(key)
         self._ensured.pop(key, None)
         self._wake_pools(key)

@@ -1,52 +1,96 @@
-"""The depth that workers publish among their metrics."""
+"""The depth that workers publish at ``/depth``."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client.parser import text_string_to_metric_families
+import msgspec
 
 from headrace_operator.core.model import QueueDepth
 
 if TYPE_CHECKING:
     from headrace_operator.core.model import ObjectKey
 
-_DEPTH = "background_jobs_queue_depth"
-_BLOCKED = "background_jobs_queue_blocked"
-_DELAYED = "background_jobs_queue_delayed"
-_IN_FLIGHT = "background_jobs_queue_in_flight"
-_DEAD_LETTERED = "background_jobs_queue_dead_lettered"
-_OLDEST_AGE = "background_jobs_queue_oldest_age_seconds"
-_PAUSED = "background_jobs_queue_paused"
-_IS_LOWER_BOUND = "background_jobs_queue_depth_is_lower_bound"
-_SERIES = frozenset({_DEPTH, _BLOCKED, _DELAYED, _IN_FLIGHT, _DEAD_LETTERED, _OLDEST_AGE, _PAUSED, _IS_LOWER_BOUND})
+PAGE_BYTES = 64 * 1024
+"""A queue takes about half a KiB. What answers is the user's image: more than this is not read, let alone parsed."""
+
+_MOST_JOBS = 2**53
+"""No count is larger: beyond it, sums and quantities would be wrong."""
 
 
-def parse_depth(text: str, queue: ObjectKey) -> QueueDepth | None:
-    """The queue's depth in a page of metrics; None unless it is there as a whole.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedDepth:
+    """What a worker says of a queue."""
 
-    Workers withdraw these series when their newest count is too old, so what is missing is unknown and never zero.
+    depth: QueueDepth
+    age_seconds: float
+    """For how long it has been counted."""
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One queue; fields that are not known yet are passed over."""
+
+    namespace: str
+    queue: str
+    age_seconds: float
+    ready: int
+    blocked: int
+    delayed: int
+    in_flight: int
+    in_flight_seconds: float
+    dead_lettered: int
+    oldest_ready_age_seconds: float
+    next_due_seconds: float | None
+    paused: bool
+    is_lower_bound: bool
+    arrived: int | None
+    completed: int | None
+    failed: int | None
+    service_seconds: float | None
+
+
+_PAGE = msgspec.json.Decoder(list[_Line])
+
+
+def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
+    """The queue's depth in a worker's page; None unless it is there as a whole.
+
+    Workers leave a queue out whose newest count is too old, so what is missing is unknown and never zero.
     """
-    labels = {"namespace": queue.namespace, "queue": queue.name}
     try:
-        found = {
-            sample.name: sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name in _SERIES and sample.labels == labels
-        }
-    except ValueError:
+        lines = _PAGE.decode(page)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if found.keys() != _SERIES or not all(math.isfinite(value) and value >= 0 for value in found.values()):
+    line = next((line for line in lines if (line.namespace, line.queue) == (queue.namespace, queue.name)), None)
+    if line is None or not _is_sound(line):
         return None
-    return QueueDepth(
-        ready=int(found[_DEPTH]),
-        blocked=int(found[_BLOCKED]),
-        delayed=int(found[_DELAYED]),
-        in_flight=int(found[_IN_FLIGHT]),
-        dead_lettered=int(found[_DEAD_LETTERED]),
-        oldest_ready_age_seconds=found[_OLDEST_AGE],
-        paused=bool(found[_PAUSED]),
-        is_lower_bound=bool(found[_IS_LOWER_BOUND]),
+    depth = QueueDepth(
+        ready=line.ready,
+        blocked=line.blocked,
+        delayed=line.delayed,
+        in_flight=line.in_flight,
+        in_flight_seconds=line.in_flight_seconds,
+        dead_lettered=line.dead_lettered,
+        oldest_ready_age_seconds=line.oldest_ready_age_seconds,
+        next_due_seconds=line.next_due_seconds,
+        paused=line.paused,
+        is_lower_bound=line.is_lower_bound,
+        arrived=line.arrived,
+        completed=line.completed,
+        failed=line.failed,
+        service_seconds=line.service_seconds,
+    )
+    return PublishedDepth(depth=depth, age_seconds=line.age_seconds)
+
+
+def _is_sound(line: _Line) -> bool:
+    numbers = (
+        *(line.age_seconds, line.ready, line.blocked, line.delayed, line.in_flight, line.in_flight_seconds),
+        *(line.dead_lettered, line.oldest_ready_age_seconds, line.arrived or 0, line.completed or 0, line.failed or 0),
+        line.service_seconds or 0,
+    )
+    return all(math.isfinite(number) and 0 <= number <= _MOST_JOBS for number in numbers) and math.isfinite(
+        line.next_due_seconds or 0
     )

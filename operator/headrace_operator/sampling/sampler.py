@@ -1,106 +1,169 @@
-"""Samples: workers first, else the backend; remembered, and read once for all who ask at the same time."""
+"""Sampling, as the rest of the operator knows it: whom to read, and what was read last."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import logging
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth, Sample, SampleSource, TransientError
-from headrace_operator.core.provider import Place
-from headrace_operator.sampling.backends import Backends
+from headrace_operator.core.model import SampleSource
+from headrace_operator.sampling.following import Surroundings
+from headrace_operator.sampling.reader import BackendReader
 from headrace_operator.sampling.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
     from types import TracebackType
     from typing import Self
 
-    from headrace_operator.core.model import WorkerPod
-    from headrace_operator.core.provider import Providers
+    from headrace_operator.core.model import ObjectKey, Reading, WorkerPod
+    from headrace_operator.core.provider import Place, Providers
+    from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock
+    from headrace_operator.sampling.following import SamplingObserver
 
-    _Subject = tuple[ObjectKey, Place]
-    """A queue in its place: a sample of the database that the queue was in before is none of it."""
+logger = logging.getLogger(__name__)
 
-_REMEMBERED = timedelta(minutes=5)
-"""Longer than anybody's `max_age_seconds`: what is older belongs to queues that are gone."""
+_RESTART_SECONDS = 1.0
+
+
+class NoObserver:
+    """Counts nothing."""
+
+    def sampled(self, source: SampleSource, outcome: str, age_seconds: float | None) -> None:
+        """See `SamplingObserver`."""
+
+    def asked(self, outcome: str, seconds: float) -> None:
+        """See `SamplingObserver`."""
+
+    def backend_changed(self, before: str | None, after: str | None) -> None:
+        """See `SamplingObserver`."""
 
 
 class Sampler:
-    """Fills `reconcile.ports.Sampling`, inside an `async with` block."""
+    """Fills `reconcile.ports.Sampling`, inside an `async with` block.
 
-    def __init__(self, clock: Clock, providers: Providers) -> None:
-        self._clock = clock
+    Parameters
+    ----------
+    observations
+        Where readings are written.
+    pods_of
+        The pods of all pools on a queue.
+    interval_seconds
+        How often a queue is to be read; None where none of its pools has workers.
+    on_news
+        Called with a queue of which something was read that a decision reads, and whether that is urgent: it can or
+        can't start anything any more, or was lost, or found.
+    observer
+        Counts for metrics.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        providers: Providers,
+        observations: Observations,
+        *,
+        pods_of: Callable[[ObjectKey], Sequence[WorkerPod]],
+        interval_seconds: Callable[[ObjectKey], float | None],
+        on_news: Callable[[ObjectKey, bool], None],
+        observer: SamplingObserver | None = None,
+    ) -> None:
+        self._observations = observations
+        self._providers = providers
+        self._on_news = on_news
         self._workers = Workers()
-        self._backends = Backends(providers)
+        self._surroundings = Surroundings(
+            clock=clock,
+            workers=self._workers,
+            pods_of=pods_of,
+            interval_seconds=interval_seconds,
+            tell=self._tell,
+            newest=observations.reading,
+            observer=observer or NoObserver(),
+        )
         self._open = AsyncExitStack()
-        self._newest: OrderedDict[_Subject, Sample] = OrderedDict()
-        self._readings: dict[_Subject, asyncio.Task[Sample]] = {}
+        self._places: dict[ObjectKey, Place] = {}
+        self._readers: dict[tuple[str, Hashable], BackendReader] = {}
+        self._tasks: dict[BackendReader, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
         await self._open.enter_async_context(self._workers)
-        await self._open.enter_async_context(self._backends)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        readings = list(self._readings.values())
-        for reading in readings:
-            reading.cancel()
-        await asyncio.gather(*readings, return_exceptions=True)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._open.aclose()
 
-    async def sample(
-        self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod], *, max_age_seconds: float
-    ) -> Sample:
+    def follow(self, queue: ObjectKey, place: Place) -> None:
         """See `reconcile.ports.Sampling`."""
-        subject = (queue, place)
-        newest = self._newest.get(subject)
-        if newest is not None and self._clock.now() - newest.sampled_at <= timedelta(seconds=max_age_seconds):
-            return newest
-        reading = self._readings.get(subject)
-        if reading is None:
-            reading = asyncio.create_task(self._read(queue, place, pods), name=f"sample-{queue}")
-            self._readings[subject] = reading
-            reading.add_done_callback(lambda done: self._finish(subject, done))
-        # One who stops waiting must not stop the others.
-        return await asyncio.shield(reading)
-
-    def _finish(self, subject: _Subject, reading: asyncio.Task[Sample]) -> None:
-        del self._readings[subject]
-        if reading.cancelled() or reading.exception() is not None:
+        if self._places.get(queue) == place:
             return
-        sample = reading.result()
-        self._newest[subject] = sample
-        self._newest.move_to_end(subject)
-        while next(iter(self._newest.values())).sampled_at < sample.sampled_at - _REMEMBERED:
-            self._newest.popitem(last=False)
+        self.forget(queue)
+        self._places[queue] = place
+        backend = place.provider, place.backend
+        reader = self._readers.get(backend)
+        if reader is None:
+            provider = self._providers[place.provider]
+            reader = BackendReader(lambda on_news: provider.open_backlog(place.backend, on_news), self._surroundings)
+            self._readers[backend] = reader
+            task = asyncio.create_task(_keep_running(reader), name="read-backend")
+            self._tasks[reader] = task
+            task.add_done_callback(lambda _: self._tasks.pop(reader))
+        reader.follow(queue, place)
 
-    async def _read(self, queue: ObjectKey, place: Place, pods: Sequence[WorkerPod]) -> Sample:
-        # A sample is as old as the question, however long the answer took.
-        asked_at = self._clock.now()
-        published = await self._workers.depth(queue, pods)
-        if published is not None:
-            return Sample(depth=published, sampled_at=asked_at, source=SampleSource.WORKERS)
-        asked_at = self._clock.now()
-        depth = await self._read_backend(place)
-        return Sample(depth=depth, sampled_at=asked_at, source=SampleSource.BACKEND)
+    def forget(self, queue: ObjectKey) -> None:
+        """See `reconcile.ports.Sampling`."""
+        place = self._places.pop(queue, None)
+        self._observations.forget_reading(queue)
+        if place is None:
+            return
+        backend = place.provider, place.backend
+        reader = self._readers[backend]
+        reader.forget(queue)
+        if reader.is_idle:
+            del self._readers[backend]
+            self._tasks[reader].cancel()
 
-    async def _read_backend(self, place: Place) -> QueueDepth:
+    def reading(self, queue: ObjectKey) -> Reading | None:
+        """See `reconcile.ports.Sampling`."""
+        return self._observations.reading(queue)
+
+    def _tell(self, queue: ObjectKey, reading: Reading) -> None:
+        before = self._observations.reading(queue)
+        self._observations.remember_reading(queue, reading)
+        is_urgent = _is_urgent(before, reading)
+        if is_urgent or _matters(before, reading):
+            self._on_news(queue, is_urgent)
+
+
+def _is_urgent(before: Reading | None, after: Reading) -> bool:
+    if before is None or (before.failure is None) != (after.failure is None):
+        return True
+    if before.current is None or after.current is None:
+        return (before.failure and before.failure.message) != (after.failure and after.failure.message)
+    known, depth = before.current.depth, after.current.depth
+    return (bool(known.startable), known.paused) != (bool(depth.startable), depth.paused)
+
+
+def _matters(before: Reading | None, after: Reading) -> bool:
+    if before is None or before.current is None or after.current is None:
+        return False
+    known, depth = before.current.depth, after.current.depth
+    return (known.startable, known.load) != (depth.startable, depth.load)
+
+
+async def _keep_running(reader: BackendReader) -> None:
+    """One backend's trouble is no other's, not even a fault of ours."""
+    while True:
         try:
-            depth = await self._backends.depth(place)
-        except OperatorError as error:
-            raise _unknown(place, error.message) from None
-        if depth is None:
-            raise _unknown(place, "there is no such queue")
-        return depth
-
-
-def _unknown(place: Place, why: str) -> TransientError:
-    return TransientError(
-        "DepthUnknown", f"no worker publishes the depth of {place.label}, and the backend doesn't tell it: {why}"
-    )
+            await reader.run()
+        except Exception:
+            logger.exception("A backend's reader failed")
+            await asyncio.sleep(_RESTART_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.model import ObjectKey, QueueDepth, Sample, SampleSource
+from headrace_operator.core.model import ObjectKey, QueueDepth, Reading, Sample, SampleSource, TransientError
 from headrace_operator.core.scaling import History
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.reconcile.objects import ObjectStore
@@ -128,6 +128,11 @@ def test_pools_are_found_by_each_of_their_queues_and_no_more_by_the_ones_they_le
     assert (store.pools_of(QUEUE), store.pools_of(mail)) == ([], [KEY])
 
 
+def read(depth: QueueDepth, clock: SetClock, source: SampleSource = SampleSource.BACKEND) -> Reading:
+    sample = Sample(depth=depth, sampled_at=clock.now(), source=source)
+    return Reading(sample=sample, failure=None, tried_at=clock.now())
+
+
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock()
@@ -137,7 +142,7 @@ def clock() -> SetClock:
 def observations(clock: SetClock) -> Observations:
     made = Observations(clock)
     depth = QueueDepth(ready=7, in_flight=5, arrived=30)
-    made.remember_sample(QUEUE, Sample(depth=depth, sampled_at=clock.now(), source=SampleSource.BACKEND))
+    made.remember_reading(QUEUE, read(depth, clock))
     made.remember_pool(KEY, PoolMemory(uid="1", queue=QUEUE, history=History(), wanted_replicas=2))
     return made
 
@@ -164,12 +169,31 @@ def test_autoscalers_are_given_no_load_that_a_paused_queue_can_not_start(
     observations: Observations, clock: SetClock
 ) -> None:
     depth = QueueDepth(ready=500, in_flight=5, paused=True)
-    observations.remember_sample(QUEUE, Sample(depth=depth, sampled_at=clock.now(), source=SampleSource.BACKEND))
+    observations.remember_reading(QUEUE, read(depth, clock))
     values = {
         metric: observations.values(metric, "shop")[0].value
         for metric in ("background_jobs_queue_depth", "background_jobs_queue_load")
     }
     assert values == {"background_jobs_queue_depth": 500, "background_jobs_queue_load": 5}
+
+
+@pytest.mark.parametrize(("depth", "seconds"), [(QueueDepth(in_flight=1), 15), (QueueDepth(delayed=1), 30)])
+def test_what_was_counted_long_ago_is_shown_to_nobody_and_later_so_where_there_was_nothing_to_do(
+    observations: Observations, clock: SetClock, depth: QueueDepth, seconds: float
+) -> None:
+    observations.remember_reading(QUEUE, read(depth, clock))
+    clock.move(seconds)
+    assert observations.values("background_jobs_queue_load", "shop")
+    clock.move(1)
+    assert not observations.values("background_jobs_queue_load", "shop")
+
+
+def test_a_failure_does_not_hide_what_is_still_fresh(observations: Observations, clock: SetClock) -> None:
+    known = observations.reading(QUEUE)
+    assert known is not None
+    failed = TransientError("DepthUnknown", "the database can't be reached")
+    observations.remember_reading(QUEUE, Reading(sample=known.sample, failure=failed, tried_at=clock.now()))
+    assert observations.values("background_jobs_queue_load", "shop")
 
 
 def test_an_unknown_metric_has_no_values(observations: Observations) -> None:
@@ -184,8 +208,7 @@ def test_the_operator_publishes_the_depth_of_queues_that_no_worker_publishes(
     assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) == 7
     assert metrics.registry.get_sample_value("background_jobs_queue_in_flight", labels) == 5
     assert metrics.registry.get_sample_value("background_jobs_queue_arrived_total", labels) == 30
-    told_by_workers = Sample(depth=QueueDepth(ready=1), sampled_at=clock.now(), source=SampleSource.WORKERS)
-    observations.remember_sample(QUEUE, told_by_workers)
+    observations.remember_reading(QUEUE, read(QueueDepth(ready=1), clock, SampleSource.WORKERS))
     assert metrics.registry.get_sample_value("background_jobs_queue_depth", labels) is None
 
 

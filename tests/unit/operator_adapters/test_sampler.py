@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from headrace_operator.core.model import (
-    ObjectKey,
-    Sample,
-    SampleSource,
-    TransientError,
-    WorkerPod,
-)
-from headrace_operator.providers import PROVIDERS
+from headrace_operator.core.model import ObjectKey, SampleSource, WorkerPod
 from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
-from headrace_operator.sampling import Sampler
+from support.sampling import SamplerStage, sampling
 
 QUEUE = ObjectKey("shop", "thumbnails")
 
@@ -32,210 +27,212 @@ NOWHERE = PostgresPlace(
 )
 
 
-class SetClock:
-    def __init__(self) -> None:
-        self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-
-def page(ready: int, in_flight: int = 0) -> str:
-    labels = f'{{namespace="{QUEUE.namespace}",queue="{QUEUE.name}"}}'
-    return (
-        f"background_jobs_queue_depth{labels} {ready}\n"
-        f"background_jobs_queue_blocked{labels} 0\n"
-        f"background_jobs_queue_delayed{labels} 0\n"
-        f"background_jobs_queue_in_flight{labels} {in_flight}\n"
-        f"background_jobs_queue_dead_lettered{labels} 0\n"
-        f"background_jobs_queue_oldest_age_seconds{labels} 0.5\n"
-        f"background_jobs_queue_paused{labels} 0\n"
-        f"background_jobs_queue_depth_is_lower_bound{labels} 0\n"
-    )
+def page(ready: int, in_flight: int = 0, *, age_seconds: float = 0.0, queue: ObjectKey = QUEUE) -> str:
+    line: dict[str, Any] = {
+        "namespace": queue.namespace,
+        "queue": queue.name,
+        "age_seconds": age_seconds,
+        "ready": ready,
+        "in_flight": in_flight,
+        "next_due_seconds": None,
+        "paused": False,
+        "is_lower_bound": False,
+    }
+    zeros = ("blocked", "delayed", "in_flight_seconds", "dead_lettered", "oldest_ready_age_seconds")
+    totals = ("arrived", "completed", "failed", "service_seconds")
+    return json.dumps([{**line, **dict.fromkeys(zeros, 0), **dict.fromkeys(totals)}])
 
 
 @asynccontextmanager
-async def worker(answer: Callable[[], Awaitable[web.Response]], *, ready: bool = True) -> AsyncIterator[WorkerPod]:
-    async def metrics(_request: web.Request) -> web.Response:
+async def worker(
+    answer: Callable[[], Awaitable[web.StreamResponse]], *, ready: bool = True
+) -> AsyncIterator[WorkerPod]:
+    async def depth(_request: web.Request) -> web.StreamResponse:
         return await answer()
 
     app = web.Application()
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/depth", depth)
     async with TestServer(app) as server:
         yield WorkerPod(name=f"worker-{server.port}", address=f"http://127.0.0.1:{server.port}", ready=ready)
 
 
-def publishing(ready: int, in_flight: int = 0) -> Callable[[], Awaitable[web.Response]]:
-    async def answer() -> web.Response:
-        return web.Response(text=page(ready, in_flight))
+def publishing(ready: int, in_flight: int = 0, **more: Any) -> Callable[[], Awaitable[web.StreamResponse]]:
+    async def answer() -> web.StreamResponse:
+        return web.Response(text=page(ready, in_flight, **more))
 
     return answer
 
 
-async def failing() -> web.Response:
+async def failing() -> web.StreamResponse:
     return web.Response(status=500, text=page(99))
 
 
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
+async def hanging() -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 @pytest.fixture
-async def sampler(clock: SetClock) -> AsyncIterator[Sampler]:
-    async with Sampler(clock, PROVIDERS) as opened:
+async def stage() -> AsyncIterator[SamplerStage]:
+    async with sampling() as opened:
         yield opened
 
 
-async def test_the_depth_comes_from_what_a_worker_publishes(sampler: Sampler, clock: SetClock) -> None:
-    async with worker(publishing(12, in_flight=3)) as pod:
-        sample = await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)
+async def test_the_depth_comes_from_what_a_worker_publishes(stage: SamplerStage) -> None:
+    async with worker(publishing(12, in_flight=3, age_seconds=4)) as pod:
+        stage.pods[QUEUE] = [pod]
+        asked_at = stage.clock.now()
+        sample = await stage.sample(QUEUE, NOWHERE)
     assert sample.source is SampleSource.WORKERS
     assert (sample.depth.ready, sample.depth.in_flight, sample.depth.load) == (12, 3, 15)
-    assert sample.sampled_at == clock.time
+    assert (sample.sampled_at - asked_at).total_seconds() == pytest.approx(-4, abs=1), "it is as old as the count"
 
 
-async def test_of_several_workers_the_greatest_load_counts(sampler: Sampler) -> None:
-    async with worker(publishing(1, 1)) as one, worker(publishing(5, 4)) as two, worker(publishing(8)) as three:
-        sample = await sampler.sample(QUEUE, NOWHERE, [one, two, three], max_age_seconds=0)
-    assert (sample.depth.ready, sample.depth.in_flight) == (5, 4)
+async def test_the_first_fresh_answer_is_enough(stage: SamplerStage) -> None:
+    asked = []
+
+    async def counting() -> web.StreamResponse:
+        asked.append(1)
+        return web.Response(text=page(2))
+
+    async with worker(publishing(1)) as one, worker(counting) as two:
+        stage.pods[QUEUE] = [one, two]
+        assert (await stage.sample(QUEUE, NOWHERE)).depth.ready == 1
+    assert not asked
 
 
-async def test_at_most_three_ready_workers_are_asked(sampler: Sampler) -> None:
+async def test_a_count_that_is_too_old_is_none_and_another_worker_is_asked(stage: SamplerStage) -> None:
+    async with worker(publishing(1, age_seconds=16)) as old, worker(publishing(2, age_seconds=14)) as fresh:
+        stage.pods[QUEUE] = [old, fresh]
+        assert (await stage.sample(QUEUE, NOWHERE)).depth.ready == 2
+
+
+async def test_at_most_three_ready_workers_are_asked(stage: SamplerStage) -> None:
     async with (
         worker(publishing(100), ready=False) as unready,
-        worker(publishing(1)) as one,
-        worker(publishing(2)) as two,
-        worker(publishing(3)) as three,
+        worker(failing) as one,
+        worker(failing) as two,
+        worker(failing) as three,
         worker(publishing(100)) as fourth,
     ):
-        pods = [unready, WorkerPod(name="no-ip", address=None, ready=True), one, two, three, fourth]
-        sample = await sampler.sample(QUEUE, NOWHERE, pods, max_age_seconds=0)
-    assert sample.depth.ready == 3
+        stage.pods[QUEUE] = [unready, WorkerPod(name="no-ip", address=None, ready=True), one, two, three, fourth]
+        assert "can't be reached" in await stage.failure(QUEUE, NOWHERE)
 
 
-async def test_a_worker_that_fails_does_not_hide_one_that_answers(sampler: Sampler) -> None:
-    async with worker(failing) as broken, worker(publishing(4)) as healthy:
-        sample = await sampler.sample(QUEUE, NOWHERE, [broken, healthy], max_age_seconds=0)
-    assert sample.depth.ready == 4
+@pytest.mark.parametrize("broken", [failing, hanging])
+async def test_a_worker_that_does_not_answer_does_not_hide_one_that_does(
+    stage: SamplerStage, broken: Callable[[], Awaitable[web.StreamResponse]]
+) -> None:
+    async with worker(broken) as silent, worker(publishing(4)) as healthy:
+        stage.pods[QUEUE] = [silent, healthy]
+        assert (await stage.sample(QUEUE, NOWHERE)).depth.ready == 4
 
 
-async def test_a_worker_is_not_followed_elsewhere(sampler: Sampler) -> None:
+async def test_whoever_answered_is_asked_first_the_next_time(stage: SamplerStage) -> None:
+    asked = []
+
+    async def counting() -> web.StreamResponse:
+        asked.append(1)
+        return web.Response(status=500)
+
+    async with worker(counting) as broken, worker(publishing(4)) as healthy:
+        stage.pods[QUEUE] = [broken, healthy]
+        stage.intervals[QUEUE] = 0.1
+        first = await stage.sample(QUEUE, NOWHERE)
+        await stage.until(QUEUE, lambda reading: reading.sample is not None and reading.sample is not first)
+    assert len(asked) == 1
+
+
+async def test_a_worker_is_not_followed_elsewhere(stage: SamplerStage) -> None:
     async with worker(publishing(4)) as target:
 
-        async def redirecting() -> web.Response:
-            return web.Response(status=302, headers={"Location": f"{target.address}/metrics"})
+        async def redirecting() -> web.StreamResponse:
+            return web.Response(status=302, headers={"Location": f"{target.address}/depth"})
 
         async with worker(redirecting) as pod:
-            with pytest.raises(TransientError):
-                await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)
+            stage.pods[QUEUE] = [pod]
+            assert "can't be reached" in await stage.failure(QUEUE, NOWHERE)
 
 
-async def test_a_page_without_end_is_given_up(sampler: Sampler) -> None:
-    async def endless() -> web.Response:
-        return web.Response(text=page(4) + "# more\n" * 500_000)
+async def test_a_page_without_end_is_given_up(stage: SamplerStage) -> None:
+    async def long() -> web.StreamResponse:
+        return web.Response(text=page(4) + " " * 100_000)
 
-    async with worker(endless) as pod:
-        with pytest.raises(TransientError):
-            await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)
+    async with worker(long) as pod:
+        stage.pods[QUEUE] = [pod]
+        assert "can't be reached" in await stage.failure(QUEUE, NOWHERE)
 
 
-async def test_unknown_is_an_error_that_names_the_cause_and_no_secret(sampler: Sampler) -> None:
+async def test_what_unfolds_to_more_than_it_seems_is_not_unfolded(stage: SamplerStage) -> None:
+    async def bomb() -> web.StreamResponse:
+        content = gzip.compress(page(4).encode() + b" " * 50_000_000)
+        return web.Response(body=content, headers={"Content-Encoding": "gzip"})
+
+    async with worker(bomb) as pod:
+        stage.pods[QUEUE] = [pod]
+        assert "can't be reached" in await stage.failure(QUEUE, NOWHERE)
+
+
+async def test_unknown_is_an_error_that_names_the_cause_and_no_secret(stage: SamplerStage) -> None:
     async with worker(failing) as pod:
-        with pytest.raises(TransientError) as unknown:
-            await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)
-    assert unknown.value.reason == "DepthUnknown"
-    assert "can't be reached" in unknown.value.message
-    assert "s3cret-word" not in unknown.value.message
+        stage.pods[QUEUE] = [pod]
+        message = await stage.failure(QUEUE, NOWHERE)
+    assert message.startswith("no worker publishes the depth of queue thumbnails in schema headrace")
+    assert "can't be reached" in message
+    assert "s3cret-word" not in message
 
 
-async def test_concurrent_callers_share_one_reading(sampler: Sampler) -> None:
-    asked = 0
-    everybody_waits, may_answer = asyncio.Event(), asyncio.Event()
-
-    async def slow() -> web.Response:
-        nonlocal asked
-        asked += 1
-        everybody_waits.set()
-        await may_answer.wait()
-        return web.Response(text=page(7))
-
-    async with worker(slow) as pod:
-        callers = [asyncio.create_task(sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)) for _ in range(5)]
-        await everybody_waits.wait()
-        may_answer.set()
-        samples = await asyncio.gather(*callers)
-    assert asked == 1
-    assert all(sample is samples[0] for sample in samples)
+async def test_pods_of_one_namespace_that_hang_cost_another_nothing(stage: SamplerStage) -> None:
+    async with worker(hanging) as silent, worker(publishing(4)) as pod:
+        crowd = [ObjectKey("crowd", f"queue-{number}") for number in range(100)]
+        for queue in crowd:
+            stage.pods[queue] = [silent]
+            stage.sampler.follow(queue, NOWHERE)
+        stage.pods[QUEUE] = [pod]
+        assert (await stage.sample(QUEUE, NOWHERE)).depth.ready == 4
+        assert not any(stage.sampler.reading(queue) for queue in crowd), "they are still waited for"
 
 
-async def test_a_caller_that_gives_up_does_not_stop_the_others(sampler: Sampler) -> None:
-    under_way, may_answer = asyncio.Event(), asyncio.Event()
+async def test_workers_that_did_not_answer_are_left_alone_until_there_are_others(stage: SamplerStage) -> None:
+    asked = []
 
-    async def slow() -> web.Response:
-        under_way.set()
-        await may_answer.wait()
-        return web.Response(text=page(7))
+    async def counting() -> web.StreamResponse:
+        asked.append(1)
+        return web.Response(status=500)
 
-    async with worker(slow) as pod:
-        impatient, patient = (
-            asyncio.create_task(sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0)) for _ in range(2)
-        )
-        await under_way.wait()
-        impatient.cancel()
-        await asyncio.wait([impatient])
-        may_answer.set()
-        assert (await patient).depth.ready == 7
+    async with worker(counting) as broken, worker(publishing(4)) as healthy:
+        stage.pods[QUEUE] = [broken]
+        await stage.failure(QUEUE, NOWHERE)
+        seen = stage.sampler.reading(QUEUE)
+        await stage.until(QUEUE, lambda reading: reading is not seen)
+        assert len(asked) == 1
+        stage.pods[QUEUE] = [broken, healthy]
+        await stage.until(QUEUE, lambda reading: reading.current is not None)
 
 
-async def read_twice(sampler: Sampler, clock: SetClock, *, later: PostgresPlace, after_seconds: float) -> list[Sample]:
-    depths = iter([1, 2])
+async def test_only_what_a_decision_reads_is_news(stage: SamplerStage) -> None:
+    depths = iter([(0, 0), (0, 0), (5, 0), (5, 0), (4, 1), (4, 0), (0, 0)])
 
-    async def counting() -> web.Response:
-        return web.Response(text=page(next(depths)))
+    async def changing() -> web.StreamResponse:
+        return web.Response(text=page(*next(depths, (0, 0))))
 
-    async with worker(counting) as pod:
-        first = await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=5)
-        clock.time += timedelta(seconds=after_seconds)
-        second = await sampler.sample(QUEUE, later, [pod], max_age_seconds=5)
-    return [first, second]
-
-
-async def test_a_sample_young_enough_is_used_again(sampler: Sampler, clock: SetClock) -> None:
-    first, second = await read_twice(sampler, clock, later=NOWHERE, after_seconds=5)
-    assert second is first
+    async with worker(changing) as pod:
+        stage.pods[QUEUE] = [pod]
+        stage.intervals[QUEUE] = 0.05
+        await stage.sample(QUEUE, NOWHERE)
+        await stage.until(QUEUE, lambda _: len(stage.news) == 5)
+    assert [is_urgent for _, is_urgent in stage.news] == [True, True, False, False, True]
 
 
-async def test_a_sample_too_old_is_taken_anew(sampler: Sampler, clock: SetClock) -> None:
-    _, second = await read_twice(sampler, clock, later=NOWHERE, after_seconds=5.001)
-    assert second.depth.ready == 2
-
-
-async def test_a_sample_of_another_place_is_none_of_this_one(sampler: Sampler, clock: SetClock) -> None:
-    moved = PostgresPlace(backend=NOWHERE.backend, schema="other", queue=NOWHERE.queue)
-    _, second = await read_twice(sampler, clock, later=moved, after_seconds=0)
-    assert second.depth.ready == 2
-
-
-async def test_a_failure_is_not_remembered(sampler: Sampler) -> None:
-    with pytest.raises(TransientError):
-        await sampler.sample(QUEUE, NOWHERE, [], max_age_seconds=60)
-    async with worker(publishing(4)) as pod:
-        sample = await sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=60)
-    assert sample.depth.ready == 4
-
-
-async def test_stopping_ends_readings_that_are_under_way(clock: SetClock) -> None:
+async def test_stopping_ends_readings_that_are_under_way() -> None:
     under_way = asyncio.Event()
 
-    async def never() -> web.Response:
+    async def never() -> web.StreamResponse:
         under_way.set()
-        await asyncio.Event().wait()
-        raise AssertionError
+        return await hanging()
 
-    async with worker(never) as pod:
-        async with Sampler(clock, PROVIDERS) as sampler:
-            caller = asyncio.create_task(sampler.sample(QUEUE, NOWHERE, [pod], max_age_seconds=0))
-            await under_way.wait()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+    async with worker(never) as pod, sampling() as stage:
+        stage.pods[QUEUE] = [pod]
+        stage.sampler.follow(QUEUE, NOWHERE)
+        await under_way.wait()
+    assert stage.sampler.reading(QUEUE) is None

@@ -88,6 +88,8 @@ class PostgresProvider:
         """See `core.provider.Provider`."""
         return await provisioning.remove(place, owner)
 
-    def open_backlog(self, backend: PostgresBackend) -> PostgresBacklogReader:
+    def open_backlog(
+        self, backend: PostgresBackend, on_news: Callable[[PostgresPlace | None], None]
+    ) -> PostgresBacklogReader:
         """See `core.provider.Provider`."""
-        return PostgresBacklogReader(backend)
+        return PostgresBacklogReader(backend, on_news)

@@ -1,0 +1,131 @@
+"""Reads all queues of one backend: its workers, and where none of a queue's tells, the backend itself.
+
+Two tasks a backend, so that a question that takes long holds up neither the queues whose workers tell nor those of any
+other backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from headrace_operator.core.model import SampleSource
+from headrace_operator.sampling.following import Following
+from headrace_operator.sampling.questions import Questions
+from headrace_operator.sampling.schedule import Breaker, Rests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace_operator.core.model import ObjectKey
+    from headrace_operator.core.provider import Place
+    from headrace_operator.sampling.following import Surroundings
+    from headrace_operator.sampling.questions import OpenBacklog
+
+logger = logging.getLogger(__name__)
+
+_WORKER_RESTS = Rests(first_seconds=5.0, longest_seconds=60.0)
+"""How long a queue's workers are left alone that did not answer: the backend tells meanwhile."""
+
+
+@dataclass(slots=True)
+class _Crew:
+    """The workers of a queue, as sources."""
+
+    addresses: frozenset[str] = frozenset()
+    """As they were when they were asked last."""
+    answered: str | None = None
+    """Which of them answered last."""
+    breaker: Breaker = field(default_factory=lambda: Breaker(_WORKER_RESTS))
+
+
+class BackendReader:
+    """One backend's reader; `run` it in a task. See `Questions` for the parameters."""
+
+    def __init__(self, open_backlog: OpenBacklog, surroundings: Surroundings) -> None:
+        self._around = surroundings
+        self._following = Following(surroundings)
+        self._questions = Questions(open_backlog, self._following)
+        self._crews: dict[ObjectKey, _Crew] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it follows nobody."""
+        return not self._following
+
+    def follow(self, queue: ObjectKey, place: Place) -> None:
+        """Read this queue; a backend that was away is tried at once."""
+        self._crews[queue] = _Crew()
+        self._questions.give_another_chance()
+        self._following.add(queue, place)
+
+    def forget(self, queue: ObjectKey) -> None:
+        """Read it no more."""
+        self._crews.pop(queue, None)
+        self._following.remove(queue)
+
+    async def run(self) -> None:
+        """Read, until cancelled."""
+        self._following.begin_anew()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_who_is_due())
+                group.create_task(self._questions.run())
+        finally:
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(*self._asking, return_exceptions=True)
+
+    async def _read_who_is_due(self) -> None:
+        while True:
+            now = time.monotonic()
+            for queue in self._following.schedule.take_due(now):
+                addresses = self._workers_to_ask(queue, now)
+                if addresses:
+                    task = asyncio.create_task(self._ask_workers(queue, addresses), name=f"ask-workers-{queue}")
+                    self._asking.add(task)
+                    task.add_done_callback(self._asking.discard)
+                else:
+                    self._following.want_backend(queue)
+            await self._following.until_due()
+
+    def _workers_to_ask(self, queue: ObjectKey, now: float) -> Sequence[str]:
+        crew = self._crews[queue]
+        ready = [pod.address for pod in self._around.pods_of(queue) if pod.ready and pod.address is not None]
+        if frozenset(ready) != crew.addresses:
+            crew.addresses = frozenset(ready)
+            crew.breaker.give_another_chance()
+        if not crew.breaker.lets_pass(now):
+            return ()
+        return sorted(ready, key=lambda address: address != crew.answered)
+
+    async def _ask_workers(self, queue: ObjectKey, addresses: Sequence[str]) -> None:
+        crew = self._crews[queue]
+        asked_at = self._around.clock.now()
+        try:
+            answer = await self._around.workers.depth(queue, addresses)
+        except Exception:
+            # Whatever a tenant's pods say, their queue must not be forgotten.
+            logger.exception("Workers of %s could not be asked", queue)
+            answer = None
+        if self._crews.get(queue) is not crew:
+            return
+        if answer is None:
+            crew.breaker.failed(time.monotonic(), random.random())  # noqa: S311
+            self._following.want_backend(queue)
+            return
+        crew.breaker.succeeded()
+        crew.answered, published = answer
+        self._following.tell(
+            queue,
+            published.depth,
+            asked_at - timedelta(seconds=published.age_seconds),
+            SampleSource.WORKERS,
+            age_seconds=published.age_seconds,
+        )
