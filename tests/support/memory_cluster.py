@@ -19,6 +19,7 @@ from headrace_operator.core.model import (
     Reading,
     Sample,
     SampleSource,
+    SecretContent,
     TransientError,
     WorkerPod,
 )
@@ -56,6 +57,7 @@ class MemoryCluster:
         self.secret_failure: OperatorError | None = None
         self.apply_failures: dict[str, OperatorError] = {}
         """By kind: what the API server answers to an apply."""
+        self.secrets_read: list[ObjectKey] = []
         self.worker_pods: list[WorkerPod] = []
         self.before_scale: Callable[[], None] = lambda: None
         self._known = objects
@@ -73,10 +75,12 @@ class MemoryCluster:
         """An object as it stands."""
         return self._objects.get((kind, key))
 
-    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+    async def secret(self, key: ObjectKey) -> SecretContent | None:
+        self.secrets_read.append(key)
         if self.secret_failure is not None:
             raise self.secret_failure
-        return self.secrets.get(key)
+        data = self.secrets.get(key)
+        return None if data is None else SecretContent(version=repr(sorted(data.items())), data=dict(data))
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
         return copy.deepcopy(self._objects.get((kind, key)))

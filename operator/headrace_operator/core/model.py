@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
 GROUP = "headrace.dev"
@@ -99,6 +100,15 @@ class Reading:
     def current(self) -> Sample | None:
         """The sample, unless a later attempt failed."""
         return self.sample if self.failure is None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretContent:
+    """A Secret. `repr` shows nothing of its data."""
+
+    version: str
+    """Another one says that something in it has changed."""
+    data: Mapping[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from headrace_operator.core.model import (
     ObjectKey,
     OperatorError,
     RefusedError,
+    SecretContent,
     TransientError,
 )
 from headrace_operator.kubernetes.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, collection_path, object_path
@@ -118,12 +119,15 @@ class KubernetesCluster:
     ) -> None:
         await self._watching.aclose()
 
-    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
+    async def secret(self, key: ObjectKey) -> SecretContent | None:
         """See `reconcile.ports.Cluster`."""
         manifest = await self._api.find(object_path("v1", "Secret", key))
         if manifest is None:
             return None
-        return {name: base64.b64decode(value) for name, value in (manifest.get("data") or {}).items()}
+        return SecretContent(
+            version=manifest["metadata"]["resourceVersion"],
+            data={name: base64.b64decode(value) for name, value in (manifest.get("data") or {}).items()},
+        )
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
         """See `reconcile.ports.Cluster`."""

@@ -8,7 +8,13 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.model import SCALED_TO_ZERO_ANNOTATION, ConflictError, ObjectKey, TransientError
+from headrace_operator.core.model import (
+    SCALED_TO_ZERO_ANNOTATION,
+    ConflictError,
+    ObjectKey,
+    SecretContent,
+    TransientError,
+)
 from headrace_operator.local.pod import Sources
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 
@@ -45,9 +51,11 @@ class LocalCluster:
         """A user's object."""
         self._store(manifest)
 
-    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
-        """See `reconcile.ports.Cluster`."""
-        return self._secret(key)
+    async def secret(self, key: ObjectKey) -> SecretContent | None:
+        """See `reconcile.ports.Cluster`. Those of the manifests never change."""
+        data = self._secret(key)
+        made = self._objects.get(("Secret", key), {"metadata": {"resourceVersion": "0"}})
+        return None if data is None else SecretContent(version=made["metadata"]["resourceVersion"], data=data)
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
         """See `reconcile.ports.Cluster`."""

@@ -10,11 +10,12 @@ import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.model import OperatorError
+from headrace_operator.core.model import OperatorError, PassingError
 from headrace_operator.reconcile.gate import Gate
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, ObjectStore, key_of
 from headrace_operator.reconcile.pool import PoolReconciler
 from headrace_operator.reconcile.queue import QueueReconciler
+from headrace_operator.reconcile.secrets import Secrets, SecretUser
 from headrace_operator.reconcile.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Controllers:
         self._clock = clock
         self._observations = observations
         self._observe = observe
+        self._secrets: Secrets | None = None
         self._look: dict[str, Callable[[ObjectKey], Awaitable[float | None]]] = {}
         # Queues that wait for their databases must not keep pools waiting.
         self._work = {kind: self._work_queue(kind) for kind in (QUEUE_KIND, POOL_KIND)}
@@ -73,7 +75,10 @@ class Controllers:
     def show_gone(self, manifest: Manifest) -> None:
         """The watch shows that an object is deleted."""
         self.objects.gone(manifest)
-        self._work[manifest["kind"]].add(key_of(manifest))
+        kind, key = manifest["kind"], key_of(manifest)
+        if self._secrets is not None and self.objects.get(kind, key) is None:
+            self._secrets.forget(SecretUser(kind, key))
+        self._work[kind].add(key)
 
     def show_pool_change(self, pool: ObjectKey) -> None:
         """The pool's Deployment, autoscalers or pods have changed; it may be no pool of ours, or not be there yet."""
@@ -108,8 +113,10 @@ class Controllers:
         metrics_api_failure: Callable[[], OperatorError | None],
     ) -> AsyncIterator[None]:
         """Work inside the block. The parameters are those of the reconcilers."""
+        self._secrets = secrets = Secrets(cluster, self._clock, self._wake_user)
         queues = QueueReconciler(
             cluster=cluster,
+            secrets=secrets,
             providers=providers,
             sampling=sampling,
             objects=self.objects,
@@ -120,6 +127,7 @@ class Controllers:
         )
         pools = PoolReconciler(
             cluster=cluster,
+            secrets=secrets,
             sampling=sampling,
             objects=self.objects,
             observations=self._observations,
@@ -131,13 +139,25 @@ class Controllers:
         )
         self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(secrets.watching())
             for work in self._work.values():
                 await stack.enter_async_context(work.running())
             yield
 
     def _work_queue(self, kind: str) -> WorkQueue[ObjectKey]:
+        def secrets() -> Secrets:
+            assert self._secrets is not None, "looks are taken inside `running`"
+            return self._secrets
+
         async def look(key: ObjectKey) -> float | None:
-            seconds = await self._look[kind](key)
+            user = SecretUser(kind, key)
+            try:
+                seconds = await self._look[kind](key)
+            except OperatorError as error:
+                if not isinstance(error, PassingError):
+                    secrets().judge(user, will_do=False)
+                raise
+            secrets().judge(user, will_do=True)
             if seconds is None and self.objects.get(kind, key) is not None:
                 # At different times, whatever was looked at together.
                 return RESYNC_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - nobody guesses it
@@ -148,6 +168,11 @@ class Controllers:
             _log_look(kind, key, error)
 
         return WorkQueue(look, observe, share_of=lambda key: key.namespace, gate=self.gate)
+
+    def _wake_user(self, user: SecretUser) -> None:
+        """A Secret that the object's spec names has changed."""
+        if self.objects.get(user.kind, user.key) is not None:
+            self._work[user.kind].add(user.key)
 
     def _wake_pools(self, queue: ObjectKey) -> None:
         for pool in self.objects.pools_of(queue):

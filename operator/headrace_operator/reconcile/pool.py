@@ -33,7 +33,7 @@ from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, Scali
 from headrace_operator.reconcile.decisions import PoolDecisions
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.pool_objects import PoolObjects
-from headrace_operator.reconcile.redis import RedisSecrets
+from headrace_operator.reconcile.redis import redis_failure
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
 from headrace_operator.reconcile.steps import Step, StepsByPool
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
+    from headrace_operator.reconcile.secrets import Secrets
     from headrace_operator.reconcile.steps import Steps
 
     Manifest = Mapping[str, Any]
@@ -83,6 +84,7 @@ class PoolReconciler:
         self,
         *,
         cluster: Cluster,
+        secrets: Secrets,
         sampling: Sampling,
         objects: ObjectStore,
         observations: Observations,
@@ -101,7 +103,7 @@ class PoolReconciler:
         self._reporter = Reporter(cluster, objects, clock)
         self._decisions = PoolDecisions(cluster, sampling, observations, self._reporter, clock)
         self._owned = PoolObjects(cluster, image=image, image_pull_policy=image_pull_policy)
-        self._redis = RedisSecrets(cluster, clock)
+        self._secrets = secrets
         self._steps = StepsByPool(clock)
         self._signals_told: dict[ObjectKey, datetime] = {}
 
@@ -145,10 +147,10 @@ class PoolReconciler:
         manifest = await self._decisions.write(pool, manifest, decision)
         with steps.taking(Step.NUMBER):
             await self._owned.carry_number(pool, decision.desired_replicas)
-        redis_failure = await self._redis_failure(steps, pool)
+        redis_trouble = await self._redis_failure(steps, pool)
         if queue is not None:
             with steps.taking(Step.WORKERS):
-                await self._apply_workers(pool, queue, redis_failure, decision.desired_replicas)
+                await self._apply_workers(pool, queue, redis_trouble, decision.desired_replicas)
         if self._owned.deployment(pool) is not None:
             with steps.taking(Step.AUTOSCALER):
                 await self._owned.keep_autoscaler(pool)
@@ -158,7 +160,7 @@ class PoolReconciler:
             deployment=self._owned.deployment(pool),
             pods=self._cluster.pods(pool.key),
             queue_failure=steps.told(Step.QUEUE) if queue is None else _queue_failure(queue.manifest),
-            redis_failure=redis_failure,
+            redis_failure=redis_trouble,
             workers_failure=steps.told(Step.WORKERS),
             number_failure=steps.told(Step.NUMBER),
             scaling_failure=scaling_failure(
@@ -190,11 +192,11 @@ class PoolReconciler:
     async def _redis_failure(self, steps: Steps, pool: JobWorkerPool) -> OperatorError | None:
         failure = None
         with steps.taking(Step.SECRETS):
-            failure = await self._redis.failure(pool)
+            failure = await redis_failure(self._secrets, pool)
         return failure or steps.told(Step.SECRETS)
 
     async def _apply_workers(
-        self, pool: JobWorkerPool, queue: _Queue, redis_failure: OperatorError | None, replicas: int
+        self, pool: JobWorkerPool, queue: _Queue, redis_trouble: OperatorError | None, replicas: int
     ) -> None:
         if refusal := pool_refusal(pool, queue.provider.name, queue.provider.limits):
             raise refusal
@@ -202,9 +204,9 @@ class PoolReconciler:
             if not _is_bound(queue.manifest):
                 # Its pods would wait for the binding Secret, and longer than needed once it is there.
                 raise _queue_failure(queue.manifest) or _queue_pending(queue.spec.key.name)
-            if redis_failure is not None:
+            if redis_trouble is not None:
                 # As above: a kubelet that misses a Secret takes its time to look again.
-                raise redis_failure
+                raise redis_trouble
         await self._owned.apply(pool, queue.spec, queue.provider.worker_environment(queue.spec), replicas)
 
     async def _report(self, pool: JobWorkerPool, manifest: Manifest, facts: PoolFacts) -> None:
@@ -232,7 +234,6 @@ class PoolReconciler:
     def _forget(self, key: ObjectKey) -> None:
         self._observations.forget_pool(key)
         self._signals_told.pop(key, None)
-        self._redis.forget(key)
         self._owned.forget(key)
         self._steps.forget(key)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from headrace_operator.core.model import EventType, ObjectKey, Reading, WorkerPod
+    from headrace_operator.core.model import EventType, ObjectKey, Reading, SecretContent, WorkerPod
     from headrace_operator.core.provider import Place
 
     Manifest = Mapping[str, Any]
@@ -28,8 +28,8 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """The Kubernetes API, as far as reconciling uses it."""
 
-    async def secret(self, key: ObjectKey) -> Mapping[str, bytes] | None:
-        """One Secret's data, read by name; None where there is none."""
+    async def secret(self, key: ObjectKey) -> SecretContent | None:
+        """One Secret, read by name; None where there is none."""
         ...
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:

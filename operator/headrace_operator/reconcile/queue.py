@@ -25,7 +25,7 @@ from headrace_operator.core.provider import QueueOwner, provider_of
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, block_name, parse
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
-from headrace_operator.reconcile.secrets import read_secret
+from headrace_operator.reconcile.secrets import SecretUser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
+    from headrace_operator.reconcile.secrets import Secrets
 
     Manifest = Mapping[str, Any]
 
@@ -93,6 +94,7 @@ class QueueReconciler:
         self,
         *,
         cluster: Cluster,
+        secrets: Secrets,
         providers: Providers,
         sampling: Sampling,
         objects: ObjectStore,
@@ -102,6 +104,7 @@ class QueueReconciler:
         as_seen_from_here: Callable[[str, str], str] = seen_from_elsewhere,
     ) -> None:
         self._cluster = cluster
+        self._secrets = secrets
         self._providers = providers
         self._sampling = sampling
         self._objects = objects
@@ -190,8 +193,8 @@ class QueueReconciler:
         return ensured
 
     async def _read(self, queue: JobQueue, keys: Sequence[SecretKey]) -> dict[SecretKey, bytes]:
-        namespace = queue.metadata.namespace
-        return {key: await read_secret(self._cluster, namespace, key.name, key.key) for key in keys}
+        user = SecretUser(QUEUE_KIND, queue.key)
+        return {key: (await self._secrets.read(user, key.name, key.key)).content for key in keys}
 
     def _seen_from_here(self, queue: JobQueue) -> Callable[[str], str]:
         return lambda host: self._as_seen_from_here(host, queue.metadata.namespace)

@@ -1,31 +1,220 @@
-"""Secrets that specs refer to."""
+"""Secrets that specs refer to: read by name, remembered for less than a minute, and told of when they change.
+
+There is no right to list or to watch them. What is in use is read again before a minute is over, so that a rotated
+password shows by then; each Secret is read once for all who use it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+import random
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
-from headrace_operator.core.model import ObjectKey, TransientError
+from headrace_operator.core.model import ObjectKey, OperatorError, TransientError
 
 if TYPE_CHECKING:
-    from headrace_operator.reconcile.ports import Cluster
+    from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
+
+    from headrace_operator.reconcile.ports import Clock, Cluster
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = timedelta(seconds=57)
+"""What is as old is read again."""
+
+DOUBTED = timedelta(seconds=5)
+"""As long is remembered at first what won't do (a Secret is missing, a password is refused), and twice as long each
+time: it is likely to be mended soon."""
+
+_SOONER = (0.75, 1.0)
+"""Of these times; at random, so that what was read together is not read together for ever."""
+
+_AT_ONCE = timedelta(seconds=1)
+"""As young, a reading is fresh for whoever asks for a fresh one: a hundred who fail together read once."""
+
+_UNUSED = timedelta(hours=1)
+"""Who has not asked for so long uses it no more: objects are looked at several times as often."""
+
+_ROUND_SECONDS = 1.0
+_READS_AT_A_TIME = 8
 
 
-async def read_secret(cluster: Cluster, namespace: str, name: str, key: str) -> bytes:
-    """What stands under a Secret's key.
+class SecretUser(NamedTuple):
+    """An object whose spec refers to Secrets of its namespace."""
 
-    Raises
-    ------
-    TransientError
-        ``SecretNotFound`` or ``SecretKeyMissing``: what is missing may come.
+    kind: str
+    key: ObjectKey
+
+
+class SecretValue(NamedTuple):
+    """What stands under a Secret's key. It is never logged, and `repr` does not show it."""
+
+    content: bytes
+    version: str
+    """Of the Secret: where it is another, something in the Secret has changed."""
+
+    def __repr__(self) -> str:
+        return "SecretValue(…)"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Remembered:
+    """One Secret."""
+
+    keys: set[str] = field(default_factory=set)
+    """Those that are asked for: of a Secret of a megabyte the rest is not kept."""
+    users: dict[SecretUser, datetime] = field(default_factory=dict)
+    """Who uses it, and when they asked last."""
+    values: dict[str, bytes] = field(default_factory=dict)
+    version: str | None = None
+    """None where there is no such Secret."""
+    read_at: datetime | None = None
+    due_at: datetime | None = None
+    is_doubted: bool = False
+    """Whether what it holds did not do for somebody who has read it."""
+    wanting: int = 0
+    """How many times in a row it was read, and would not do."""
+    reading: asyncio.Task[None] | None = None
+
+
+class Secrets:
+    """Reads Secrets; inside `watching`, what is in use is read anew by itself.
+
+    Parameters
+    ----------
+    on_change
+        Called with each user of a Secret that has come, changed or gone.
     """
-    secret = await cluster.secret(ObjectKey(namespace, name))
-    if secret is None:
-        raise TransientError(
-            "SecretNotFound", f"namespace {namespace} has no Secret {name}: create it, or name another one"
-        )
-    if not secret.get(key):
-        raise TransientError(
-            "SecretKeyMissing",
-            f"Secret {name} has no key {key} with a value: add it, or name another key",
-        )
-    return secret[key]
+
+    def __init__(
+        self, cluster: Cluster, clock: Clock, on_change: Callable[[SecretUser], None] = lambda _: None
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._on_change = on_change
+        self._remembered: dict[ObjectKey, _Remembered] = {}
+        self._used: dict[SecretUser, set[ObjectKey]] = {}
+
+    async def read(self, user: SecretUser, name: str, key: str, *, refresh: bool = False) -> SecretValue:
+        """What stands under a key of a Secret in the user's namespace.
+
+        Parameters
+        ----------
+        refresh
+            Whether to ask the API anew, since somebody has refused what it said before, say.
+
+        Raises
+        ------
+        TransientError
+            ``SecretNotFound`` or ``SecretKeyMissing``: what is missing may come.
+        """
+        now = self._clock.now()
+        secret = ObjectKey(user.key.namespace, name)
+        entry = self._remembered.setdefault(secret, _Remembered())
+        entry.users[user] = now
+        self._used.setdefault(user, set()).add(secret)
+        if not _is_young(entry, key, now, refresh=refresh):
+            entry.keys.add(key)
+            await self._read(secret, entry)
+        if entry.version is None:
+            raise TransientError(
+                "SecretNotFound", f"namespace {secret.namespace} has no Secret {name}: create it, or name another one"
+            )
+        content = entry.values.get(key)
+        if not content:
+            raise TransientError(
+                "SecretKeyMissing", f"Secret {name} has no key {key} with a value: add it, or name another key"
+            )
+        return SecretValue(content, entry.version)
+
+    def judge(self, user: SecretUser, *, will_do: bool) -> None:
+        """What the user has read did do, or may be the reason why something else did not."""
+        for secret in self._used.get(user, ()):
+            entry = self._remembered[secret]
+            if entry.due_at is not None and not will_do and not entry.is_doubted:
+                entry.due_at = min(entry.due_at, self._clock.now() + DOUBTED)
+            entry.is_doubted = not will_do
+
+    def forget(self, user: SecretUser) -> None:
+        """The user is gone."""
+        for secret in self._used.pop(user, ()):
+            entry = self._remembered[secret]
+            del entry.users[user]
+            if not entry.users:
+                del self._remembered[secret]
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Read what is in use anew, inside the block, before anybody has to wait for it."""
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch(), name="secrets")
+            try:
+                yield
+            finally:
+                watch.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_ROUND_SECONDS)
+            now = self._clock.now()
+            for user in [user for entry in self._remembered.values() for user in _idle(entry, now)]:
+                self.forget(user)
+            due = [each for each in self._remembered.items() if each[1].due_at is not None and each[1].due_at <= now]
+            for start in range(0, len(due), _READS_AT_A_TIME):
+                some = due[start : start + _READS_AT_A_TIME]
+                await asyncio.gather(*(self._read_anew(secret, entry) for secret, entry in some))
+
+    async def _read_anew(self, secret: ObjectKey, entry: _Remembered) -> None:
+        try:
+            await self._read(secret, entry)
+        except OperatorError as failure:
+            # Whoever needs it is told; the last reading stands until the next.
+            logger.debug("A Secret could not be read: %s", failure.message)
+
+    async def _read(self, secret: ObjectKey, entry: _Remembered) -> None:
+        """Ask the API; those who want to know at the same time share the answer."""
+        if entry.reading is None:
+            entry.reading = asyncio.create_task(self._ask(secret, entry), name=f"secret-{secret}")
+            entry.reading.add_done_callback(lambda done: _end_reading(entry, done))
+        # One who stops waiting must not stop the others.
+        await asyncio.shield(entry.reading)
+
+    async def _ask(self, secret: ObjectKey, entry: _Remembered) -> None:
+        asked_at = self._clock.now()
+        # Were it to fail, it would be due again then.
+        entry.due_at = asked_at + DOUBTED
+        found = await self._cluster.secret(secret)
+        version = None if found is None else found.version
+        is_change, is_first = entry.version != version, entry.read_at is None
+        entry.version = version
+        entry.values = {} if found is None else {key: found.data[key] for key in entry.keys if key in found.data}
+        will_do = not entry.is_doubted and all(entry.values.get(key) for key in entry.keys)
+        entry.wanting = 0 if will_do or is_change else entry.wanting + 1
+        patience = REMEMBERED if will_do else min(DOUBTED * 2 ** min(entry.wanting, 8), REMEMBERED)
+        entry.read_at, entry.due_at = asked_at, asked_at + patience * random.uniform(*_SOONER)  # noqa: S311
+        if is_change and not is_first:
+            for user in list(entry.users):
+                self._on_change(user)
+
+
+def _is_young(entry: _Remembered, key: str, now: datetime, *, refresh: bool) -> bool:
+    """Whether what is remembered will do."""
+    if entry.read_at is None or entry.due_at is None or key not in entry.keys:
+        return False
+    return now - entry.read_at < _AT_ONCE if refresh else now < entry.due_at
+
+
+def _idle(entry: _Remembered, now: datetime) -> list[SecretUser]:
+    return [user for user, asked_at in entry.users.items() if now - asked_at > _UNUSED]
+
+
+def _end_reading(entry: _Remembered, reading: asyncio.Task[None]) -> None:
+    entry.reading = None
+    if not reading.cancelled():
+        # Those who wait are told of a failure; where nobody does any more, nobody needs to know.
+        reading.exception()
