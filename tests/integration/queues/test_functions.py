@@ -11,6 +11,7 @@ import pytest
 
 from headrace.queues.base import Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner
+from headrace.queues.postgres.frontier import Frontier
 from headrace.queues.postgres.statements import JOB_COLUMNS, functions_checksum, migrations, queries
 from support.schema_snapshot import SNAPSHOT, of_a_fresh_database
 from support.worker_process import eventually
@@ -469,6 +470,34 @@ class TestWhereToLook:
             pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
             assert is_first or pages < 200, "the first is a look from the start, and makes the plans"
             await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
+
+    async def test_who_leaves_names_out_passes_so_many_of_them_and_goes_on_from_there(self, one: Session) -> None:
+        """However long their backlog is: no look takes long, and what stands behind it is found."""
+        await one.execute(
+            "INSERT INTO headrace.jobs (queue_id, name) SELECT 1, 'full' FROM generate_series(1, 150000);"
+            "INSERT INTO headrace.jobs (queue_id, name, came_back) "
+            "SELECT 1, 'full', nextval('headrace.returns') FROM generate_series(1, 50000);"
+            "INSERT INTO headrace.jobs (queue_id, name) SELECT 1, 'free' FROM generate_series(1, 10)"
+        )
+        lease = await one.lease()
+        frontier = Frontier()
+        without = frozenset({"full"})
+        read = "SELECT idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'headrace.jobs'::regclass"
+        passed = []
+        free: list[str] = []
+        is_under_way = True
+        while is_under_way:
+            floors, look = frontier.of(without, 0.0)
+            async with one.connection.transaction():
+                before = await one.one(read)
+                rows = await one.rows("claim", QUEUE, lease, 10, floors, list(without), look)
+                passed.append(await one.one(read) - before)
+            free += [row["name"] for row in rows if row["claim_id"]]
+            marks = [(row["priority"], row["id"], row["came_back"], row["look"]) for row in rows if not row["claim_id"]]
+            is_under_way = frontier.passed(without, marks, 0.0)
+        assert free == ["free"] * 10
+        assert sorted(passed)[-2] < 60_000, "once, those that came back are passed to find the first that did not"
+        assert len(passed) <= 22
 
     @pytest.mark.usefixtures("held")
     async def test_without_a_watch_jobs_are_found_all_the_same(self, one: Session) -> None:

@@ -67,12 +67,14 @@ class Worker:
 
     async def work(self, limit: int = 10, *, without: frozenset[str] = frozenset()) -> list[asyncpg.Record]:
         """Once; gives what was done."""
-        floors, look = self._frontier.of(without)
+        floors, look = self._frontier.of(without, 0.0)
         rows = await self._meter.run("claim", QUEUE, self._lease, limit, floors, list(without) or None, look)
-        self._frontier.found(without, [(row["priority"], row["id"], row["came_back"], row["look"]) for row in rows])
+        self._frontier.found(
+            without, [(row["priority"], row["id"], row["came_back"], row["look"]) for row in rows], 0.0
+        )
         claims = list({row["claim_id"] for row in rows})
         if rows:
-            await self._meter.run("complete", self._lease, claims, [row["id"] for row in rows])
+            await self._meter.run("complete", self._lease, claims, [row["id"] for row in rows], 0.0)
         return rows
 
 

@@ -357,6 +357,19 @@ class TestRaces:
             await asyncio.wait([receiving])
         assert [delivery.job.name for delivery in await other.receive(1, wait_seconds=20)] == ["kept"]
 
+    async def test_one_call_finds_what_stands_behind_a_long_backlog_of_names_left_out(
+        self, place: Place, admin: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        await admin.execute(
+            "INSERT INTO headrace.jobs (queue_id, name) SELECT 1, 'full' FROM generate_series(1, 45000);"
+            "INSERT INTO headrace.jobs (queue_id, name) VALUES (1, 'free')"
+        )
+        async with PostgresQueue(place, "orders") as queue:
+            (delivery,) = await queue.receive(10, without={"full"})
+            assert delivery.job.name == "free"
+            assert await queue.receive(10, without={"full"}) == []
+            assert len(await queue.receive(10)) == 10
+
     async def test_a_lease_without_heartbeats_ends_with_the_call_that_was_cut_off(
         self, queue: PostgresQueue, other: PostgresQueue, monkeypatch: pytest.MonkeyPatch
     ) -> None:

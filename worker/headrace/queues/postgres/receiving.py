@@ -56,6 +56,7 @@ class Receiving:
         self._claiming = asyncio.Lock()
         self._most = _NO_LIMIT
         self._in_vain: tuple[float, frozenset[str]] | None = None
+        self._is_under_way = False
         self._ending: set[asyncio.Task[None]] = set()
 
     async def receive(
@@ -70,6 +71,8 @@ class Receiving:
         while True:
             self._row.check()
             deliveries = await self._receive_now(limit, names) if looks else []
+            if looks and self._is_under_way and not deliveries and (stop is None or not stop.is_set()):
+                continue  # All that was passed was left out.
             remaining = deadline - clock()
             if deliveries or remaining <= 0 or (stop is not None and stop.is_set()):
                 if wait_seconds <= 0:
@@ -109,6 +112,7 @@ class Receiving:
 
     async def _receive_now(self, limit: int, without: frozenset[str]) -> list[Delivery]:
         async with self._claiming:
+            self._is_under_way = False
             holdings = self._holdings
             if holdings.holds_suspect:
                 return []
@@ -145,7 +149,8 @@ class Receiving:
         return deliveries
 
     async def _claim(self, lease: int, limit: int, without: frozenset[str]) -> list[Delivery]:
-        floors, look = self._frontier.of(without)
+        now = asyncio.get_running_loop().time()
+        floors, look = self._frontier.of(without, now)
         limit = min(limit, self._most)
         try:
             rows = await self._database.fetch_promptly(
@@ -156,11 +161,17 @@ class Receiving:
             self._most = max(1, limit // 2)
             raise
         self._most = min(2 * self._most, _NO_LIMIT)
-        self._in_vain = None if rows else (asyncio.get_running_loop().time(), without)
+        # Where names are left out, a look may end early.
+        self._is_under_way = bool(without) and self._frontier.passed(
+            without, [_of_frontier(row) for row in rows if row[0] is None], now
+        )
+        if without:
+            rows = [row for row in rows if row[0] is not None]
+        self._in_vain = None if rows or self._is_under_way else (asyncio.get_running_loop().time(), without)
         rows.sort(key=_id)
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.
-        self._frontier.found(without, map(_of_frontier, rows))
+        self._frontier.found(without, map(_of_frontier, rows), now)
         return self._holdings.take(lease, deliveries_from(self._row.name, rows))
 
     async def _claim_suspect(self, lease: int) -> list[Delivery]:

@@ -100,12 +100,20 @@ BEGIN
 END
 $body$;
 
--- Jobs of one priority that have always been there, locked: from an id on, the oldest first; and whether that is all.
+-- How many jobs a look passes at most where names are left out, however many of these there are: a few milliseconds.
+CREATE OR REPLACE FUNCTION {schema}.most_passed() RETURNS integer
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT 10000;
+END;
+
+-- Jobs of one priority that have always been there, locked: from an id on, the oldest first; whether that is all; and where
+-- names are left out and the look ended early, from where on the next is to go on.
 --
 -- Two claims at once: rows are locked first (and those that others have locked are skipped), then the claims are read
 -- once more. Whoever held such a row before has committed its claim by then, or rolled it back.
 CREATE OR REPLACE FUNCTION {schema}.pick_fresh(p_queue integer, p_priority smallint, p_from bigint, p_limit integer,
-    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT is_end boolean)
+    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT is_end boolean, OUT beyond bigint)
 LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
@@ -118,20 +126,39 @@ BEGIN
             FROM {schema}.claims AS claim
             WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_id >= first
                 AND claim.last_return IS NULL);
-        SELECT array_agg(few.id), array_agg(few.size)
-        INTO ids, sizes
-        FROM (
-            SELECT job.id, octet_length(job.payload)::bigint AS size
-            FROM {schema}.jobs AS job
-            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id >= first AND job.came_back IS NULL
-                AND job.id NOT IN (SELECT unnest(held))
-                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                AND (p_without IS NULL OR job.name <> ALL (p_without))
-            ORDER BY job.id
-            LIMIT p_limit
-            FOR UPDATE SKIP LOCKED
-        ) AS few;
-        is_end := coalesce(cardinality(ids), 0) < p_limit;
+        FOR step IN CASE WHEN p_without IS NULL THEN 2 ELSE 1 END .. 2 LOOP
+            -- Most often these few are all that is wanted; else as many are passed as may be.
+            beyond := CASE
+                WHEN p_without IS NULL THEN NULL
+                WHEN step = 1 THEN first + {schema}.most_passed() / 10
+                ELSE (
+                    SELECT job.id
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id >= first
+                    ORDER BY job.id
+                    OFFSET {schema}.most_passed()
+                    LIMIT 1)
+            END;
+            SELECT array_agg(few.id), array_agg(few.size)
+            INTO ids, sizes
+            FROM (
+                SELECT job.id, octet_length(job.payload)::bigint AS size
+                FROM {schema}.jobs AS job
+                WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.id >= first
+                    AND job.id < coalesce(beyond, 9223372036854775807) AND job.came_back IS NULL
+                    AND job.id NOT IN (SELECT unnest(held))
+                    AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
+                    AND (p_without IS NULL OR job.name <> ALL (p_without))
+                ORDER BY job.id
+                LIMIT p_limit
+                FOR UPDATE SKIP LOCKED
+            ) AS few;
+            EXIT WHEN cardinality(ids) >= p_limit;
+        END LOOP;
+        is_end := coalesce(cardinality(ids), 0) < p_limit AND beyond IS NULL;
+        IF cardinality(ids) >= p_limit THEN
+            beyond := NULL;
+        END IF;
         held := ARRAY (
             SELECT unnest(claim.job_ids)
             FROM {schema}.claims AS claim
@@ -151,7 +178,8 @@ $body$;
 
 -- The same of jobs that came back: from a number on, in the order of these.
 CREATE OR REPLACE FUNCTION {schema}.pick_back(p_queue integer, p_priority smallint, p_from bigint, p_limit integer,
-    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT numbers bigint[], OUT is_end boolean)
+    p_without text[], OUT ids bigint[], OUT sizes bigint[], OUT numbers bigint[], OUT is_end boolean,
+    OUT beyond bigint)
 LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_bitmapscan = off SET enable_sort = off AS $body$
 DECLARE
@@ -163,20 +191,38 @@ BEGIN
             SELECT unnest(claim.job_ids)
             FROM {schema}.claims AS claim
             WHERE claim.queue_id = p_queue AND claim.priority = p_priority AND claim.last_return >= first);
-        SELECT array_agg(few.id), array_agg(few.size), array_agg(few.came_back)
-        INTO ids, sizes, numbers
-        FROM (
-            SELECT job.id, job.came_back, octet_length(job.payload)::bigint AS size
-            FROM {schema}.jobs AS job
-            WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.came_back >= first
-                AND job.id NOT IN (SELECT unnest(held))
-                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                AND (p_without IS NULL OR job.name <> ALL (p_without))
-            ORDER BY job.came_back
-            LIMIT p_limit
-            FOR UPDATE SKIP LOCKED
-        ) AS few;
-        is_end := coalesce(cardinality(ids), 0) < p_limit;
+        FOR step IN CASE WHEN p_without IS NULL THEN 2 ELSE 1 END .. 2 LOOP
+            -- Most often these few are all that is wanted; else as many are passed as may be.
+            beyond := CASE
+                WHEN p_without IS NULL THEN NULL
+                WHEN step = 1 THEN first + {schema}.most_passed() / 10
+                ELSE (
+                    SELECT job.came_back
+                    FROM {schema}.jobs AS job
+                    WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.came_back >= first
+                    ORDER BY job.came_back
+                    OFFSET {schema}.most_passed()
+                    LIMIT 1)
+            END;
+            SELECT array_agg(few.id), array_agg(few.size), array_agg(few.came_back)
+            INTO ids, sizes, numbers
+            FROM (
+                SELECT job.id, job.came_back, octet_length(job.payload)::bigint AS size
+                FROM {schema}.jobs AS job
+                WHERE job.queue_id = p_queue AND job.priority = p_priority AND job.came_back >= first
+                    AND job.came_back < coalesce(beyond, 9223372036854775807) AND job.id NOT IN (SELECT unnest(held))
+                    AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
+                    AND (p_without IS NULL OR job.name <> ALL (p_without))
+                ORDER BY job.came_back
+                LIMIT p_limit
+                FOR UPDATE SKIP LOCKED
+            ) AS few;
+            EXIT WHEN cardinality(ids) >= p_limit;
+        END LOOP;
+        is_end := coalesce(cardinality(ids), 0) < p_limit AND beyond IS NULL;
+        IF cardinality(ids) >= p_limit THEN
+            beyond := NULL;
+        END IF;
         held := ARRAY (
             SELECT unnest(claim.job_ids)
             FROM {schema}.claims AS claim
@@ -252,7 +298,8 @@ $body$;
 -- names that are not wanted.
 --
 -- p_floors are what the caller knows by itself, like watches.floors, and p_look is the look after which it found that. Who
--- leaves names out does not go by the claims of others, and nobody goes by its claims.
+-- leaves names out does not go by the claims of others, and nobody goes by its claims. Its look ends after so many jobs,
+-- whatever their names: a row without a claim then has, in place of a job, the last that was passed.
 CREATE OR REPLACE FUNCTION {schema}.claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[],
     p_without text[], p_look bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
@@ -268,6 +315,7 @@ DECLARE
     is_due boolean;
     has_turn boolean := false;
     from_start boolean;
+    is_second boolean := false;
     began timestamptz;
     took_seconds double precision;
     expense_seconds double precision;
@@ -287,6 +335,7 @@ DECLARE
     sizes bigint[];
     numbers bigint[];
     is_last boolean;
+    beyond bigint;
     fitting integer;
     new_claim bigint;
 BEGIN
@@ -317,7 +366,7 @@ BEGIN
             watch.due_from := '-infinity';
             watch.arrived_from := '-infinity';
         ELSE
-            IF p_look = watch.look THEN
+            IF p_look = watch.look OR NOT takes_all THEN
                 floors := p_floors;
             END IF;
             verified := watch.floors;
@@ -376,6 +425,13 @@ BEGIN
                         ORDER BY claim.last_return DESC
                         LIMIT 1));
                 END IF;
+            ELSIF fresh_from > greatest(floors[first.level + 1], verified[first.level + 1]) + {schema}.most_passed() THEN
+                -- Many that came back stand before the first that did not.
+                id := fresh_from - 1;
+                priority := first.level;
+                came_back := NULL;
+                look := watch.look;
+                RETURN NEXT;
             END IF;
             of_back := CASE
                 WHEN back_from IS NULL THEN 0
@@ -387,18 +443,19 @@ BEGIN
                 IF lane = 1 THEN
                     asked := of_back;
                     CONTINUE WHEN asked = 0;
-                    SELECT * INTO ids, sizes, numbers, is_last
+                    SELECT * INTO ids, sizes, numbers, is_last, beyond
                     FROM {schema}.pick_back(p_queue, first.level, back_from, asked, p_without);
                 ELSE
                     asked := wanted;
                     CONTINUE WHEN asked <= 0 OR fresh_from IS NULL;
-                    SELECT * INTO ids, sizes, is_last
+                    SELECT * INTO ids, sizes, is_last, beyond
                     FROM {schema}.pick_fresh(p_queue, first.level, fresh_from, asked, p_without);
                 END IF;
                 fitting := coalesce(cardinality(ids), 0);
                 is_last := is_last AND (lane = 2 OR fresh_from IS NULL);
                 IF (SELECT sum(size) FROM unnest(sizes) AS size) > bytes_left THEN
                     is_last := false;
+                    beyond := NULL;
                     fitting := {schema}.fitting(sizes, bytes_left);
                     IF fitting = 0 AND bytes_left = most_bytes THEN
                         fitting := 1;
@@ -414,6 +471,13 @@ BEGIN
                 ELSIF from_start AND takes_all THEN
                     ends[first.level + 1] := coalesce(CASE WHEN is_last THEN beyond_fresh END, ids[fitting] + 1,
                         fresh_from);
+                END IF;
+                IF beyond IS NOT NULL THEN
+                    id := beyond - 1;
+                    priority := first.level;
+                    came_back := CASE WHEN lane = 1 THEN beyond - 1 END;
+                    look := watch.look;
+                    RETURN NEXT;
                 END IF;
                 CONTINUE WHEN fitting = 0;
                 IF lane = 1 THEN
@@ -471,11 +535,20 @@ BEGIN
                 WHERE queue_id = p_queue;
             END IF;
         END IF;
-        EXIT WHEN from_start OR wanted < p_limit OR watch.hungry_at BETWEEN now() AND now() + interval '2 minutes';
-        -- Nothing is there, by what is known.
-        has_turn := {schema}.take_turn(p_queue, true);
-        EXIT WHEN NOT has_turn AND watch.look_seconds > 0.001;
-        from_start := true;
+        EXIT WHEN wanted < p_limit OR is_second;
+        is_second := true;
+        IF from_start THEN
+            -- Who leaves names out has not come as far as it was already.
+            EXIT WHEN takes_all;
+            has_turn := false;
+            from_start := false;
+        ELSE
+            -- Nothing is there, by what is known.
+            EXIT WHEN watch.hungry_at BETWEEN now() AND now() + interval '2 minutes';
+            has_turn := {schema}.take_turn(p_queue, true);
+            EXIT WHEN NOT has_turn AND watch.look_seconds > 0.001;
+            from_start := true;
+        END IF;
     END LOOP;
 END
 $body$;

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: f9d040c734ee
+-- functions: 4a2ddc8c04e9
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
