@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import secrets
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.conditions import timestamp
 from headrace_operator.core.model import (
     FIELD_MANAGER,
     GROUP,
@@ -19,12 +16,12 @@ from headrace_operator.core.model import (
     VERSION,
     ConflictError,
     ObjectKey,
-    OperatorError,
     RefusedError,
     SecretContent,
     TransientError,
 )
 from headrace_operator.kubernetes.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, collection_path, object_path
+from headrace_operator.kubernetes.events import Events
 from headrace_operator.kubernetes.informer import Informer
 from headrace_operator.kubernetes.objects import (
     pool_by_label,
@@ -47,8 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _API_VERSION = f"{GROUP}/{VERSION}"
-_EVENT_MESSAGE_BYTES = 1024
-"""The API takes no longer message."""
 
 
 class KubernetesCluster:
@@ -66,6 +61,7 @@ class KubernetesCluster:
         self, api: KubernetesApi, *, namespaces: Sequence[str], on_pool_change: Callable[[ObjectKey], None]
     ) -> None:
         self._api = api
+        self._events = Events(api)
         self._deployments: list[Informer[dict[str, Any]]] = []
         self._autoscalers: list[Informer[dict[str, Any]]] = []
         self._pods: list[Informer[WorkerPod]] = []
@@ -208,30 +204,7 @@ class KubernetesCluster:
 
     async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
         """See `reconcile.ports.Cluster`."""
-        metadata = owner["metadata"]
-        now = timestamp(datetime.now(UTC))
-        event = {
-            "metadata": {"namespace": metadata["namespace"], "name": f"{metadata['name']}.{secrets.token_hex(8)}"},
-            "type": event_type,
-            "reason": reason,
-            "message": message.encode()[:_EVENT_MESSAGE_BYTES].decode(errors="ignore"),
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "source": {"component": FIELD_MANAGER},
-            "involvedObject": {
-                "apiVersion": owner["apiVersion"],
-                "kind": owner["kind"],
-                "namespace": metadata["namespace"],
-                "name": metadata["name"],
-                "uid": metadata["uid"],
-            },
-        }
-        try:
-            await self._api.request("POST", collection_path("v1", "Event", metadata["namespace"]), body=event)
-        except OperatorError as error:
-            # The condition and the log say the same; a namespace that is going takes no events.
-            logger.debug("An event was lost: %s", error.message)
+        await self._events.record(owner, event_type, reason, message)
 
     def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
         """See `reconcile.ports.Cluster`."""

@@ -217,15 +217,17 @@ class PoolReconciler:
         fields = pool_numbers(pool, facts)
         if is_rescaled:
             fields["lastScaleTime"] = conditions.timestamp(now)
-            await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)
-        limit = facts.ceiling
-        if limit is not None and limit.message not in _limited(manifest):
-            await self._reporter.tell(manifest, EventType.WARNING, limit.reason, limit.message)
         is_other_reason = before.get("scaling", {}).get("reason") != decision.reason
         if is_rescaled or is_other_reason or self._are_signals_due(pool.key, now):
             fields["scaling"] = scaling_status(facts)
             self._signals_told[pool.key] = now
         await self._reporter.write_status(manifest, pool_conditions(pool, facts), fields)
+        # Told once it is written: what was not is found, and told, by the next look.
+        if is_rescaled:
+            await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)
+        limit = facts.ceiling
+        if limit is not None and limit.message not in _limited(manifest):
+            await self._reporter.tell(manifest, EventType.WARNING, limit.reason, limit.message)
 
     def _are_signals_due(self, key: ObjectKey, now: datetime) -> bool:
         told = self._signals_told.get(key)

@@ -69,7 +69,10 @@ class Cluster(Protocol):
         ...
 
     async def record_event(self, owner: Manifest, event_type: EventType, reason: str, message: str) -> None:
-        """An Event on the object; losing one never fails a reconcile."""
+        """An Event on the object; what is told again for the same reason is told by the same one, for some minutes.
+
+        Losing one never fails a reconcile.
+        """
         ...
 
     def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:

@@ -323,6 +323,21 @@ async def test_every_rescale_is_one_event_in_the_words_of_the_status(scene: Scen
     assert scene.pool["status"]["scaling"]["signals"]["ready"] == 45
 
 
+async def test_a_status_that_could_not_be_written_is_no_reason_to_tell_twice(scene: Scene) -> None:
+    write = scene.cluster.patch_status
+
+    async def refuse(owner: Manifest, status: dict[str, Any]) -> Manifest:
+        raise PassingError("ApiServerTimeout", "no answer")
+
+    scene.cluster.patch_status = refuse  # type: ignore[method-assign, assignment]
+    with pytest.raises(PassingError):
+        await scene.look(25)
+    scene.cluster.patch_status = write  # type: ignore[method-assign]
+    await scene.look(25)
+    await scene.look(25)
+    assert scene.cluster.events == [("Normal", "Load")]
+
+
 async def test_what_keeps_an_autoscaler_from_its_work_is_told(scene: Scene) -> None:
     scene.put(autoscaling={**SCALING, "mode": "HPA"})
     scene.metrics_api_failure = RefusedError("ApiServiceTaken", "KEDA has it")
