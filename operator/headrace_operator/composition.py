@@ -59,7 +59,7 @@ class Operator:
                     readiness_problem=self.readiness_problem,
                 )
             )
-            api = await stack.enter_async_context(KubernetesApi())
+            api = await stack.enter_async_context(KubernetesApi(observe=self._metrics.requested))
             metrics_api = await stack.enter_async_context(_metrics_api(settings, api, self._observations, self._clock))
             cluster = await stack.enter_async_context(
                 KubernetesCluster(

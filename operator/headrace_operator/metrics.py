@@ -53,6 +53,12 @@ class OperatorMetrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=self.registry,
         )
+        self._requests = Counter(
+            "headrace_operator_api_requests",
+            "Requests to the Kubernetes API, by what became of them: Succeeded, or why not.",
+            ("method", "outcome"),
+            registry=self.registry,
+        )
         self._samples = Counter(
             "headrace_operator_samples",
             "Readings of a queue's depth, by who was asked last and how that ended.",
@@ -91,6 +97,10 @@ class OperatorMetrics:
         if error is not None:
             reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
             self._failures.labels(kind, reason).inc()
+
+    def requested(self, method: str, error: OperatorError | None) -> None:
+        """Count one request to the Kubernetes API."""
+        self._requests.labels(method, "Succeeded" if error is None else error.reason).inc()
 
     def sampled(self, source: SampleSource, outcome: str, age_seconds: float | None) -> None:
         """See `sampling.following.SamplingObserver`."""

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import aiohttp
 from kubernetes.aio import client, config
 
-from headrace_operator.core.model import TransientError
+from headrace_operator.core.model import OperatorError, TransientError
 from headrace_operator.kubernetes.errors import error_from_answer, error_from_failure
+from headrace_operator.kubernetes.trouble import ApiTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -69,10 +70,18 @@ class KubernetesApi:
     kubeconfig
         How to log in. Defaults to the file that `KUBECONFIG` names, else the pod's ServiceAccount, else
         ``~/.kube/config``.
+    observe
+        Is told of every request but watches: the method, and what it failed with.
     """
 
-    def __init__(self, kubeconfig: str | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: str | None = None,
+        observe: Callable[[str, OperatorError | None], None] = lambda *_: None,
+    ) -> None:
         self._kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
+        self._observe = observe
+        self._trouble = ApiTrouble()
 
     async def __aenter__(self) -> Self:
         self._client = client.ApiClient(await _configuration(self._kubeconfig))
@@ -99,9 +108,14 @@ class KubernetesApi:
         OperatorError
             As `errors.error_from_answer` and `errors.error_from_failure` say.
         """
-        async with self._open(method, path, query, body, content_type, _REQUEST_TIMEOUT) as response:
-            answer: Manifest = json.loads(await response.read())
-            return answer
+        try:
+            async with self._open(method, path, query, body, content_type, _REQUEST_TIMEOUT) as response:
+                answer: Manifest = json.loads(await response.read())
+        except OperatorError as error:
+            self._told(method, error)
+            raise
+        self._told(method, None)
+        return answer
 
     async def find(self, path: str) -> Manifest | None:
         """One object, or None where there is none."""
@@ -121,6 +135,10 @@ class KubernetesApi:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     yield json.loads(line)
+
+    def _told(self, method: str, error: OperatorError | None) -> None:
+        self._observe(method, error)
+        self._trouble.observe(error)
 
     @asynccontextmanager
     async def _open(

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.model import ObjectKey, QueueDepth, Reading, Sample, SampleSource, TransientError
+from headrace_operator.core.model import (
+    ObjectKey,
+    PassingError,
+    QueueDepth,
+    Reading,
+    Sample,
+    SampleSource,
+    TransientError,
+)
 from headrace_operator.core.scaling import History
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.reconcile.objects import ObjectStore
@@ -220,3 +228,12 @@ def test_looks_are_counted_by_how_they_ended(observations: Observations) -> None
     assert get("headrace_operator_reconciles_total", {"kind": "JobQueue", "outcome": "failed"}) == 1
     assert get("headrace_operator_reconciles_total", {"kind": "JobQueue", "outcome": "succeeded"}) == 1
     assert get("headrace_operator_reconcile_errors_total", {"kind": "JobQueue", "reason": "RuntimeError"}) == 1
+
+
+def test_requests_to_the_api_are_counted_by_what_became_of_them(observations: Observations) -> None:
+    metrics = OperatorMetrics(observations)
+    metrics.requested("PATCH", None)
+    metrics.requested("PATCH", PassingError("ApiServerTimeout", "no answer"))
+    get = metrics.registry.get_sample_value
+    assert get("headrace_operator_api_requests_total", {"method": "PATCH", "outcome": "Succeeded"}) == 1
+    assert get("headrace_operator_api_requests_total", {"method": "PATCH", "outcome": "ApiServerTimeout"}) == 1
