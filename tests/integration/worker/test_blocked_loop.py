@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
 from headrace import new_job
@@ -15,12 +17,16 @@ from headrace.queues.errors import SchemaVersionError
 from headrace.queues.memory import MemoryQueue
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
+from headrace.runtime.lease import LeaseKeeper
 from headrace.runtime.worker import Worker
 from integration.worker.test_worker_in_memory import World
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
-    from headrace.queues.base import Delivery, KeptAlive
+    from collections.abc import AsyncIterator
+    from collections.abc import Set as AbstractSet
+
+    from headrace.queues.base import Delivery, DeliveryKey, KeptAlive
 
 LEASE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 0.2
@@ -73,6 +79,65 @@ async def test_one_that_blocks_for_longer_than_a_lease_loses_nothing_and_runs_on
         assert (await producer.depth()).dead_lettered == 0
     assert ran == [1]
     assert world.counted("lease_lost_total") == world.counted("refused_completions_total") == 0
+
+
+async def test_an_answer_that_came_while_the_loop_stood_costs_no_session(database_dsn: str) -> None:
+    place = Place(dsn=database_dsn)
+    await PostgresProvisioner(place).ensure("orders", QueueSettings(), Owner(namespace="", name="orders", uid="1"))
+    loop = asyncio.get_running_loop()
+
+    async def let_go_while_it_stands() -> None:
+        """Hold up a heartbeat until the loop stands, and no longer."""
+        holding, looking = await asyncpg.connect(database_dsn), await asyncpg.connect(database_dsn)
+        transaction = holding.transaction()
+        await transaction.start()
+        await holding.execute("SELECT FROM headrace.leases FOR UPDATE")
+        await eventually(
+            lambda: looking.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"), what="held up"
+        )
+        stands = threading.Event()
+
+        def stand_still() -> None:
+            stands.set()
+            time.sleep(5 * HEARTBEAT_SECONDS)
+
+        loop.call_soon_threadsafe(stand_still)
+        await asyncio.to_thread(stands.wait)
+        await transaction.rollback()
+        await asyncio.gather(holding.close(), looking.close())
+
+    async with PostgresQueue(place, "orders", lease_seconds=20 * HEARTBEAT_SECONDS) as queue:
+        await queue.keep_alive()
+        async with asyncpg_session(database_dsn) as session:
+            sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'headrace' ORDER BY pid"
+            before = await session.fetch(sessions)
+            keeper = LeaseKeeper(queue, Unconcerned(), heartbeat_seconds=HEARTBEAT_SECONDS)
+            keeping = asyncio.create_task(keeper.run())
+            await asyncio.to_thread(asyncio.run, let_go_while_it_stands())
+            await eventually(lambda: keeper.backend_answers, what="answered")
+            assert await session.fetch(sessions) == before
+            keeping.cancel()
+
+
+class Unconcerned:
+    """Holds nothing."""
+
+    def lease_extended(self) -> None: ...
+
+    def jobs_lost(self, keys: AbstractSet[DeliveryKey]) -> None: ...
+
+    def jobs_cancelled(self, keys: AbstractSet[DeliveryKey]) -> None: ...
+
+    def lease_out_of_reach(self) -> None: ...
+
+
+@asynccontextmanager
+async def asyncpg_session(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def completed(world: World) -> float:

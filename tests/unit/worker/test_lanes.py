@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
+from headrace.queues.answer_limit import AnswerLimit
 from headrace.queues.postgres.compatibility import hindrances
-from headrace.queues.postgres.lanes import AnswerLimit, Turns
+from headrace.queues.postgres.lanes import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.queues.answer_limit import AnswerLimit
 from headrace.queues.base import HEARTBEAT_SECONDS, KeepsAliveAside
 from headrace.queues.errors import QueueError, SchemaVersionError
 from headrace.runtime.clock import lease_clock as now
@@ -106,7 +107,8 @@ class LeaseKeeper:
             if self.is_held:
                 patience = min(patience, max(0.0, self._trusted_until - started))
             try:
-                async with asyncio.timeout(patience):
+                # A handler may have blocked the loop meanwhile: an answer that is there is one.
+                async with AnswerLimit(patience):
                     kept = await self._queue.keep_alive()
             except SchemaVersionError as error:
                 self.outgrown(error)

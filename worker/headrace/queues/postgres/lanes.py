@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from headrace.queues.answer_limit import AnswerLimit
 from headrace.queues.errors import QueueUnavailableError
 from headrace.queues.postgres.connection import (
     CLOSE_TIMEOUT_SECONDS,
@@ -28,7 +29,6 @@ from headrace.queues.postgres.patience import NothingDoneError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from types import TracebackType
 
     from headrace.queues.postgres.connection import AnyConnection, Place
     from headrace.queues.postgres.simple_protocol import DescribedStatement
@@ -49,9 +49,6 @@ _DOUBT_SECONDS = 1.0
 
 # How long a session through the pooler stands in for the direct one that could not be had.
 _STAND_IN_SECONDS = 30.0
-
-# In so many turns of the event loop, an answer that has arrived has reached whoever waits for it.
-_TURNS = 3
 
 _Answer = TypeVar("_Answer")
 
@@ -87,36 +84,6 @@ class Turns:
                     following.set_result(None)
                     return
         self._is_taken = False
-
-
-class AnswerLimit:
-    """A time limit, as `asyncio.timeout`; but a loop that stood still first gets to read what has come meanwhile.
-
-    Else a handler that blocks the loop for longer would turn answers that are there into lost ones.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self._handle: asyncio.Handle | None = None
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        self._handle = self._loop.call_later(self._seconds, self._wait, _TURNS)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        await self._timeout.__aexit__(kind, error, trace)
-
-    def _wait(self, turns: int) -> None:
-        if turns:
-            self._handle = self._loop.call_soon(self._wait, turns - 1)
-        else:
-            self._timeout.reschedule(self._loop.time())
 
 
 class Lane:
