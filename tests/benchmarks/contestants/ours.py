@@ -118,6 +118,7 @@ class Headrace:
             is_stuck=lambda: pulse.is_stuck,
             is_ready=lambda: worker.is_ready,
             metrics=metrics.render,
+            depths=metrics.render_depths,
         ):
             beating = asyncio.create_task(pulse.run())
             running = asyncio.create_task(worker.run())
