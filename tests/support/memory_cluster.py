@@ -167,7 +167,11 @@ class MemoryBackend(PostgresProvider):
 
     def __init__(self, clock: SetClock) -> None:
         self.depth = QueueDepth()
+        self.depths: dict[str, QueueDepth] = {}
+        """By a queue's name, where it has another one."""
         self.failure: OperatorError | None = None
+        self.failures: dict[str, OperatorError] = {}
+        """By a queue's name, for those that fail alone."""
         self.source = SampleSource.BACKEND
         self.ensured = 0
         self.followed: dict[ObjectKey, Place] = {}
@@ -206,8 +210,9 @@ class MemoryBackend(PostgresProvider):
 
     def reading(self, queue: ObjectKey) -> Reading | None:
         now = self._clock.now()
-        sample = Sample(depth=self.depth, sampled_at=now, source=self.source)
-        return Reading(sample=None if self.failure else sample, failure=self.failure, tried_at=now)
+        failure = self.failures.get(queue.name, self.failure)
+        sample = Sample(depth=self.depths.get(queue.name, self.depth), sampled_at=now, source=self.source)
+        return Reading(sample=None if failure else sample, failure=failure, tried_at=now)
 
     def break_off(self) -> None:
         """From now on nobody answers."""

@@ -1,15 +1,16 @@
-"""A pool and its queue, made into a Deployment that the restricted pod security standard takes."""
+"""A pool and its queues, made into a Deployment that the restricted pod security standard takes."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.labels import pool_labels, pool_selector
 from headrace_operator.core.template import merge_pod_template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from headrace_operator.core.spec import Handler, Idempotency, JobQueue, JobWorkerPool, Redis
 
@@ -27,11 +28,19 @@ _HANDLER_CA = f"{_BINDINGS}/handler-ca"
 _REDIS_TYPE_ANNOTATION = "headrace.dev/redis-binding-type"
 
 
+@dataclass(frozen=True, slots=True)
+class WorkedQueue:
+    """A queue that a pool's workers take their jobs from."""
+
+    queue: JobQueue
+    environment: Mapping[str, str]
+    """What its provider tells workers (`core.provider.Provider.worker_environment`)."""
+
+
 def worker_deployment(
     pool: JobWorkerPool,
-    queue: JobQueue,
+    queues: Sequence[WorkedQueue],
     *,
-    provider_environment: Mapping[str, str],
     replicas: int,
     image: str,
     image_pull_policy: str | None = None,
@@ -40,8 +49,8 @@ def worker_deployment(
 
     Parameters
     ----------
-    provider_environment
-        What the queue's provider tells workers (`core.provider.Provider.worker_environment`).
+    queues
+        The pool's, in its order.
     image, image_pull_policy
         What runs where the pool names no image of its own.
 
@@ -51,9 +60,10 @@ def worker_deployment(
         ``InvalidTemplate`` where the pool's template can't be merged.
     """
     name = pool.metadata.name
+    labels = pool_labels(name, pool.spec.queue_names[0])
     ours = {
-        "metadata": {"labels": pool_labels(name, queue.metadata.name), "annotations": _annotations(pool)},
-        "spec": _pod(pool, queue, provider_environment, image=image, image_pull_policy=image_pull_policy),
+        "metadata": {"labels": labels, "annotations": _annotations(pool)},
+        "spec": _pod(pool, queues, image=image, image_pull_policy=image_pull_policy),
     }
     return {
         "apiVersion": "apps/v1",
@@ -61,7 +71,7 @@ def worker_deployment(
         "metadata": {
             "namespace": pool.metadata.namespace,
             "name": name,
-            "labels": pool_labels(name, queue.metadata.name),
+            "labels": labels,
             "ownerReferences": [pool.owner_reference],
         },
         "spec": {
@@ -78,17 +88,14 @@ def _annotations(pool: JobWorkerPool) -> dict[str, str]:
 
 
 def _pod(
-    pool: JobWorkerPool,
-    queue: JobQueue,
-    provider_environment: Mapping[str, str],
-    *,
-    image: str,
-    image_pull_policy: str | None,
+    pool: JobWorkerPool, queues: Sequence[WorkedQueue], *, image: str, image_pull_policy: str | None
 ) -> dict[str, Any]:
-    environment = _environment(pool, queue, provider_environment)
-    worker = _worker(pool, environment, image=image, image_pull_policy=image_pull_policy)
+    worker = _worker(pool, queues, image=image, image_pull_policy=image_pull_policy)
     volumes: list[dict[str, Any]] = [
-        {"name": "binding", "secret": {"secretName": queue.binding_name}},
+        *(
+            {"name": binding, "secret": {"secretName": worked.queue.binding_name}}
+            for binding, worked in _bindings(queues).items()
+        ),
         *_redis_volumes(pool.spec.idempotency.used_redis),
         {"name": "tmp", "emptyDir": {}},
     ]
@@ -108,14 +115,14 @@ def _pod(
 
 
 def _worker(
-    pool: JobWorkerPool, environment: Mapping[str, str], *, image: str, image_pull_policy: str | None
+    pool: JobWorkerPool, queues: Sequence[WorkedQueue], *, image: str, image_pull_policy: str | None
 ) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": WORKER_CONTAINER,
         "image": pool.spec.image or image,
         "args": ["worker"],
         "env": [
-            *({"name": name, "value": value} for name, value in environment.items()),
+            *({"name": name, "value": value} for name, value in _environment(pool, queues).items()),
             {"name": "HEADRACE_WORKER_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}],
@@ -133,7 +140,10 @@ def _worker(
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "binding", "mountPath": f"{_BINDINGS}/queue", "readOnly": True},
+            *(
+                {"name": binding, "mountPath": f"{_BINDINGS}/{binding.replace('binding', 'queue')}", "readOnly": True}
+                for binding in _bindings(queues)
+            ),
             *(
                 {"name": volume["name"], "mountPath": f"{_BINDINGS}/redis", "readOnly": True}
                 for volume in _redis_volumes(pool.spec.idempotency.used_redis)
@@ -144,6 +154,13 @@ def _worker(
     if pool.spec.image is None and image_pull_policy:
         container["imagePullPolicy"] = image_pull_policy
     return container
+
+
+def _bindings(queues: Sequence[WorkedQueue]) -> dict[str, WorkedQueue]:
+    """The volume of each queue's binding. A worker finds the binding of a queue by the queue's name in it."""
+    if len(queues) == 1:
+        return {"binding": queues[0]}
+    return {f"binding-{number}": worked for number, worked in enumerate(queues)}
 
 
 def _redis_volumes(redis: Redis | None) -> list[dict[str, Any]]:
@@ -165,14 +182,13 @@ def _probe(path: str, **timing: int) -> dict[str, Any]:
     return {"httpGet": {"path": path, "port": "metrics"}, "timeoutSeconds": 5, **timing}
 
 
-def _environment(pool: JobWorkerPool, queue: JobQueue, provider_environment: Mapping[str, str]) -> dict[str, str]:
+def _environment(pool: JobWorkerPool, queues: Sequence[WorkedQueue]) -> dict[str, str]:
     """What is no secret. The queue's own settings are read from the queue, the connection from the binding."""
     spec = pool.spec
     settings: dict[str, str | float] = {
-        "PROVIDER": queue.spec.provider,
+        **_queues(pool, queues),
         "MODE": "MessageQueue",
-        "QUEUENAME": queue.metadata.name,
-        "NAMESPACE": queue.metadata.namespace,
+        "NAMESPACE": pool.metadata.namespace,
         "MAXCONCURRENTJOBS": spec.max_concurrent_jobs,
         "POLLINTERVALSECONDS": spec.poll_interval_seconds,
         "JOBTIMEOUTSECONDS": spec.job_timeout_seconds,
@@ -181,7 +197,6 @@ def _environment(pool: JobWorkerPool, queue: JobQueue, provider_environment: Map
         "RETRY__MULTIPLIER": spec.retry.multiplier,
         "RETRY__MAXDELAYSECONDS": spec.retry.max_delay_seconds,
         "RETRY__JITTER": spec.retry.jitter,
-        **provider_environment,
         **_handler(spec.handler),
         **_idempotency(spec.idempotency),
     }
@@ -190,6 +205,20 @@ def _environment(pool: JobWorkerPool, queue: JobQueue, provider_environment: Map
         "HEADRACE_METRICS_ADDRESS": f"0.0.0.0:{METRICS_PORT}",
         "SERVICE_BINDING_ROOT": _BINDINGS,
     }
+
+
+def _queues(pool: JobWorkerPool, queues: Sequence[WorkedQueue]) -> dict[str, str | float]:
+    """One queue stands alone; several are a list, the most urgent first, and share the worker's slots."""
+    settings = [
+        {"PROVIDER": worked.queue.spec.provider, "QUEUENAME": worked.queue.metadata.name, **worked.environment}
+        for worked in queues
+    ]
+    if len(settings) == 1:
+        return dict(settings[0])
+    numbered = {
+        f"QUEUES__{number}__{name}": value for number, own in enumerate(settings) for name, value in own.items()
+    }
+    return {**numbered, "SHAREDSLOTS": pool.spec.max_concurrent_jobs}
 
 
 def _handler(handler: Handler) -> dict[str, str]:

@@ -33,7 +33,7 @@ def pool_autoscaler(pool: JobWorkerPool) -> dict[str, Any]:
         "metadata": {
             "namespace": pool.metadata.namespace,
             "name": pool.metadata.name,
-            "labels": pool_labels(pool.metadata.name, pool.spec.queue_ref.name),
+            "labels": pool_labels(pool.metadata.name, pool.spec.queue_names[0]),
             "ownerReferences": [pool.owner_reference],
         },
         "spec": {

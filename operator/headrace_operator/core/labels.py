@@ -11,7 +11,7 @@ def queue_labels(queue: str) -> dict[str, str]:
 
 
 def pool_labels(pool: str, queue: str) -> dict[str, str]:
-    """The labels of what belongs to a JobWorkerPool, its pods included."""
+    """The labels of what belongs to a JobWorkerPool, its pods included. Of several queues it is the first."""
     return _labels(instance=pool, component="worker") | {QUEUE_LABEL: queue} | pool_selector(pool)
 
 

@@ -32,7 +32,8 @@ class PoolFacts:
     """What is known of a pool once its decision is carried out."""
 
     decision: Decision
-    sample: Sample | None
+    samples: Sequence[Sample]
+    """Of the queues that could be read."""
     deployment: Manifest | None
     """None where there is none yet."""
     pods: Sequence[WorkerPod]
@@ -101,6 +102,7 @@ def pool_numbers(pool: JobWorkerPool, facts: PoolFacts) -> dict[str, Any]:
         "replicas": desired,
         "readyReplicas": _ready_replicas(facts),
         "desiredReplicas": desired,
+        "queues": ", ".join(pool.spec.queue_names),
         "selector": ",".join(f"{name}={value}" for name, value in selector.items()),
     }
 
@@ -108,14 +110,14 @@ def pool_numbers(pool: JobWorkerPool, facts: PoolFacts) -> dict[str, Any]:
 def scaling_status(facts: PoolFacts) -> dict[str, Any]:
     """Why this number of workers."""
     signals = {}
-    if facts.sample is not None:
-        depth = facts.sample.depth
+    depths = [sample.depth for sample in facts.samples]
+    if depths:
         signals = {
-            "ready": depth.ready,
-            "inFlight": depth.in_flight,
-            "blocked": depth.blocked,
-            "delayed": depth.delayed,
-            "oldestReadyAgeSeconds": round(depth.oldest_ready_age_seconds),
+            "ready": sum(depth.ready for depth in depths),
+            "inFlight": sum(depth.in_flight for depth in depths),
+            "blocked": sum(depth.blocked for depth in depths),
+            "delayed": sum(depth.delayed for depth in depths),
+            "oldestReadyAgeSeconds": round(max(depth.oldest_ready_age_seconds for depth in depths)),
         }
     return {"reason": facts.decision.reason, "message": facts.decision.message, "signals": signals}
 
@@ -220,7 +222,7 @@ def _scaling_active(pool: JobWorkerPool, facts: PoolFacts) -> Condition:
         type=conditions.SCALING_ACTIVE,
         status=True,
         reason=mode,
-        message=f"the number of workers follows queue {pool.spec.queue_ref.name}",
+        message=f"the number of workers follows queue {', '.join(pool.spec.queue_names)}",
     )
 
 

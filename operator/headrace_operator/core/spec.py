@@ -291,8 +291,9 @@ class Autoscaling(Part, frozen=True, kw_only=True):
 class PoolSpec(Part, frozen=True, kw_only=True):
     """A JobWorkerPool's spec."""
 
-    queue_ref: QueueReference
     handler: Handler
+    queue_ref: QueueReference | None = None
+    queue_refs: tuple[QueueReference, ...] = ()
     replicas: int | None = None
     image: str | None = None
     max_concurrent_jobs: int = 10
@@ -304,9 +305,21 @@ class PoolSpec(Part, frozen=True, kw_only=True):
     autoscaling: Autoscaling = Autoscaling(mode=ScalingMode.OFF)
     template: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        names = self.queue_names
+        if not names or (self.queue_ref is not None and self.queue_refs):
+            raise ValueError("give exactly one of queueRef and queueRefs")
+        if len(set(names)) < len(names):
+            raise ValueError("queueRefs must name each queue once")
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues that the workers take their jobs from: of the first that has some."""
+        return tuple(reference.name for reference in (self.queue_ref, *self.queue_refs) if reference is not None)
+
 
 class JobWorkerPool(Resource, frozen=True, kw_only=True):
-    """A set of equal workers on one queue."""
+    """A set of equal workers on one queue, or several."""
 
     spec: PoolSpec
 
@@ -319,9 +332,9 @@ class JobWorkerPool(Resource, frozen=True, kw_only=True):
         return SCALED_TO_ZERO_ANNOTATION in self.metadata.annotations
 
     @property
-    def queue_key(self) -> ObjectKey:
-        """The JobQueue that the pool works on."""
-        return ObjectKey(self.metadata.namespace, self.spec.queue_ref.name)
+    def queue_keys(self) -> tuple[ObjectKey, ...]:
+        """The JobQueues that the pool works on, the most urgent first."""
+        return tuple(ObjectKey(self.metadata.namespace, name) for name in self.spec.queue_names)
 
 
 AnyResource = TypeVar("AnyResource", bound=Resource)

@@ -18,7 +18,7 @@ import yaml
 from headrace_operator.core.model import GROUP, ObjectKey
 from headrace_operator.local.errors import InputError
 from headrace_operator.local.schemas import admit, definitions, template_problems
-from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
+from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of, queues_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -252,9 +252,10 @@ def _dangling(found: Manifests) -> list[str]:
     """Nobody will add what is missing later, as somebody may in a cluster."""
     queues = {key_of(queue) for queue in found.queues}
     problems = [
-        f"{POOL_KIND} {key_of(pool).name}: there is no JobQueue {pool['spec']['queueRef']['name']} in namespace "
-        f"{key_of(pool).namespace} among the manifests: give its file, too (-f)"
+        f"{POOL_KIND} {key_of(pool).name}: there is no JobQueue {queue.name} in namespace {queue.namespace} "
+        "among the manifests: give its file, too (-f)"
         for pool in found.pools
-        if ObjectKey(key_of(pool).namespace, pool["spec"]["queueRef"]["name"]) not in queues
+        for queue in queues_of(pool)
+        if queue not in queues
     ]
     return problems or ([] if queues else ["there is no JobQueue among the manifests: give its file, too (-f)"])

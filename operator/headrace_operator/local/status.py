@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import READY, find
 from headrace_operator.core.pool_status import CALM_REASONS
-from headrace_operator.reconcile.objects import key_of
+from headrace_operator.reconcile.objects import key_of, queues_of
 from headrace_operator.reconcile.reporting import conditions_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def pool_status(pool: Manifest, *, current: int, ready: int, jobs_per_second: fl
     return PoolStatus(
         namespace=key.namespace,
         name=key.name,
-        queue=pool["spec"]["queueRef"]["name"],
+        queue=", ".join(queue.name for queue in queues_of(pool)),
         current=current,
         ready=ready,
         desired=status.get("desiredReplicas", 0),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from headrace_operator.core.model import OperatorError, TransientError
-from headrace_operator.core.scaling import SeenQueue, Situation, decide
-from headrace_operator.core.spec import ScalingMode
+from headrace_operator.core.model import OperatorError, RefusedError, TransientError
+from headrace_operator.core.scaling import SeenQueue, Situation, decide, share
+from headrace_operator.core.spec import JobWorkerPool, ScalingMode, parse
+from headrace_operator.reconcile.objects import POOL_KIND
 from headrace_operator.reconcile.observations import PoolMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from fractions import Fraction
 
-    from headrace_operator.core.model import Sample
+    from headrace_operator.core.model import ObjectKey, Sample
     from headrace_operator.core.scaling import Decision
-    from headrace_operator.core.spec import JobWorkerPool
+    from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
     from headrace_operator.reconcile.reporting import Reporter
@@ -26,24 +29,48 @@ class PoolDecisions:
     """Decides on pools' numbers and writes them on the pools; carrying them out is somebody else's."""
 
     def __init__(
-        self, cluster: Cluster, sampling: Sampling, observations: Observations, reporter: Reporter, clock: Clock
+        self,
+        cluster: Cluster,
+        sampling: Sampling,
+        objects: ObjectStore,
+        observations: Observations,
+        reporter: Reporter,
+        clock: Clock,
     ) -> None:
         self._cluster = cluster
         self._sampling = sampling
+        self._objects = objects
         self._observations = observations
         self._reporter = reporter
         self._clock = clock
 
-    def sample(self, pool: JobWorkerPool) -> tuple[Sample | None, OperatorError | None]:
-        """How the queue stands, or why that is not known; neither where nothing is scaled."""
+    def see(self, pool: JobWorkerPool) -> tuple[Sequence[SeenQueue], OperatorError | None]:
+        """How the pool's queues stand; and why that of one is not known, unless nothing is scaled."""
+        readings = [self._read(pool, key) for key in pool.queue_keys]
+        seen = [
+            SeenQueue(name=key.name, sample=sample, share=self._share(pool, key))
+            for key, (sample, _) in zip(pool.queue_keys, readings, strict=True)
+        ]
+        return seen, next((failure for _, failure in readings if failure is not None), None)
+
+    def _read(self, pool: JobWorkerPool, queue: ObjectKey) -> tuple[Sample | None, OperatorError | None]:
         if pool.spec.autoscaling.mode is ScalingMode.OFF:
             return None, None
-        reading = self._sampling.reading(pool.queue_key)
+        reading = self._sampling.reading(queue)
         if reading is None:
-            return None, TransientError("DepthUnknown", f"JobQueue {pool.queue_key.name} was not read yet")
+            return None, TransientError("DepthUnknown", f"JobQueue {queue.name} was not read yet")
         return reading.current, reading.failure
 
-    def decide(self, pool: JobWorkerPool, deployment: Manifest | None, sample: Sample | None) -> Decision:
+    def _share(self, pool: JobWorkerPool, queue: ObjectKey) -> Fraction:
+        """What part of the queue's load is the pool's. A pool whose spec is wrong takes none."""
+        others = []
+        for key in self._objects.pools_of(queue):
+            if key != pool.key:
+                with suppress(RefusedError):
+                    others.append(parse(self._objects.get(POOL_KIND, key) or {}, JobWorkerPool))
+        return share(pool, others)
+
+    def decide(self, pool: JobWorkerPool, deployment: Manifest | None, seen: Sequence[SeenQueue]) -> Decision:
         """Decide, and remember what the next decision needs."""
         current = pool.spec.replicas
         if current is None and deployment is not None:
@@ -52,7 +79,7 @@ class PoolDecisions:
         situation = Situation(
             current=current,
             scaled_to_zero=pool.is_marked_as_our_zero,
-            queues=(SeenQueue(name=pool.queue_key.name, sample=sample),),
+            queues=tuple(seen),
             paused=pool.paused,
         )
         uid = pool.metadata.uid
@@ -60,7 +87,7 @@ class PoolDecisions:
         decision = decide(pool.spec.autoscaling, situation, history, self._clock.now())
         memory = PoolMemory(
             uid=uid,
-            queue=pool.queue_key,
+            queues=pool.queue_keys,
             history=decision.history,
             wanted_replicas=decision.wanted_replicas,
         )

@@ -38,7 +38,7 @@ class PoolMemory:
     """What is remembered of a pool."""
 
     uid: str
-    queue: ObjectKey
+    queues: tuple[ObjectKey, ...]
     history: History
     wanted_replicas: int | None = None
     """What the load wanted when it was last known."""
@@ -109,13 +109,11 @@ class Observations:
             return [_queue_value(queue, sample, sample.depth.load) for queue, sample in samples.items()]
         if metric == DESIRED_WORKERS_METRIC:
             return [
-                MetricValue(
-                    labels={POOL_METRIC_LABEL: pool.name},
-                    value=memory.wanted_replicas,
-                    sampled_at=samples[memory.queue].sampled_at,
-                )
+                MetricValue(labels={POOL_METRIC_LABEL: pool.name}, value=memory.wanted_replicas, sampled_at=min(times))
                 for pool, memory in self._pools.items()
-                if memory.queue in samples and memory.wanted_replicas is not None
+                # What is wanted while one of several can't be read is no less than there is.
+                if (times := [samples[queue].sampled_at for queue in memory.queues if queue in samples])
+                and memory.wanted_replicas is not None
             ]
         return []
 

@@ -7,10 +7,11 @@ number from being carried out, least of all a zero by hand, and what is known is
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
+from headrace_operator.core.deployment import WorkedQueue
 from headrace_operator.core.limits import pool_refusal
 from headrace_operator.core.model import (
     GROUP,
@@ -38,7 +39,7 @@ from headrace_operator.reconcile.reporting import Reporter, conditions_of
 from headrace_operator.reconcile.steps import Step, StepsByPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from headrace_operator.core.provider import AnyProvider, Providers
@@ -59,8 +60,11 @@ SIGNALS_STEP = timedelta(seconds=30)
 changes."""
 
 
+Found = TypeVar("Found")
+
+
 class _Queue(NamedTuple):
-    """The queue that a pool works on."""
+    """A queue that a pool works on."""
 
     manifest: Manifest
     spec: JobQueue
@@ -101,7 +105,7 @@ class PoolReconciler:
         self._providers = providers
         self._metrics_api_failure = metrics_api_failure
         self._reporter = Reporter(cluster, objects, clock)
-        self._decisions = PoolDecisions(cluster, sampling, observations, self._reporter, clock)
+        self._decisions = PoolDecisions(cluster, sampling, objects, observations, self._reporter, clock)
         self._owned = PoolObjects(cluster, image=image, image_pull_policy=image_pull_policy)
         self._secrets = secrets
         self._steps = StepsByPool(clock)
@@ -134,32 +138,32 @@ class PoolReconciler:
         return UNSCALED_ROUND_SECONDS if scaling.mode is ScalingMode.OFF else scaling.sample_interval_seconds
 
     async def _take(self, steps: Steps, pool: JobWorkerPool, manifest: Manifest) -> None:
-        queue = None
+        queues: Sequence[_Queue] = ()
         with steps.taking(Step.QUEUE):
-            queue = await self._find_queue(pool)
-        if queue is None and steps.told(Step.QUEUE) is None:
+            queues = [await self._find_queue(key) for key in pool.queue_keys]
+        if not queues and steps.told(Step.QUEUE) is None:
             # The API is away for a moment: whether there is a queue is not known.
             steps.raise_first()
         if self._owned.deployment(pool) is None:
             await self._reporter.require_existence(manifest)
-        sample, sampling_failure = self._decisions.sample(pool)
-        decision = self._decisions.decide(pool, self._owned.deployment(pool), sample)
+        seen, sampling_failure = self._decisions.see(pool)
+        decision = self._decisions.decide(pool, self._owned.deployment(pool), seen)
         manifest = await self._decisions.write(pool, manifest, decision)
         with steps.taking(Step.NUMBER):
             await self._owned.carry_number(pool, decision.desired_replicas)
         redis_trouble = await self._redis_failure(steps, pool)
-        if queue is not None:
+        if queues:
             with steps.taking(Step.WORKERS):
-                await self._apply_workers(pool, queue, redis_trouble, decision.desired_replicas)
+                await self._apply_workers(pool, queues, redis_trouble, decision.desired_replicas)
         if self._owned.deployment(pool) is not None:
             with steps.taking(Step.AUTOSCALER):
                 await self._owned.keep_autoscaler(pool)
         facts = PoolFacts(
             decision=decision,
-            sample=sample,
+            samples=[queue.sample for queue in seen if queue.sample is not None],
             deployment=self._owned.deployment(pool),
             pods=self._cluster.pods(pool.key),
-            queue_failure=steps.told(Step.QUEUE) if queue is None else _queue_failure(queue.manifest),
+            queue_failure=steps.told(Step.QUEUE) or _first(_queue_failure(queue.manifest) for queue in queues),
             redis_failure=redis_trouble,
             workers_failure=steps.told(Step.WORKERS),
             number_failure=steps.told(Step.NUMBER),
@@ -171,20 +175,17 @@ class PoolReconciler:
                 metrics_api_failure=self._metrics_api_failure(),
             )
             or sampling_failure,
-            ceiling=None if queue is None else _ceiling(pool, queue, decision.desired_replicas),
+            ceiling=_first(_ceiling(pool, queue, decision.desired_replicas) for queue in queues),
         )
         await self._report(pool, manifest, facts)
 
-    async def _find_queue(self, pool: JobWorkerPool) -> _Queue:
+    async def _find_queue(self, key: ObjectKey) -> _Queue:
         # After a start the watch may show pools before their queues: a queue is missing when the API says so.
-        manifest = self._objects.get(QUEUE_KIND, pool.queue_key) or await self._cluster.get(
-            f"{GROUP}/{VERSION}", QUEUE_KIND, pool.queue_key
-        )
+        manifest = self._objects.get(QUEUE_KIND, key) or await self._cluster.get(f"{GROUP}/{VERSION}", QUEUE_KIND, key)
         if manifest is None:
             raise TransientError(
                 "QueueNotFound",
-                f"namespace {pool.queue_key.namespace} has no JobQueue {pool.queue_key.name}: create it, "
-                "or make a pool that names another one",
+                f"namespace {key.namespace} has no JobQueue {key.name}: create it, or let the pool name another one",
             )
         queue = parse(manifest, JobQueue)
         return _Queue(manifest, queue, provider_of(queue, self._providers))
@@ -196,18 +197,19 @@ class PoolReconciler:
         return failure or steps.told(Step.SECRETS)
 
     async def _apply_workers(
-        self, pool: JobWorkerPool, queue: _Queue, redis_trouble: OperatorError | None, replicas: int
+        self, pool: JobWorkerPool, queues: Sequence[_Queue], redis_trouble: OperatorError | None, replicas: int
     ) -> None:
-        if refusal := pool_refusal(pool, queue.provider.name, queue.provider.limits):
+        if refusal := _first(pool_refusal(pool, queue.provider.name, queue.provider.limits) for queue in queues):
             raise refusal
         if self._owned.deployment(pool) is None:
-            if not _is_bound(queue.manifest):
+            if unbound := _first(queue for queue in queues if not _is_bound(queue.manifest)):
                 # Its pods would wait for the binding Secret, and longer than needed once it is there.
-                raise _queue_failure(queue.manifest) or _queue_pending(queue.spec.key.name)
+                raise _queue_failure(unbound.manifest) or _queue_pending(unbound.spec.key.name)
             if redis_trouble is not None:
                 # As above: a kubelet that misses a Secret takes its time to look again.
                 raise redis_trouble
-        await self._owned.apply(pool, queue.spec, queue.provider.worker_environment(queue.spec), replicas)
+        worked = [WorkedQueue(queue.spec, queue.provider.worker_environment(queue.spec)) for queue in queues]
+        await self._owned.apply(pool, worked, replicas)
 
     async def _report(self, pool: JobWorkerPool, manifest: Manifest, facts: PoolFacts) -> None:
         now = self._clock.now()
@@ -238,6 +240,11 @@ class PoolReconciler:
         self._signals_told.pop(key, None)
         self._owned.forget(key)
         self._steps.forget(key)
+
+
+def _first(found: Iterable[Found | None]) -> Found | None:
+    """The first that is there."""
+    return next((each for each in found if each is not None), None)
 
 
 def _limited(manifest: Manifest) -> str:

@@ -11,10 +11,11 @@ from headrace_operator.core.spec import ScalingMode
 from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from headrace_operator.core.deployment import WorkedQueue
     from headrace_operator.core.model import ObjectKey
-    from headrace_operator.core.spec import JobQueue, JobWorkerPool
+    from headrace_operator.core.spec import JobWorkerPool
     from headrace_operator.reconcile.ports import Cluster
 
     Manifest = Mapping[str, Any]
@@ -46,9 +47,7 @@ class PoolObjects:
         if deployment is not None and deployment["spec"].get("replicas") != replicas:
             await self._applier.scale_deployment(pool, deployment, replicas)
 
-    async def apply(
-        self, pool: JobWorkerPool, queue: JobQueue, provider_environment: Mapping[str, str], replicas: int
-    ) -> None:
+    async def apply(self, pool: JobWorkerPool, queues: Sequence[WorkedQueue], replicas: int) -> None:
         """Make the Deployment what the pool's spec says.
 
         Raises
@@ -59,8 +58,7 @@ class PoolObjects:
         """
         wanted = worker_deployment(
             pool,
-            queue,
-            provider_environment=provider_environment,
+            queues,
             replicas=replicas,
             image=self._image,
             image_pull_policy=self._image_pull_policy,

@@ -91,7 +91,7 @@ def test_what_is_taken_has_the_defaults_of_the_definitions(tmp_path: Path) -> No
     assert (queue.key, pool.key) == (ObjectKey("shop", "orders"), ObjectKey("shop", "workers"))
     assert queue.spec.max_retries == 3
     assert (pool.spec.autoscaling.mode, pool.spec.autoscaling.max_replicas) == (ScalingMode.HPA, 4)
-    assert found.pools[0]["spec"]["autoscaling"]["target"] == {"queueDepthPerReplica": 10}
+    assert found.pools[0]["spec"]["autoscaling"]["scaleToZeroAfterSeconds"] == 60
 
 
 def test_an_explicit_null_is_a_default_too(tmp_path: Path) -> None:

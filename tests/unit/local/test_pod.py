@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.deployment import worker_deployment
+from headrace_operator.core.deployment import WorkedQueue, worker_deployment
 from headrace_operator.core.model import ObjectKey, TransientError
 from headrace_operator.core.spec import JobQueue, JobWorkerPool, parse
 from headrace_operator.local.pod import Sources, files, variables, worker_container
@@ -53,7 +53,7 @@ def pod_template(
         JobWorkerPool,
     )
     environment = {"POSTGRES__SCHEMA": "headrace"}
-    deployed = worker_deployment(pool, queue, provider_environment=environment, replicas=1, image="")
+    deployed = worker_deployment(pool, [WorkedQueue(queue, environment)], replicas=1, image="")
     made: dict[str, Any] = deployed["spec"]["template"]
     return made
 

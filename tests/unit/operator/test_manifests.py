@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.settings import worker_settings
 from headrace_operator.core.binding import binding_secret
-from headrace_operator.core.deployment import worker_deployment
+from headrace_operator.core.deployment import WorkedQueue, worker_deployment
 from headrace_operator.core.hpa import pool_autoscaler
 from headrace_operator.core.model import TransientError
 from headrace_operator.core.provider import SecretKey
@@ -21,9 +23,9 @@ from headrace_operator.providers.postgres.place import read_dsn
 API_VERSION = "headrace.dev/v1alpha1"
 
 
-def queue(**spec: Any) -> JobQueue:
+def queue(name: str = "thumbnails", **spec: Any) -> JobQueue:
     postgres = {"connection": {"secretRef": {"name": "pg"}}, "schema": "jobs"}
-    metadata = {"namespace": "shop", "name": "thumbnails", "uid": "q"}
+    metadata = {"namespace": "shop", "name": name, "uid": "q"}
     spec = {"provider": "Postgres", "postgres": postgres, **spec}
     return parse({"apiVersion": API_VERSION, "kind": "JobQueue", "metadata": metadata, "spec": spec}, JobQueue)
 
@@ -37,14 +39,11 @@ def pool(**spec: Any) -> JobWorkerPool:
 
 
 def deployment(**spec: Any) -> dict[str, Any]:
-    return worker_deployment(
-        pool(**spec),
-        queue(),
-        provider_environment=PostgresProvider().worker_environment(queue()),
-        replicas=3,
-        image="bundled:1",
-        image_pull_policy="Never",
-    )
+    made = pool(**spec)
+    queues = [
+        WorkedQueue(queue(name), PostgresProvider().worker_environment(queue(name))) for name in made.spec.queue_names
+    ]
+    return worker_deployment(made, queues, replicas=3, image="bundled:1", image_pull_policy="Never")
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -91,6 +90,36 @@ def test_the_connection_is_mounted_and_never_a_variable() -> None:
     mounts = {mount["mountPath"]: mount for mount in worker()["volumeMounts"]}
     assert mounts["/bindings/queue"]["readOnly"]
     assert environment()["SERVICE_BINDING_ROOT"] == "/bindings"
+
+
+def test_several_queues_have_a_binding_each_and_share_the_slots_in_their_order() -> None:
+    several = {"queueRef": None, "queueRefs": [{"name": "urgent"}, {"name": "bulk"}], "maxConcurrentJobs": 4}
+    volumes = {volume["name"]: volume for volume in pod(**several)["volumes"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in worker(**several)["volumeMounts"]}
+    for path, secret in (("/bindings/queue-0", "urgent-binding"), ("/bindings/queue-1", "bulk-binding")):
+        assert volumes[mounts[path]]["secret"] == {"secretName": secret}
+    variables = environment(**several)
+    assert "BACKGROUND_JOBS__QUEUENAME" not in variables
+    assert variables["BACKGROUND_JOBS__QUEUES__0__QUEUENAME"] == "urgent"
+    assert variables["BACKGROUND_JOBS__QUEUES__1__QUEUENAME"] == "bulk"
+    assert variables["BACKGROUND_JOBS__QUEUES__1__POSTGRES__SCHEMA"] == "jobs"
+    assert variables["BACKGROUND_JOBS__SHAREDSLOTS"] == "4"
+    assert deployment(**several)["spec"]["template"]["metadata"]["labels"]["headrace.dev/queue"] == "urgent"
+
+
+def test_what_a_pool_of_several_queues_is_told_a_worker_understands(tmp_path: Path) -> None:
+    several = {"queueRef": None, "queueRefs": [{"name": "urgent"}, {"name": "bulk"}], "maxConcurrentJobs": 4}
+    for number, name in enumerate(("urgent", "bulk")):
+        directory = tmp_path / f"queue-{number}"
+        directory.mkdir()
+        entries = {"type": "postgresql", "uri": f"postgresql://{name}", "queue": name, "schema": "jobs"}
+        for entry, value in entries.items():
+            (directory / entry).write_text(value)
+    told = {name: value for name, value in environment(**several).items() if value is not None}
+    settings = worker_settings(told | {"SERVICE_BINDING_ROOT": str(tmp_path)})
+    assert [queue.binding.queue for queue in settings.queues] == ["urgent", "bulk"]
+    assert [queue.binding.dsn for queue in settings.queues] == ["postgresql://urgent", "postgresql://bulk"]
+    assert settings.shared_slots == 4
 
 
 def test_settings_are_passed_in_a_spelling_that_stays() -> None:

@@ -151,7 +151,7 @@ def observations(clock: SetClock) -> Observations:
     made = Observations(clock)
     depth = QueueDepth(ready=7, in_flight=5, arrived=30)
     made.remember_reading(QUEUE, read(depth, clock))
-    made.remember_pool(KEY, PoolMemory(uid="1", queue=QUEUE, history=History(), wanted_replicas=2))
+    made.remember_pool(KEY, PoolMemory(uid="1", queues=(QUEUE,), history=History(), wanted_replicas=2))
     return made
 
 

@@ -16,6 +16,7 @@ from headrace_operator.core.model import (
     PassingError,
     QueueDepth,
     RefusedError,
+    TransientError,
 )
 from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore
@@ -40,18 +41,7 @@ class Scene:
         self.backend = MemoryBackend(self.clock)
         self.metrics_api_failure: OperatorError | None = None
         self.restart()
-        self.cluster.put(
-            {
-                "apiVersion": "headrace.dev/v1alpha1",
-                "kind": "JobQueue",
-                "metadata": {"namespace": "shop", "name": "thumbnails"},
-                "spec": {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}},
-                "status": {
-                    "binding": {"name": "thumbnails-binding"},
-                    "conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}],
-                },
-            }
-        )
+        self.put_queue("thumbnails")
         self.put(autoscaling=SCALING)
 
     def restart(self) -> None:
@@ -69,6 +59,27 @@ class Scene:
             image="headrace/worker:test",
             image_pull_policy=None,
             metrics_api_failure=lambda: self.metrics_api_failure,
+        )
+
+    def put_queue(self, name: str) -> None:
+        """A sound one."""
+        self.cluster.put(
+            {
+                "apiVersion": "headrace.dev/v1alpha1",
+                "kind": "JobQueue",
+                "metadata": {"namespace": "shop", "name": name},
+                "spec": {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": "pg"}}}},
+                "status": {
+                    "binding": {"name": f"{name}-binding"},
+                    "conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}],
+                },
+            }
+        )
+
+    def put_other_pool(self, name: str, **spec: Any) -> None:
+        """Another pool on the same queue."""
+        self.cluster.put(
+            {**self.pool, "metadata": {"namespace": "shop", "name": name}, "spec": self.pool["spec"] | spec}
         )
 
     def put(self, *, annotations: dict[str, str] | None = None, **spec: Any) -> None:
@@ -635,3 +646,81 @@ async def test_a_paused_queue_wakes_no_worker_and_says_why(scene: Scene) -> None
     assert (scene.pool["spec"]["replicas"], scene.pool["status"]["scaling"]["signals"]["ready"]) == (0, 500)
     await scene.look(500)
     assert scene.pool["spec"]["replicas"] == 10
+
+
+# Several queues, and several pools
+
+
+def several(scene: Scene) -> None:
+    """The pool works on a second queue, too."""
+    scene.put_queue("videos")
+    scene.put(queueRef=None, queueRefs=[{"name": "videos"}, {"name": "thumbnails"}])
+
+
+async def test_a_pool_of_several_queues_is_scaled_by_what_they_hold_together(scene: Scene) -> None:
+    several(scene)
+    scene.backend.depths["videos"] = QueueDepth(ready=30, blocked=2)
+    await scene.look(25, 5)
+    assert scene.pool["spec"]["replicas"] == 6
+    status = scene.pool["status"]
+    assert (status["queues"], status["scaling"]["signals"]["ready"]) == ("videos, thumbnails", 55)
+    worker = scene.deployment["spec"]["template"]["spec"]["containers"][0]
+    variables = {variable["name"]: variable.get("value") for variable in worker["env"]}
+    assert variables["BACKGROUND_JOBS__QUEUES__0__QUEUENAME"] == "videos"
+
+
+async def test_a_queue_more_is_a_change_of_the_running_workers(scene: Scene) -> None:
+    await scene.look(25)
+    before = scene.deployment["spec"]["template"]
+    several(scene)
+    await scene.look(25)
+    assert scene.deployment["spec"]["template"] != before
+    assert scene.deployment["metadata"]["generation"] == 2
+
+
+async def test_of_several_queues_the_one_that_is_missing_is_named_and_the_number_is_held(scene: Scene) -> None:
+    await scene.look(25)
+    scene.put(queueRef=None, queueRefs=[{"name": "thumbnails"}, {"name": "videos"}])
+    scene.backend.failures["videos"] = TransientError("DepthUnknown", "not read yet")
+    with pytest.raises(OperatorError, match="namespace shop has no JobQueue videos"):
+        await scene.look()
+    assert scene.condition("Ready") == ("False", "QueueNotFound")
+    assert scene.pool["status"]["scaling"]["message"] == "the depth of queue videos is unknown: holding 3 workers"
+
+
+async def test_while_one_of_several_queues_can_not_be_read_the_other_still_wakes_the_pool(scene: Scene) -> None:
+    several(scene)
+    scene.backend.failures["videos"] = TransientError("BackendUnreachable", "away")
+    await scene.look()
+    assert scene.pool["status"]["scaling"]["reason"] == "SignalsLost"
+    await scene.look(25)
+    assert scene.pool["spec"]["replicas"] == 3
+    assert scene.condition("ScalingActive") == ("False", "BackendUnreachable")
+
+
+async def test_pools_on_one_queue_share_its_load_by_what_they_could_run(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 10}, maxConcurrentJobs=2)
+    scene.put_other_pool("large", maxConcurrentJobs=6)
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 2
+    assert scene.pool["status"]["scaling"]["message"].startswith("80 ready and 0 in flight, 20 of it for this pool")
+
+
+async def test_a_pool_that_nobody_scales_takes_the_part_of_the_workers_that_it_has(scene: Scene) -> None:
+    scene.put_other_pool("fixed", autoscaling={"mode": "Off"}, replicas=10)
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 4
+    scene.put_other_pool("fixed", autoscaling={"mode": "Off"}, replicas=0)
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 8
+
+
+async def test_a_pool_that_is_paused_at_zero_leaves_the_load_to_the_others(scene: Scene) -> None:
+    scene.put_other_pool("paused", replicas=0)
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 8
+    asleep = {**scene.pool, "metadata": {"namespace": "shop", "name": "paused"}}
+    asleep["metadata"]["annotations"] = {"headrace.dev/scaled-to-zero": "true"}
+    scene.cluster.put({**asleep, "spec": {**scene.pool["spec"], "replicas": 0}})
+    await scene.look(180)
+    assert scene.pool["spec"]["replicas"] == 9
