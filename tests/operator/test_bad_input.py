@@ -576,6 +576,24 @@ BAD_POOLS = [
         fix="should be greater than or equal to 1",
     ),
     Bad(
+        mistake="a rolling update and none",
+        changes={"spec.strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}},
+        field="spec.strategy.rollingUpdate",
+        fix="remove it, or set strategy.type to RollingUpdate",
+    ),
+    Bad(
+        mistake="no worker to be replaced ever",
+        changes={"spec.strategy": {"rollingUpdate": {"maxSurge": "0%", "maxUnavailable": 0}}},
+        field="spec.strategy.rollingUpdate.maxUnavailable",
+        fix="raise one of them",
+    ),
+    Bad(
+        mistake="a percentage of more than all",
+        changes={"spec.strategy": {"rollingUpdate": {"maxUnavailable": "101%"}}},
+        field="spec.strategy.rollingUpdate.maxUnavailable",
+        fix="should match '^(100|[1-9]?[0-9])%$'",
+    ),
+    Bad(
         mistake="a grace period of one's own",
         changes={"spec.template": {"spec": {"terminationGracePeriodSeconds": 5}}},
         field="spec.template.spec.terminationGracePeriodSeconds",
@@ -724,6 +742,10 @@ def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> N
         ),
         pytest.param(POOL, {"spec.image": "registry.example.com:5000/shop/worker@sha256:" + "0" * 64}, id="a digest"),
         pytest.param(POOL, {"spec.drainTimeoutSeconds": 0}, id="no drain"),
+        pytest.param(POOL, {"spec.strategy": {"type": "Recreate"}}, id="all workers at once"),
+        pytest.param(
+            POOL, {"spec.strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"}}}, id="a tenth at a time"
+        ),
         pytest.param(POOL, {"spec.idempotency": {}}, id="no idempotency"),
         pytest.param(POOL, {"spec.idempotency": {"enabled": False, "redis": REDIS}}, id="idempotency switched off"),
         pytest.param(

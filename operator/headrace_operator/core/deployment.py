@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.labels import pool_labels, pool_selector
+from headrace_operator.core.spec import RollingUpdate
 from headrace_operator.core.template import merge_pod_template
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ METRICS_PORT = 8080
 
 DRAIN_MARGIN_SECONDS = 30
 """What a worker has after its drain to hand back the rest and go, before it is killed."""
+
+PROGRESS_DEADLINE_SECONDS = 600
+"""How long replacing workers may get nowhere before it counts as failed, apart from what old workers' drains take."""
 
 _BINDINGS = "/bindings"
 # Below the bindings, where `headrace-operator dev` can put it too; without a type it is none.
@@ -78,9 +82,29 @@ def worker_deployment(
             "replicas": replicas,
             "selector": {"matchLabels": pool_selector(name)},
             "revisionHistoryLimit": 3,
+            "strategy": _strategy(pool),
+            # Where no successor fits beside an old worker, nothing happens while that one drains.
+            "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS + _grace_period_seconds(pool),
             "template": merge_pod_template(ours, pool.spec.template),
         },
     }
+
+
+def _strategy(pool: JobWorkerPool) -> dict[str, Any]:
+    strategy = pool.spec.strategy
+    if strategy.type == "Recreate":
+        return {"type": "Recreate"}
+    rolling = strategy.rolling_update or RollingUpdate()
+    return {
+        "type": "RollingUpdate",
+        # A Deployment's own default rounds a quarter of few workers down to none that may be missing: whatever one of
+        # them holds, its successor would wait for it for ever.
+        "rollingUpdate": {"maxSurge": rolling.max_surge, "maxUnavailable": rolling.max_unavailable},
+    }
+
+
+def _grace_period_seconds(pool: JobWorkerPool) -> int:
+    return pool.spec.drain_timeout_seconds + DRAIN_MARGIN_SECONDS
 
 
 def _annotations(pool: JobWorkerPool) -> dict[str, str]:
@@ -108,7 +132,7 @@ def _pod(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "terminationGracePeriodSeconds": pool.spec.drain_timeout_seconds + DRAIN_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": _grace_period_seconds(pool),
         "containers": [worker],
         "volumes": volumes,
     }

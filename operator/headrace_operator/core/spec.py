@@ -288,6 +288,24 @@ class Autoscaling(Part, frozen=True, kw_only=True):
             )
 
 
+class RollingUpdate(Part, frozen=True, kw_only=True):
+    """How many workers are replaced at a time: numbers, or percentages such as 25%."""
+
+    max_surge: int | str = "25%"
+    max_unavailable: int | str = 1
+
+
+class Strategy(Part, frozen=True, kw_only=True):
+    """How workers are replaced when what they run changes."""
+
+    type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    rolling_update: RollingUpdate | None = None
+
+    def __post_init__(self) -> None:
+        if self.type == "Recreate" and self.rolling_update is not None:
+            raise ValueError("rollingUpdate goes with type RollingUpdate")
+
+
 class PoolSpec(Part, frozen=True, kw_only=True):
     """A JobWorkerPool's spec."""
 
@@ -303,6 +321,7 @@ class PoolSpec(Part, frozen=True, kw_only=True):
     retry: Retry = Retry()
     idempotency: Idempotency = Idempotency()
     autoscaling: Autoscaling = Autoscaling(mode=ScalingMode.OFF)
+    strategy: Strategy = Strategy()
     template: dict[str, Any] = {}
 
     def __post_init__(self) -> None:

@@ -59,12 +59,14 @@ def worker_pod(manifest: Manifest) -> WorkerPod:
     status = manifest.get("status") or {}
     is_leaving = "deletionTimestamp" in manifest["metadata"]
     ready = find(status.get("conditions") or (), "Ready")
-    trouble = None if is_leaving else _trouble(status)
+    # What has ended (evicted, say, or killed with its node) has a successor: how it ended keeps nobody from starting.
+    is_over = is_leaving or status.get("phase") in ("Failed", "Succeeded")
+    trouble = None if is_over else _trouble(status)
     ip = status.get("podIP")
     return WorkerPod(
         name=manifest["metadata"]["name"],
         address=f"http://{f'[{ip}]' if ':' in ip else ip}:{METRICS_PORT}" if ip else None,
-        ready=not is_leaving and ready is not None and ready["status"] == "True",
+        ready=not is_over and ready is not None and ready["status"] == "True",
         waiting_reason=trouble[0] if trouble else None,
         waiting_message=trouble[1] if trouble else None,
     )

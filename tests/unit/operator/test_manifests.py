@@ -85,6 +85,30 @@ def test_a_pod_has_its_drain_and_half_a_minute_more_to_end() -> None:
     assert pod(drainTimeoutSeconds=90)["terminationGracePeriodSeconds"] == 120
 
 
+@pytest.mark.parametrize(
+    ("strategy", "made"),
+    [
+        ({}, {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 1}}),
+        (
+            {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}},
+            {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        ),
+        (
+            {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"}},
+            {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"}},
+        ),
+        ({"type": "Recreate"}, {"type": "Recreate"}),
+    ],
+    ids=["the only worker may go before its successor", "no capacity lost", "no room for more", "all at once"],
+)
+def test_how_workers_are_replaced_is_the_pools_choice(strategy: dict[str, Any], made: dict[str, Any]) -> None:
+    assert deployment(strategy=strategy)["spec"]["strategy"] == made
+
+
+def test_a_long_drain_is_no_failure_of_what_replaces_workers() -> None:
+    assert deployment(drainTimeoutSeconds=3600)["spec"]["progressDeadlineSeconds"] == 3600 + 30 + 600
+
+
 def test_the_connection_is_mounted_and_never_a_variable() -> None:
     assert {"name": "binding", "secret": {"secretName": "thumbnails-binding"}} in pod()["volumes"]
     mounts = {mount["mountPath"]: mount for mount in worker()["volumeMounts"]}
