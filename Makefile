@@ -41,6 +41,9 @@ e2e:
 bench: $(READY) ## Queue and worker beside their peers: eighteen minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(foreach id,$(ONLY),--only $(id))
 
+bench-operator: $(READY) ## What the operator costs, in about 25 minutes: docs/benchmarks-operator.md. SIZE=100 is smaller, ONLY=ID measures one.
+	PYTHONPATH=tests:operator:worker $(BIN)/python -m operator_bench $(if $(SIZE),--size $(SIZE)) $(foreach id,$(ONLY),--only $(id))
+
 lint: $(READY) ## Style, types, import contracts, shell scripts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +91,4 @@ clean: ## Remove what was built here. Compiled tools stay in the user's cache.
 help: ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 26
 
-.PHONY: check demo test test-postgres-versions soak e2e bench lint format cluster cluster-down images deploy venv generate lock clean help
+.PHONY: check demo test test-postgres-versions soak e2e bench bench-operator lint format cluster cluster-down images deploy venv generate lock clean help

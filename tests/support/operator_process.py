@@ -45,6 +45,7 @@ class OperatorProcess:
     """Where it has rights and works; empty: everywhere."""
     listen_port: int = field(default_factory=free_port)
     metrics_api_port: int = field(default_factory=free_port)
+    log_level: str = "debug"
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def install(self) -> None:
@@ -74,7 +75,7 @@ class OperatorProcess:
             "HEADRACE_LISTEN_ADDRESS": f"127.0.0.1:{self.listen_port}",
             "HEADRACE_METRICS_API_ADDRESS": f"127.0.0.1:{self.metrics_api_port}",
             "HEADRACE_METRICS_API_SERVICE": SERVICE,
-            "HEADRACE_LOG_LEVEL": "debug",
+            "HEADRACE_LOG_LEVEL": self.log_level,
             # A warning in the operator's process is as wrong as one in a test.
             "PYTHONWARNINGS": "error",
         }
