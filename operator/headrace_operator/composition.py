@@ -38,6 +38,7 @@ class Operator:
         self._observations = Observations(clock)
         self._metrics = OperatorMetrics(self._observations)
         self._controllers = Controllers(clock, self._observations, self._metrics.observe)
+        self._metrics.show_waiting(self._controllers.waiting_looks)
         self.show = self._controllers.show
         self.show_gone = self._controllers.show_gone
         self.is_watching = False

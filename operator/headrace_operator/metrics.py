@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from headrace_operator.core.model import OperatorError, SampleSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
@@ -34,6 +34,12 @@ class OperatorMetrics:
 
     def __init__(self, observations: Observations) -> None:
         self.registry = CollectorRegistry()
+        self._waiting = Gauge(
+            "headrace_operator_waiting_looks",
+            "Objects that wait for their look.",
+            ("kind",),
+            registry=self.registry,
+        )
         self._reconciles = Counter(
             "headrace_operator_reconciles",
             "Looks at an object, by how they ended.",
@@ -89,6 +95,11 @@ class OperatorMetrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.registry.register(_BackendDepths(observations))
+
+    def show_waiting(self, looks: Mapping[str, Callable[[], int]]) -> None:
+        """Show, by kind, how many objects wait for their look."""
+        for kind, count in looks.items():
+            self._waiting.labels(kind).set_function(count)
 
     def observe(self, kind: str, seconds: float, error: Exception | None) -> None:
         """Count one look."""

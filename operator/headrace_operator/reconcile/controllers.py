@@ -91,6 +91,11 @@ class Controllers:
             self._work[QUEUE_KIND].add(queue)
         self._wake_pools(queue)
 
+    @property
+    def waiting_looks(self) -> Mapping[str, Callable[[], int]]:
+        """By kind, what tells how many objects wait for their look."""
+        return {kind: work.waiting for kind, work in self._work.items()}
+
     def health_problem(self) -> str | None:
         """Why the process should be restarted."""
         for kind, work in self._work.items():

@@ -230,6 +230,12 @@ def test_looks_are_counted_by_how_they_ended(observations: Observations) -> None
     assert get("headrace_operator_reconcile_errors_total", {"kind": "JobQueue", "reason": "RuntimeError"}) == 1
 
 
+def test_how_many_objects_wait_for_their_look_is_shown(observations: Observations) -> None:
+    metrics = OperatorMetrics(observations)
+    metrics.show_waiting({"JobQueue": lambda: 3})
+    assert metrics.registry.get_sample_value("headrace_operator_waiting_looks", {"kind": "JobQueue"}) == 3
+
+
 def test_requests_to_the_api_are_counted_by_what_became_of_them(observations: Observations) -> None:
     metrics = OperatorMetrics(observations)
     metrics.requested("PATCH", None)
