@@ -18,6 +18,7 @@ from headrace_operator.reconcile.controllers import Controllers
 from headrace_operator.reconcile.demand import Demand
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.sampling import Sampler
+from headrace_operator.threads import LoopThreads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,7 @@ class Operator:
     @asynccontextmanager
     async def running(self, settings: Settings) -> AsyncIterator[None]:
         """Work inside the block: all that must be there before objects are watched is there when it is entered."""
+        asyncio.get_running_loop().set_default_executor(LoopThreads())
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
                 endpoints.serving(
