@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from headrace_operator.core.model import ObjectKey, Reading, Sample, WorkerPod
     from headrace_operator.core.provider import Place, Providers
+    from headrace_operator.sampling.following import SamplingObserver
 
 
 class WallClock:
@@ -28,7 +29,7 @@ class WallClock:
 class SamplerStage:
     """What a sampler reads, and from whom; `pods` and `intervals` are read with every sample."""
 
-    def __init__(self, providers: Providers = PROVIDERS) -> None:
+    def __init__(self, providers: Providers = PROVIDERS, observer: SamplingObserver | None = None) -> None:
         self.pods: dict[ObjectKey, list[WorkerPod]] = {}
         self.intervals: dict[ObjectKey, float | None] = {}
         """None, a pool at zero, where nothing is said."""
@@ -44,6 +45,7 @@ class SamplerStage:
             pods_of=lambda queue: self.pods.get(queue, []),
             interval_seconds=self.intervals.get,
             on_news=lambda queue, is_urgent: self.news.append((queue, is_urgent)),
+            observer=observer,
         )
 
     def note(self) -> None:
@@ -87,8 +89,10 @@ class _Noted(Observations):
 
 
 @asynccontextmanager
-async def sampling(providers: Providers = PROVIDERS) -> AsyncIterator[SamplerStage]:
+async def sampling(
+    providers: Providers = PROVIDERS, observer: SamplingObserver | None = None
+) -> AsyncIterator[SamplerStage]:
     """A sampler that works inside the block."""
-    stage = SamplerStage(providers)
+    stage = SamplerStage(providers, observer)
     async with stage.sampler:
         yield stage

@@ -156,7 +156,7 @@ class Schedule:
             return ()
         due = []
         for queue, turn in self._turns.items():
-            if turn.news_at <= now:
+            if turn.news_at <= now + _FIRST_NEWS_SECONDS:
                 turn.heard_at, turn.news_at = now, math.inf
             elif turn.gathers_from > now:
                 continue
