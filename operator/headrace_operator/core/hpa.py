@@ -9,7 +9,11 @@ from headrace_operator.core.labels import pool_labels
 from headrace_operator.core.scaling import SCALE_DOWN_WINDOW
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from headrace_operator.core.spec import JobWorkerPool
+
+    Manifest = Mapping[str, Any]
 
 _PERIOD_SECONDS = 15
 
@@ -58,6 +62,18 @@ def pool_autoscaler(pool: JobWorkerPool) -> dict[str, Any]:
             },
         },
     }
+
+
+def autoscaler_of_deployment(pool: JobWorkerPool, autoscalers: Sequence[Manifest]) -> Manifest | None:
+    """Somebody's autoscaler that writes the number of the pool's Deployment, past the pool's own."""
+    return next(
+        (
+            each
+            for each in autoscalers
+            if not pool.owns(each) and each["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+        ),
+        None,
+    )
 
 
 def _policy(type_: str, value: int) -> dict[str, Any]:

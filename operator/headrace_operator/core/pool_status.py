@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
+from headrace_operator.core.hpa import autoscaler_of_deployment
 from headrace_operator.core.labels import pool_selector
 from headrace_operator.core.model import PAUSED_ANNOTATION, OperatorError, RefusedError, TransientError
 from headrace_operator.core.spec import ScalingMode
@@ -32,6 +33,8 @@ class PoolFacts:
     """What is known of a pool once its decision is carried out."""
 
     decision: Decision
+    replicas: int
+    """The Deployment's number: the decided one, unless somebody else's autoscaler writes it."""
     samples: Sequence[Sample]
     """Of the queues that could be read."""
     deployment: Manifest | None
@@ -99,7 +102,7 @@ def pool_numbers(pool: JobWorkerPool, facts: PoolFacts) -> dict[str, Any]:
     selector = pool_selector(pool.metadata.name)
     return {
         # The Deployment's number at once, not what it has achieved: an autoscaler writes back what it reads here.
-        "replicas": desired,
+        "replicas": facts.replicas,
         "readyReplicas": _ready_replicas(facts),
         "desiredReplicas": desired,
         "queues": ", ".join(pool.spec.queue_names),
@@ -151,7 +154,7 @@ def scaling_failure(
         Why they can't read the depth of queues.
     """
     if pool.spec.autoscaling.mode is ScalingMode.OFF:
-        return None
+        return _yielding(pool, autoscalers)
     if (foreign := next((each for each in autoscalers if not pool.owns(each)), None)) is not None:
         # Two autoscalers over one set of pods stop each other.
         name = foreign["metadata"]["name"]
@@ -168,6 +171,18 @@ def scaling_failure(
     return next((failure for failure in failures if failure is not None), None)
 
 
+def _yielding(pool: JobWorkerPool, autoscalers: Sequence[Manifest]) -> OperatorError | None:
+    foreign = autoscaler_of_deployment(pool, autoscalers)
+    if foreign is None:
+        return None
+    return RefusedError(
+        "ForeignAutoscaler",
+        f"HorizontalPodAutoscaler {foreign['metadata']['name']} scales the Deployment, whose number is left to it: let "
+        f"it, or the ScaledObject that it is made from, scale {pool.kind} {pool.metadata.name} "
+        f"({pool.api_version}) instead",
+    )
+
+
 def _autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError | None:
     """Why our HorizontalPodAutoscaler can't do its work. At zero it rests, as it should."""
     status = autoscaler.get("status") or {}
@@ -178,7 +193,7 @@ def _autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError
 
 
 def _ready(facts: PoolFacts) -> Condition:
-    desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
+    desired, ready = facts.replicas, _ready_replicas(facts)
     trouble = facts.queue_failure or facts.workers_failure or facts.redis_failure or facts.number_failure
     if trouble is None and desired:
         trouble = replica_failure(facts.deployment) or _pod_failure(facts.pods)
@@ -196,7 +211,7 @@ def _ready(facts: PoolFacts) -> Condition:
 
 
 def _available(facts: PoolFacts) -> Condition:
-    desired, ready = facts.decision.desired_replicas, _ready_replicas(facts)
+    desired, ready = facts.replicas, _ready_replicas(facts)
     if desired == 0:
         return Condition(type=conditions.AVAILABLE, status=True, reason="AtZero", message="no worker is wanted")
     return Condition(
@@ -209,15 +224,16 @@ def _available(facts: PoolFacts) -> Condition:
 
 def _scaling_active(pool: JobWorkerPool, facts: PoolFacts) -> Condition:
     mode = pool.spec.autoscaling.mode
-    if mode is ScalingMode.OFF or _is_paused(facts.decision):
+    is_off = mode is ScalingMode.OFF
+    if facts.scaling_failure is not None and (is_off or not _is_paused(facts.decision)):
+        return Condition.failed(conditions.SCALING_ACTIVE, facts.scaling_failure)
+    if is_off or _is_paused(facts.decision):
         return Condition(
             type=conditions.SCALING_ACTIVE,
             status=False,
             reason=facts.decision.reason,
             message=facts.decision.message,
         )
-    if facts.scaling_failure is not None:
-        return Condition.failed(conditions.SCALING_ACTIVE, facts.scaling_failure)
     return Condition(
         type=conditions.SCALING_ACTIVE,
         status=True,

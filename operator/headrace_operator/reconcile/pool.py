@@ -149,17 +149,19 @@ class PoolReconciler:
         seen, sampling_failure = self._decisions.see(pool)
         decision = self._decisions.decide(pool, self._owned.deployment(pool), seen)
         manifest = await self._decisions.write(pool, manifest, decision)
+        replicas = self._owned.number(pool, decision.desired_replicas)
         with steps.taking(Step.NUMBER):
-            await self._owned.carry_number(pool, decision.desired_replicas)
+            await self._owned.carry_number(pool, replicas)
         redis_trouble = await self._redis_failure(steps, pool)
         if queues:
             with steps.taking(Step.WORKERS):
-                await self._apply_workers(pool, queues, redis_trouble, decision.desired_replicas)
+                await self._apply_workers(pool, queues, redis_trouble, replicas)
         if self._owned.deployment(pool) is not None:
             with steps.taking(Step.AUTOSCALER):
                 await self._owned.keep_autoscaler(pool)
         facts = PoolFacts(
             decision=decision,
+            replicas=replicas,
             samples=[queue.sample for queue in seen if queue.sample is not None],
             deployment=self._owned.deployment(pool),
             pods=self._cluster.pods(pool.key),
@@ -175,7 +177,7 @@ class PoolReconciler:
                 metrics_api_failure=self._metrics_api_failure(),
             )
             or sampling_failure,
-            ceiling=_first(_ceiling(pool, queue, decision.desired_replicas) for queue in queues),
+            ceiling=_first(_ceiling(pool, queue, replicas) for queue in queues),
         )
         await self._report(pool, manifest, facts)
 
@@ -215,7 +217,7 @@ class PoolReconciler:
         now = self._clock.now()
         decision = facts.decision
         before = manifest.get("status") or {}
-        is_rescaled = before.get("replicas", 0) != decision.desired_replicas
+        is_rescaled = before.get("desiredReplicas", 0) != decision.desired_replicas
         fields = pool_numbers(pool, facts)
         if is_rescaled:
             fields["lastScaleTime"] = conditions.timestamp(now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.deployment import worker_deployment
-from headrace_operator.core.hpa import pool_autoscaler
+from headrace_operator.core.hpa import autoscaler_of_deployment, pool_autoscaler
 from headrace_operator.core.model import RefusedError
 from headrace_operator.core.spec import ScalingMode
 from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
@@ -40,6 +40,18 @@ class PoolObjects:
         """The pool's own Deployment: as the watch shows it, or as our last write to it has left it."""
         live = self._cluster.deployment(pool.key)
         return self._applier.newest(DEPLOYMENT, pool, live if live is not None and pool.owns(live) else None)
+
+    def number(self, pool: JobWorkerPool, replicas: int) -> int:
+        """The number that the Deployment is to have: the pool's own, or what an autoscaler of somebody else's writes.
+
+        In mode Off the user may have one; where it scales the Deployment and not the pool, both would write for ever.
+        """
+        deployment = self.deployment(pool)
+        if pool.spec.autoscaling.mode is not ScalingMode.OFF or deployment is None:
+            return replicas
+        foreign = autoscaler_of_deployment(pool, self._cluster.autoscalers(pool.key))
+        theirs: int = deployment["spec"].get("replicas", 1)
+        return replicas if foreign is None else theirs
 
     async def carry_number(self, pool: JobWorkerPool, replicas: int) -> None:
         """Give the Deployment the pool's number, whatever becomes of the rest of it."""

@@ -723,3 +723,55 @@ async def test_a_pool_that_is_paused_at_zero_leaves_the_load_to_the_others(scene
     scene.cluster.put({**asleep, "spec": {**scene.pool["spec"], "replicas": 0}})
     await scene.look(180)
     assert scene.pool["spec"]["replicas"] == 9
+
+
+# Somebody else's autoscaler
+
+
+def theirs(kind: str) -> Manifest:
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"namespace": "shop", "name": "theirs"},
+        "spec": {"scaleTargetRef": {"kind": kind, "name": "workers"}},
+    }
+
+
+async def test_in_mode_off_a_deployment_that_somebody_scales_keeps_its_number_and_how_to_mend_it_is_said(
+    scene: Scene,
+) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=2)
+    await scene.look()
+    scene.cluster.put(theirs("Deployment"))
+    scene.cluster.put({**scene.deployment, "spec": {**scene.deployment["spec"], "replicas": 5}})
+    scene.put(maxConcurrentJobs=3)
+    await scene.look()
+    assert scene.deployment["spec"]["replicas"] == 5
+    assert scene.condition("ScalingActive") == ("False", "ForeignAutoscaler")
+    told = find(scene.pool["status"]["conditions"], "ScalingActive")
+    assert told is not None
+    assert "let it, or the ScaledObject that it is made from, scale JobWorkerPool workers" in told["message"]
+    status = scene.pool["status"]
+    assert (scene.pool["spec"]["replicas"], status["replicas"], status["desiredReplicas"]) == (2, 5, 2)
+    scene.cluster.events.clear()
+    await scene.look()
+    assert scene.cluster.events == []
+
+
+async def test_in_mode_off_the_number_is_the_pools_again_once_nobody_scales_the_deployment(scene: Scene) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=2)
+    scene.cluster.put(theirs("Deployment"))
+    await scene.look()
+    scene.cluster.put({**scene.deployment, "spec": {**scene.deployment["spec"], "replicas": 5}})
+    await scene.look()
+    await scene.cluster.delete("autoscaling/v2", "HorizontalPodAutoscaler", ObjectKey("shop", "theirs"))
+    await scene.look()
+    assert scene.deployment["spec"]["replicas"] == 2
+    assert scene.condition("ScalingActive") == ("False", "ManualScaling")
+
+
+async def test_in_mode_off_an_autoscaler_of_the_pool_itself_is_as_it_should_be(scene: Scene) -> None:
+    scene.put(autoscaling={"mode": "Off"}, replicas=2)
+    scene.cluster.put(theirs("JobWorkerPool"))
+    await scene.look()
+    assert scene.condition("ScalingActive") == ("False", "ManualScaling")
