@@ -169,6 +169,8 @@ class MemoryBackend(PostgresProvider):
         self.depth = QueueDepth()
         self.depths: dict[str, QueueDepth] = {}
         """By a queue's name, where it has another one."""
+        self.age_seconds = 0.0
+        """Of the newest sample."""
         self.failure: OperatorError | None = None
         self.failures: dict[str, OperatorError] = {}
         """By a queue's name, for those that fail alone."""
@@ -211,7 +213,8 @@ class MemoryBackend(PostgresProvider):
     def reading(self, queue: ObjectKey) -> Reading | None:
         now = self._clock.now()
         failure = self.failures.get(queue.name, self.failure)
-        sample = Sample(depth=self.depths.get(queue.name, self.depth), sampled_at=now, source=self.source)
+        depth, sampled_at = self.depths.get(queue.name, self.depth), now - timedelta(seconds=self.age_seconds)
+        sample = Sample(depth=depth, sampled_at=sampled_at, source=self.source)
         return Reading(sample=None if failure else sample, failure=failure, tried_at=now)
 
     def break_off(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import OperatorError, RefusedError, TransientError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from headrace_operator.reconcile.reporting import Reporter
 
     Manifest = Mapping[str, Any]
+
+
+STALE = timedelta(seconds=60)
+"""Nothing is decided on an older sample: that is three times as long as a queue waits for its turn at the most."""
 
 
 class PoolDecisions:
@@ -59,7 +64,11 @@ class PoolDecisions:
         reading = self._sampling.reading(queue)
         if reading is None:
             return None, TransientError("DepthUnknown", f"JobQueue {queue.name} was not read yet")
-        return reading.current, reading.failure
+        sample = reading.current
+        if sample is not None and (age := self._clock.now() - sample.sampled_at) > STALE:
+            seconds = age.total_seconds()
+            return None, TransientError("DepthUnknown", f"JobQueue {queue.name} was last read {seconds:.0f} s ago")
+        return sample, reading.failure
 
     def _share(self, pool: JobWorkerPool, queue: ObjectKey) -> Fraction:
         """What part of the queue's load is the pool's. A pool whose spec is wrong takes none."""

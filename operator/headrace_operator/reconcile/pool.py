@@ -30,7 +30,7 @@ from headrace_operator.core.pool_status import (
     scaling_status,
 )
 from headrace_operator.core.provider import provider_of
-from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, ScalingMode, block_name, parse
+from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, block_name, parse
 from headrace_operator.reconcile.decisions import PoolDecisions
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.pool_objects import PoolObjects
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace_operator.core.provider import AnyProvider, Providers
-    from headrace_operator.core.scaling import Limit
+    from headrace_operator.core.scaling import Decision, Limit
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
@@ -52,8 +52,9 @@ if TYPE_CHECKING:
 
     Manifest = Mapping[str, Any]
 
-UNSCALED_ROUND_SECONDS = 30.0
-"""How often a pool without autoscaling is looked at; what happens to its objects in between is told by the watch."""
+ROUND_SECONDS = 30.0
+"""How often a pool that has workers is looked at when no decision is due: what happens to its queues and its objects in
+between is told, but what autoscalers can read is not. At zero there is nothing of that."""
 
 SIGNALS_STEP = timedelta(seconds=30)
 """Signals change with every sample, and metrics show them: they are written so often at most, unless the decision
@@ -132,12 +133,13 @@ class PoolReconciler:
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
             raise
         steps = self._steps.begin(key)
-        await self._take(steps, pool, manifest)
+        decision = await self._take(steps, pool, manifest)
         steps.raise_first()
-        scaling = pool.spec.autoscaling
-        return UNSCALED_ROUND_SECONDS if scaling.mode is ScalingMode.OFF else scaling.sample_interval_seconds
+        if decision.next_at is not None:
+            return max((decision.next_at - self._clock.now()).total_seconds(), 0.0)
+        return ROUND_SECONDS if decision.desired_replicas else None
 
-    async def _take(self, steps: Steps, pool: JobWorkerPool, manifest: Manifest) -> None:
+    async def _take(self, steps: Steps, pool: JobWorkerPool, manifest: Manifest) -> Decision:
         queues: Sequence[_Queue] = ()
         with steps.taking(Step.QUEUE):
             queues = [await self._find_queue(key) for key in pool.queue_keys]
@@ -180,6 +182,7 @@ class PoolReconciler:
             ceiling=_first(_ceiling(pool, queue, replicas) for queue in queues),
         )
         await self._report(pool, manifest, facts)
+        return decision
 
     async def _find_queue(self, key: ObjectKey) -> _Queue:
         # After a start the watch may show pools before their queues: a queue is missing when the API says so.

@@ -100,10 +100,13 @@ class Scene:
             }
         )
 
-    async def look(self, ready: int = 0, in_flight: int = 0, *, seconds: float = 5, paused: bool = False) -> None:
+    async def look(
+        self, ready: int = 0, in_flight: int = 0, *, seconds: float = 5, paused: bool = False
+    ) -> float | None:
+        """Let time pass, look; returns after how many seconds the next look is due by itself."""
         self.clock.move(seconds)
         self.backend.depth = QueueDepth(ready=ready, in_flight=in_flight, paused=paused)
-        await self.reconciler.reconcile(KEY)
+        return await self.reconciler.reconcile(KEY)
 
     @property
     def pool(self) -> Manifest:
@@ -646,6 +649,26 @@ async def test_a_paused_queue_wakes_no_worker_and_says_why(scene: Scene) -> None
     assert (scene.pool["spec"]["replicas"], scene.pool["status"]["scaling"]["signals"]["ready"]) == (0, 500)
     await scene.look(500)
     assert scene.pool["spec"]["replicas"] == 10
+
+
+# When the next look is due
+
+
+async def test_the_next_look_is_when_time_could_change_the_number(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "sampleIntervalSeconds": 4, "scaleToZeroAfterSeconds": 3})
+    assert await scene.look() is None, "at zero it is jobs that count, and they tell"
+    assert await scene.look(25) == 4, "what is wanted is remembered for a minute"
+    assert await scene.look() == 3, "zero is due"
+    scene.put(autoscaling={"mode": "HPA", "minReplicas": 1})
+    assert await scene.look(25) == 30, "the autoscaler decides; whether it can is looked at"
+
+
+async def test_nothing_is_decided_on_a_sample_that_is_too_old(scene: Scene) -> None:
+    await scene.look(25)
+    scene.backend.age_seconds = 61
+    await scene.look(80)
+    assert scene.pool["spec"]["replicas"] == 3
+    assert scene.condition("ScalingActive") == ("False", "DepthUnknown")
 
 
 # Several queues, and several pools
