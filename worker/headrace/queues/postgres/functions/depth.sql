@@ -109,7 +109,13 @@ BEGIN
         INTO arrivals
         FROM (
             SELECT of_group.count, head.since, head.is_due, head.is_unexpired,
-                NOT {schema}.has_head(queue.id, of_group.group_key) AS is_head
+                -- As has_head(); a call for each would cost more than the look.
+                (SELECT held.head_id
+                    FROM {schema}.group_heads AS held
+                    WHERE held.queue_id = queue.id AND held.group_key >= of_group.group_key
+                        AND held.group_key <= of_group.group_key
+                    ORDER BY held.group_key DESC
+                    LIMIT 1) IS NULL AS is_head
             FROM (
                 SELECT few.group_key, count(*) AS count, min(few.id) AS first_id
                 FROM (
@@ -126,6 +132,8 @@ BEGIN
                     WHERE job.queue_id = queue.id AND job.id = of_group.first_id
                     OFFSET 0
                 ) AS head
+            -- Once for each, however often it is asked for above.
+            OFFSET 0
         ) AS one;
 
         ready := greatest(0, live - in_flight - (late - late_and_held) + due - late_due + suspects - late_suspects

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 4a2ddc8c04e9
+-- functions: 61f5542bc67d
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
