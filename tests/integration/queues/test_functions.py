@@ -74,7 +74,8 @@ class Session:
         return lease
 
     async def claim(self, lease: int, limit: int = 100) -> list[asyncpg.Record]:
-        return await self.rows("claim", QUEUE, lease, limit, START, None, None)
+        rows = await self.rows("claim", QUEUE, lease, limit, START, None, None)
+        return [row for row in rows if row["claim_id"] is not None]
 
     async def claimed(self, count: int = 1) -> tuple[int, list[int], list[int]]:
         """Enqueue and claim so many; their lease, claims and ids."""

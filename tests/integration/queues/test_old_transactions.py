@@ -5,6 +5,7 @@ Pages are counted, not seconds: those that the server looked at, whatever else t
 
 from __future__ import annotations
 
+from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 QUEUE = 1
 LEASE_SECONDS = 20.0
 ALL_QUERIES = queries("headrace")
+
+_OF_FRONTIER = itemgetter("priority", "id", "came_back", "look")
 
 ROUNDS = 400
 SAMPLES = 15
@@ -69,12 +72,13 @@ class Worker:
         """Once; gives what was done."""
         floors, look = self._frontier.of(without, 0.0)
         rows = await self._meter.run("claim", QUEUE, self._lease, limit, floors, list(without) or None, look)
-        self._frontier.found(
-            without, [(row["priority"], row["id"], row["came_back"], row["look"]) for row in rows], 0.0
-        )
+        marks = [row for row in rows if row["claim_id"] is None]
+        rows = [row for row in rows if row["claim_id"] is not None]
+        self._frontier.passed(without, map(_OF_FRONTIER, marks), 0.0)
+        self._frontier.found(without, map(_OF_FRONTIER, rows), 0.0)
         claims = list({row["claim_id"] for row in rows})
         if rows:
-            await self._meter.run("complete", self._lease, claims, [row["id"] for row in rows], 0.0)
+            await self._meter.run("complete", self._lease, claims, [row["id"] for row in rows])
         return rows
 
 

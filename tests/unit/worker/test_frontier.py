@@ -83,6 +83,10 @@ class TestLookingPastWhatIsLeftOut:
         assert frontier.of(WITHOUT_SLOW, NOW + 140)[0] != NOWHERE
         assert frontier.of(WITHOUT_SLOW, NOW + 160)[0] == NOWHERE
 
+    def test_who_leaves_nothing_out_does_not_pass_again_what_is_done(self, frontier: Frontier) -> None:
+        assert not frontier.passed(ALL, [(0, 10_000, None, 7)], NOW), "the look did not end early"
+        assert frontier.of(ALL, NOW) == ([10_001, *NOWHERE[1:]], 7)
+
     def test_who_leaves_nothing_out_goes_by_the_database(self, frontier: Frontier) -> None:
         frontier.found(ALL, [(0, 9, None, 7)], NOW)
         assert frontier.of(ALL, NOW + 1000)[0][0] == 10

@@ -55,16 +55,16 @@ class Frontier:
             frontier.raise_to(priority, job_id, came_back)
 
     def passed(self, without: frozenset[str], marks: Iterable[Claimed], now: float) -> bool:
-        """A look ended early, with these the last that it passed; whether the next will get further."""
+        """A look passed these in vain; whether the next will get further where it ended early."""
         is_further = False
         frontier = self._frontiers.get(without)
         for priority, job_id, came_back, look in marks:
-            if frontier is None:
+            if frontier is None or (frontier.look != look and not without):
                 frontier = self._begin(without, look, now)
             is_further |= frontier.raise_to(priority, job_id, came_back)
         if frontier is not None and is_further:
             frontier.until += _KEPT_SECONDS_A_LOOK
-        return is_further
+        return is_further and bool(without)
 
     def _begin(self, without: frozenset[str], look: int | None, now: float) -> _Frontier:
         if without not in self._frontiers and len(self._frontiers) >= _MAX_SETS:

@@ -299,7 +299,7 @@ $body$;
 --
 -- p_floors are what the caller knows by itself, like watches.floors, and p_look is the look after which it found that. Who
 -- leaves names out does not go by the claims of others, and nobody goes by its claims. Its look ends after so many jobs,
--- whatever their names: a row without a claim then has, in place of a job, the last that was passed.
+-- whatever their names. A row without a claim has, in place of a job, the last that was passed in vain.
 CREATE OR REPLACE FUNCTION {schema}.claim(p_queue integer, p_lease bigint, p_limit integer, p_floors bigint[],
     p_without text[], p_look bigint)
 RETURNS TABLE (claim_id bigint, id bigint, attempt smallint, priority smallint, suspect boolean, name text,
@@ -310,6 +310,7 @@ SET enable_bitmapscan = off SET enable_sort = off AS $body$
 #variable_conflict use_column
 DECLARE
     most_bytes CONSTANT bigint := 16 * 1024 * 1024;
+    most_vain CONSTANT bigint := 2000;
     takes_all CONSTANT boolean := p_without IS NULL;
     watch {schema}.watches;
     is_due boolean;
@@ -329,6 +330,7 @@ DECLARE
     first record;
     fresh_from bigint;
     back_from bigint;
+    passed_to bigint;
     of_back integer;
     asked integer;
     ids bigint[];
@@ -359,9 +361,9 @@ BEGIN
         began := clock_timestamp();
         floors := array_fill(0::bigint, ARRAY [22]);
         verified := floors;
+        beyond_fresh := coalesce(pg_sequence_last_value('{schema_in_text}.jobs_id_seq'), 0) + 1;
         IF from_start THEN
             ends := watch.floors;
-            beyond_fresh := coalesce(pg_sequence_last_value('{schema_in_text}.jobs_id_seq'), 0) + 1;
             beyond_back := coalesce(pg_sequence_last_value('{schema_in_text}.returns'), 0) + 1;
             watch.due_from := '-infinity';
             watch.arrived_from := '-infinity';
@@ -399,6 +401,15 @@ BEGIN
         LOOP
             fresh_from := first.fresh;
             back_from := first.back;
+            passed_to := coalesce(fresh_from, beyond_fresh - most_vain);
+            IF NOT from_start AND passed_to > greatest(floors[first.level + 1], verified[first.level + 1]) + most_vain THEN
+                -- Many that came back, or are done, stand before the first that did not, or there is none.
+                id := passed_to - 1;
+                priority := first.level;
+                came_back := NULL;
+                look := watch.look;
+                RETURN NEXT;
+            END IF;
             IF from_start THEN
                 -- Below the first there is nothing, whatever the names; and where some are left out, nothing below what
                 -- a look for all has passed.
@@ -425,13 +436,6 @@ BEGIN
                         ORDER BY claim.last_return DESC
                         LIMIT 1));
                 END IF;
-            ELSIF fresh_from > greatest(floors[first.level + 1], verified[first.level + 1]) + {schema}.most_passed() THEN
-                -- Many that came back stand before the first that did not.
-                id := fresh_from - 1;
-                priority := first.level;
-                came_back := NULL;
-                look := watch.look;
-                RETURN NEXT;
             END IF;
             of_back := CASE
                 WHEN back_from IS NULL THEN 0

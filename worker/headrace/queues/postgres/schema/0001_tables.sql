@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 61f5542bc67d
+-- functions: a6ad6ecf4fab
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
