@@ -851,9 +851,9 @@ def test_kubectl_get_tells_how_queues_and_pools_are(control_plane: ControlPlane)
         ),
         "jwp": (
             changed(POOL, {"metadata.name": "shown"}),
-            {"conditions": [ready], "desiredReplicas": 5, "replicas": 3},
+            {"conditions": [ready], "queues": "urgent, bulk", "desiredReplicas": 5, "replicas": 5, "readyReplicas": 3},
             "NAME QUEUE MODE DESIRED CURRENT READY REASON AGE",
-            "shown thumbnails HPA 5 3 True Working",
+            "shown urgent, bulk HPA 5 3 True Working",
         ),
     }
     for kind, (manifest, status, header, row) in shown.items():

@@ -18,10 +18,15 @@ def autoscaling(mode: str, **changes: Any) -> dict[str, Any]:
 
 
 def steady(world: World, replicas: int, *, looks: int = 4) -> None:
-    """The number is still there after the operator has looked at the pool so often."""
-    line = f"JobWorkerPool {world.kubectl.namespace}/{POOL}: looked at"
-    wanted = world.operator.read_log().count(line) + looks
-    eventually(lambda: world.operator.read_log().count(line), until=lambda seen: seen >= wanted, what="more looks")
+    """The number is still there after the operator was made to look at the pool so often."""
+
+    def looked_at() -> int:
+        return world.operator.read_log().count(f"JobWorkerPool {world.kubectl.namespace}/{POOL}: looked at")
+
+    for look in range(looks):
+        before = looked_at()
+        world.kubectl.run("annotate", "jwp", POOL, f"look={look}", "--overwrite")
+        eventually(lambda: looked_at() > before, what="a look")  # noqa: B023 - it is waited for here
     world.wait_replicas(replicas)
 
 
@@ -71,6 +76,73 @@ async def test_in_mode_hpa_the_autoscaler_is_ours_and_reads_the_queue(world: Wor
     assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (1, 5)
     active = [each for each in hpa["status"]["conditions"] if each["type"] == "ScalingActive"]
     assert active[0]["status"] == "True"
+
+
+async def test_in_mode_hpa_a_tenth_more_counts_as_in_mode_direct(world: World) -> None:
+    world.apply_ready_queue()
+    await world.enqueue(100)
+    world.apply_pool(autoscaling=autoscaling("HPA", maxReplicas=20))
+    world.wait_replicas(10)
+    world.wait_object("hpa", POOL, lambda seen: seen.get("status", {}).get("desiredReplicas") == 10, within_seconds=60)
+    await world.enqueue(1)
+    world.wait_replicas(11, within_seconds=60)
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+async def test_pools_on_one_queue_share_its_load(world: World, mode: str) -> None:
+    world.apply_ready_queue()
+    await world.enqueue(40)
+    world.apply_pool("other", autoscaling={"mode": "Off"}, replicas=5)
+    world.apply_pool(autoscaling=autoscaling(mode))
+    world.wait_replicas(2)
+    await world.enqueue(40)
+    world.wait_replicas(4, within_seconds=60)
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+async def test_a_pool_of_several_queues_follows_what_they_hold_together_and_can_be_given_others(
+    world: World, mode: str
+) -> None:
+    world.apply_ready_queue()
+    world.apply_ready_queue("urgent")
+    several = [{"name": "urgent"}, {"name": QUEUE}]
+    world.apply_pool(queueRefs=several, autoscaling=autoscaling(mode))
+    world.wait_replicas(0)
+    await world.enqueue(5, "urgent")
+    await world.enqueue(15)
+    world.wait_replicas(2)
+    assert world.kubectl.get("jwp", POOL)["status"]["queues"] == f"urgent, {QUEUE}"
+    world.kubectl.run("patch", "jwp", POOL, "--type=merge", '-p={"spec":{"queueRefs":[{"name":"urgent"}]}}')
+    world.wait_object(
+        "deployment",
+        POOL,
+        lambda seen: "binding" in [volume["name"] for volume in seen["spec"]["template"]["spec"]["volumes"]],
+    )
+    await world.work_off("urgent")
+    world.wait_replicas(0)
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+async def test_a_pool_restored_without_its_status_wakes(world: World, mode: str) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling=autoscaling(mode))
+    world.wait_replicas(0)
+    stored = world.kubectl.get("jwp", POOL)
+    world.kubectl.delete("jwp", POOL)
+    world.wait_gone("deployment", POOL)
+    await world.enqueue(25)
+    kept = {name: stored["metadata"][name] for name in ("name", "annotations")}
+    world.kubectl.apply({**stored, "metadata": kept, "status": {}})
+    world.wait_replicas(3)
+
+
+async def test_a_zero_of_the_operators_that_is_switched_to_off_is_one_worker(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling=autoscaling("Direct"))
+    world.wait_replicas(0)
+    world.apply_pool(autoscaling={"mode": "Off"})
+    world.wait_replicas(1)
+    assert condition(world, "ScaledToZero") == ("False", "HasWorkers")
 
 
 async def test_a_minimum_holds_whatever_the_load(world: World) -> None:
@@ -178,6 +250,29 @@ async def test_an_autoscaler_of_somebody_else_is_told_of(world: World) -> None:
     assert "HorizontalPodAutoscaler mine" in told["message"]
     world.kubectl.delete("hpa", "mine")
     world.wait_condition("jobworkerpool", POOL, "ScalingActive", status="True")
+
+
+async def test_in_mode_off_an_autoscaler_of_the_deployment_is_told_of_and_not_fought(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling={"mode": "Off"}, replicas=1)
+    world.wait_replicas(1)
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": POOL}
+    mine = {"scaleTargetRef": target, "minReplicas": 3, "maxReplicas": 4}
+    world.kubectl.apply(
+        {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "mine"},
+            "spec": mine,
+        }
+    )
+    world.wait_object("deployment", POOL, lambda seen: seen["spec"]["replicas"] == 3, within_seconds=60)
+    told = world.wait_condition("jobworkerpool", POOL, "ScalingActive", status="False", reason="ForeignAutoscaler")
+    assert f"scale JobWorkerPool {POOL}" in told["message"]
+    world.wait_object("jwp", POOL, lambda seen: seen["status"]["replicas"] == 3)
+    assert world.kubectl.get("deployment", POOL)["spec"]["replicas"] == 3
+    world.kubectl.delete("hpa", "mine")
+    world.wait_replicas(1)
 
 
 async def test_lost_signals_hold_the_number(world: World, own_postgres: PostgresServer) -> None:

@@ -43,12 +43,13 @@ def job_queue(name: str, **spec: Any) -> Manifest:
 
 
 def worker_pool(name: str, queue: str, **spec: Any) -> Manifest:
-    """A JobWorkerPool on a queue."""
+    """A JobWorkerPool on a queue, unless the spec names several."""
+    queues = {} if "queueRefs" in spec else {"queueRef": {"name": queue}}
     return {
         "apiVersion": "headrace.dev/v1alpha1",
         "kind": "JobWorkerPool",
         "metadata": {"name": name},
-        "spec": {"queueRef": {"name": queue}, **spec},
+        "spec": {**queues, **spec},
     }
 
 

@@ -150,6 +150,12 @@ AT_RATE = [series("failed_total", "0+6x20")]  # 0.1 a second
         pytest.param("chart", BACKLOG, "HeadraceQueueBacklog", "5m", "4m", "queue", id="chart-backlog"),
         pytest.param(
             "chart",
+            [*BACKLOG, series("queue_paused", "1x20")],
+            *("HeadraceQueueBacklog", None, "15m", "queue"),
+            id="chart-backlog-of-a-paused-queue",
+        ),
+        pytest.param(
+            "chart",
             [series("failed_total", "0+4x20", pod=pod) for pod in ("a", "b")],
             *("HeadraceJobsFail", "10m", "1m", "queue"),
             id="chart-failures-of-all-workers-together",
