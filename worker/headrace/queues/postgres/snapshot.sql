@@ -308,6 +308,7 @@ CREATE FUNCTION add_totals(p_queue integer, p_completed bigint DEFAULT 0, p_fail
 CREATE FUNCTION added(p_one bigint[], p_other bigint[]) RETURNS bigint[];
 CREATE FUNCTION advance_completed(p_queue integer, p_ids bigint[]) RETURNS void;
 CREATE FUNCTION advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL::bigint[]) RETURNS integer;
+CREATE FUNCTION are_a_row(p_ids bigint[]) RETURNS boolean;
 CREATE FUNCTION as_json(p_payload bytea) RETURNS jsonb;
 CREATE FUNCTION cancel(p_queue integer, p_id bigint) RETURNS text;
 CREATE FUNCTION catch_up_cancellations(p_queue integer) RETURNS integer;

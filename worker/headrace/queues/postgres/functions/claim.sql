@@ -491,7 +491,7 @@ BEGIN
                 VALUES (p_lease, ids[fitting], p_queue, first.level, numbers[fitting],
                     CASE WHEN takes_all THEN watch.look END, ids)
                 RETURNING id INTO new_claim;
-                IF lane = 1 THEN
+                IF NOT {schema}.stand_together(ids) THEN
                     RETURN QUERY
                         SELECT new_claim, job.id, (job.attempt + 1)::smallint, job.priority, job.suspect, job.name,
                             job.payload, job.content_type, job.headers, job.enqueued_at, job.run_at, job.expires_at,
@@ -509,8 +509,8 @@ BEGIN
                             headers, enqueued_at, run_at, expires_at, group_key, deduplication_key, extra, came_back,
                             watch.look
                         FROM {schema}.jobs
-                        WHERE queue_id = p_queue AND priority = first.level AND id = ANY (ids)
-                            AND id BETWEEN ids[1] AND ids[fitting];
+                        WHERE queue_id = p_queue AND priority = first.level AND id BETWEEN ids[1] AND ids[fitting]
+                            AND ({schema}.are_a_row(ids) OR id IN (SELECT unnest(ids)));
                 END IF;
                 bytes_left := bytes_left - (SELECT sum(size) FROM unnest(sizes) AS size);
                 wanted := wanted - fitting;

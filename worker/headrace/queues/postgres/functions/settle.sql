@@ -65,8 +65,9 @@ BEGIN
         IF {schema}.stand_together(mine.job_ids) THEN
             WITH gone AS (
                 DELETE FROM {schema}.jobs
-                WHERE queue_id = mine.queue_id AND priority = mine.priority AND id = ANY (mine.job_ids)
+                WHERE queue_id = mine.queue_id AND priority = mine.priority
                     AND id BETWEEN mine.job_ids[1] AND mine.job_ids[cardinality(mine.job_ids)]
+                    AND ({schema}.are_a_row(mine.job_ids) OR id IN (SELECT unnest(mine.job_ids)))
                 RETURNING id, group_key, deduplication_key
             )
             SELECT array_agg(id), array_agg(group_key) FILTER (WHERE group_key IS NOT NULL),

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: a6ad6ecf4fab
+-- functions: da181575d9ea
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
