@@ -5,6 +5,7 @@ What stands behind the ports is the caller's: a Kubernetes API, or one machine.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,8 @@ STUCK_SECONDS = 120.0
 
 RESYNC_SECONDS = 600.0
 """After about so long an object is looked at for which there was no reason: whatever we missed ends then."""
+
+_HEED_SECONDS = 5.0
 
 
 class Controllers:
@@ -141,13 +144,39 @@ class Controllers:
             image=image,
             image_pull_policy=image_pull_policy,
             metrics_api_failure=metrics_api_failure,
+            look_within=self._work[POOL_KIND].add_within,
         )
         self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(secrets.watching())
             for work in self._work.values():
                 await stack.enter_async_context(work.running())
+            await stack.enter_async_context(self._heeding(metrics_api_failure))
             yield
+
+    @asynccontextmanager
+    async def _heeding(self, metrics_api_failure: Callable[[], OperatorError | None]) -> AsyncIterator[None]:
+        """Look at all pools when autoscalers can no more read depths, or can again: nothing else tells them."""
+
+        def failure() -> str | None:
+            found = metrics_api_failure()
+            return None if found is None else found.message
+
+        async def heed() -> None:
+            before = failure()
+            while True:
+                await asyncio.sleep(_HEED_SECONDS)
+                if failure() != before:
+                    before = failure()
+                    for pool in self.objects.keys(POOL_KIND):
+                        self._work[POOL_KIND].add(pool)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(heed(), name="heed-metrics-api")
+            try:
+                yield
+            finally:
+                task.cancel()
 
     def _work_queue(self, kind: str) -> WorkQueue[ObjectKey]:
         def secrets() -> Secrets:

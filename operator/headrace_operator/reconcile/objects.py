@@ -40,6 +40,10 @@ class ObjectStore:
         """The newest known state, if the object exists."""
         return self._objects.get((kind, key))
 
+    def keys(self, kind: str) -> Sequence[ObjectKey]:
+        """All objects of a kind."""
+        return [key for known, key in self._objects if known == kind]
+
     def pools_of(self, queue: ObjectKey) -> Sequence[ObjectKey]:
         """The pools that work on a queue."""
         return list(self._pools.get(queue, ()))

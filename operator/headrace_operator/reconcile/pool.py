@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     Manifest = Mapping[str, Any]
 
 ROUND_SECONDS = 30.0
-"""How often a pool that has workers is looked at when no decision is due: what happens to its queues and its objects in
-between is told, but what autoscalers can read is not. At zero there is nothing of that."""
+"""How often a pool that has workers is looked at when nothing is due: should its queues be read no more, nobody tells
+of that. At zero there is nothing to lose."""
 
 SIGNALS_STEP = timedelta(seconds=30)
 """Signals change with every sample, and metrics show them: they are written so often at most, unless the decision
@@ -83,6 +83,8 @@ class PoolReconciler:
         What pools run that name no image of their own.
     metrics_api_failure
         Why HorizontalPodAutoscalers can't read the depth of queues; None where they can.
+    look_within
+        Called with a pool and after how many seconds to look at it again at the latest, even if this look fails.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class PoolReconciler:
         image: str,
         image_pull_policy: str | None,
         metrics_api_failure: Callable[[], OperatorError | None],
+        look_within: Callable[[ObjectKey, float], None],
     ) -> None:
         self._cluster = cluster
         self._objects = objects
@@ -105,6 +108,7 @@ class PoolReconciler:
         self._clock = clock
         self._providers = providers
         self._metrics_api_failure = metrics_api_failure
+        self._look_within = look_within
         self._reporter = Reporter(cluster, objects, clock)
         self._decisions = PoolDecisions(cluster, sampling, objects, observations, self._reporter, clock)
         self._owned = PoolObjects(cluster, image=image, image_pull_policy=image_pull_policy)
@@ -113,7 +117,7 @@ class PoolReconciler:
         self._signals_told: dict[ObjectKey, datetime] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
-        """Look at one JobWorkerPool; returns after how many seconds to look again.
+        """Look at one JobWorkerPool; returns after how many seconds to look again, unless `look_within` said so.
 
         Raises
         ------
@@ -135,8 +139,6 @@ class PoolReconciler:
         steps = self._steps.begin(key)
         decision = await self._take(steps, pool, manifest)
         steps.raise_first()
-        if decision.next_at is not None:
-            return max((decision.next_at - self._clock.now()).total_seconds(), 0.0)
         return ROUND_SECONDS if decision.desired_replicas else None
 
     async def _take(self, steps: Steps, pool: JobWorkerPool, manifest: Manifest) -> Decision:
@@ -150,6 +152,8 @@ class PoolReconciler:
             await self._reporter.require_existence(manifest)
         seen, sampling_failure = self._decisions.see(pool)
         decision = self._decisions.decide(pool, self._owned.deployment(pool), seen)
+        if decision.next_at is not None:
+            self._look_within(pool.key, max((decision.next_at - self._clock.now()).total_seconds(), 0.0))
         manifest = await self._decisions.write(pool, manifest, decision)
         replicas = self._owned.number(pool, decision.desired_replicas)
         with steps.taking(Step.NUMBER):
@@ -228,6 +232,8 @@ class PoolReconciler:
         if is_rescaled or is_other_reason or self._are_signals_due(pool.key, now):
             fields["scaling"] = scaling_status(facts)
             self._signals_told[pool.key] = now
+        elif before.get("scaling") != scaling_status(facts):
+            self._look_within(pool.key, (self._signals_told[pool.key] + SIGNALS_STEP - now).total_seconds())
         await self._reporter.write_status(manifest, pool_conditions(pool, facts), fields)
         # Told once it is written: what was not is found, and told, by the next look.
         if is_rescaled:

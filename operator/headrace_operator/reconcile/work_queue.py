@@ -113,6 +113,11 @@ class WorkQueue(Generic[Key]):
             self._cancel_timer(key)
             self._push(key)
 
+    def add_within(self, key: Key, seconds: float) -> None:
+        """Look at the key once so many seconds are over, or before, whatever becomes of a look under way."""
+        if key not in self._queued:
+            self._schedule(key, seconds)
+
     def waiting(self) -> int:
         """How many keys wait for their look."""
         return len(self._queued)

@@ -40,6 +40,7 @@ class Scene:
         self.cluster = MemoryCluster(self.objects)
         self.backend = MemoryBackend(self.clock)
         self.metrics_api_failure: OperatorError | None = None
+        self.look_within: list[float] = []
         self.restart()
         self.put_queue("thumbnails")
         self.put(autoscaling=SCALING)
@@ -59,6 +60,7 @@ class Scene:
             image="headrace/worker:test",
             image_pull_policy=None,
             metrics_api_failure=lambda: self.metrics_api_failure,
+            look_within=lambda _, seconds: self.look_within.append(seconds),
         )
 
     def put_queue(self, name: str) -> None:
@@ -106,7 +108,9 @@ class Scene:
         """Let time pass, look; returns after how many seconds the next look is due by itself."""
         self.clock.move(seconds)
         self.backend.depth = QueueDepth(ready=ready, in_flight=in_flight, paused=paused)
-        return await self.reconciler.reconcile(KEY)
+        self.look_within.clear()
+        round_seconds = await self.reconciler.reconcile(KEY)
+        return min((*self.look_within, *([] if round_seconds is None else [round_seconds])), default=None)
 
     @property
     def pool(self) -> Manifest:
@@ -335,6 +339,31 @@ async def test_every_rescale_is_one_event_in_the_words_of_the_status(scene: Scen
     assert scene.cluster.events == [("Normal", "AtZero"), ("Normal", "Woken"), ("Normal", "Load")]
     assert scene.pool["status"]["scaling"]["reason"] == "Load"
     assert scene.pool["status"]["scaling"]["signals"]["ready"] == 45
+
+
+async def test_a_pool_at_rest_asks_for_no_further_look(scene: Scene) -> None:
+    await scene.look()
+    assert await scene.look() is None
+
+
+async def test_a_pool_that_time_alone_takes_to_zero_is_looked_at_in_time_though_its_template_is_wrong(
+    scene: Scene,
+) -> None:
+    scene.cluster.apply_failures["Deployment"] = RefusedError("Invalid", "spec.template: no")
+    with pytest.raises(RefusedError):
+        await scene.look(1)
+    with pytest.raises(RefusedError):
+        await scene.look()
+    assert scene.look_within == [5]
+
+
+async def test_signals_that_were_not_written_are_looked_at_when_they_may_be(scene: Scene) -> None:
+    await scene.look(25)
+    await scene.look(25)
+    await scene.look(26, seconds=5)
+    assert 25 in scene.look_within
+    await scene.look(26, seconds=25)
+    assert scene.pool["status"]["scaling"]["signals"]["ready"] == 26
 
 
 async def test_a_status_that_could_not_be_written_is_no_reason_to_tell_twice(scene: Scene) -> None:

@@ -191,6 +191,35 @@ def test_those_who_failed_together_do_not_come_together_again(journal: Journal) 
     assert all(0.45 <= time <= 0.55 for time in again)
 
 
+def test_a_look_may_ask_for_another_though_it_fails(journal: Journal) -> None:
+    queues: list[WorkQueue[str]] = []
+
+    async def refuses(key: str) -> float | None:
+        if len(journal.times(key)) == 3:
+            queues[0].add_within(key, 1.5)
+        raise RefusedError("NameTaken", "give it another name")
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queues.append(queue)
+        queue.add("a")
+        queue.add_within("a", 50)
+        await asyncio.sleep(6)
+
+    told(journal, refuses, story)
+    assert journal.times("a") == [0, 0.5, 1.5, 3]
+
+
+def test_a_look_asked_for_within_a_time_comes_once(journal: Journal) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add_within("a", 30)
+        await asyncio.sleep(10)
+        queue.add_within("a", 30)
+        await asyncio.sleep(100)
+
+    told(journal, quick, story)
+    assert journal.times("a") == [30]
+
+
 def test_backoff_does_not_overflow() -> None:
     assert Backoff().delay_seconds(10_000) == 5.0
 
