@@ -251,6 +251,44 @@ class TestLosses:
         assert await one.rescue() == (1, 0, 0)
 
 
+class TestRecoveringByHand:
+    """Of a queue that no worker looks after: who lives must have had the time to report."""
+
+    LEASE_SECONDS = 0.01
+
+    async def judged(self, session: Session) -> Any:
+        """How many seconds ago leases must have ended, to be judged now."""
+        until = await session.value("inspect_judged_until", QUEUE, self.LEASE_SECONDS, 3600.0)
+        return until and await session.connection.fetchval("SELECT extract(epoch FROM now() - $1)::integer", until)
+
+    @pytest.fixture
+    async def silent(self, one: Session) -> None:
+        """Two hours ago the last worker was lost, with a job."""
+        await one.claimed()
+        await one.execute("UPDATE headrace.leases SET expires_at = now() - interval '2 hours'")
+        await one.execute(
+            "UPDATE headrace.watches SET since = now() - interval '1 day', seen_at = now() - interval '2 hours'"
+        )
+
+    @pytest.mark.usefixtures("silent")
+    async def test_what_was_silent_for_long_is_judged_at_once(self, one: Session) -> None:
+        assert await self.judged(one) == 3600
+
+    @pytest.mark.usefixtures("silent")
+    async def test_where_somebody_was_there_until_lately_all_may_report_first(self, one: Session) -> None:
+        lease = await one.lease()
+        await one.execute(f"UPDATE headrace.leases SET expires_at = now() - interval '1 second' WHERE id = {lease}")
+        assert await self.judged(one) is None
+
+    @pytest.mark.usefixtures("silent")
+    async def test_after_a_crash_or_a_failover_all_may_report_first(self, one: Session) -> None:
+        """Then the watch, which is unlogged, is empty; to ask makes one, which proves nothing."""
+        await one.execute("DELETE FROM headrace.watches")
+        assert await self.judged(one) is None
+        await one.execute("UPDATE headrace.watches SET judging_from = NULL")
+        assert await self.judged(one) is None
+
+
 class TestMakingRoom:
     async def test_the_one_that_holds_the_fewest_makes_room_for_half_a_minute_then_another(self, one: Session) -> None:
         busy, idle, receiver = (

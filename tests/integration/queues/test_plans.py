@@ -188,7 +188,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     await run("rescue", 1, 0.001, 1000)
     (lost,) = (row["id"] for row in await run("start_lease", 1, -1, "lost"))
     await server.run("claim", 1, lost, LIMIT, floors, None, None)
-    (until,) = (row[0] for row in await run("inspect_judged_until", 1, 0.001))
+    (until,) = (row[0] for row in await run("inspect_judged_until", 1, 0.001, 0))
     await run("inspect_has_ended_leases", 1, 0)
     await run("inspect_recover_stuck", 1, 0, until, 1000)
     dead_ids = [row["id"] for row in (await server.run("inspect_dead", 1, None, None, 2 * LIMIT, None))[0]]

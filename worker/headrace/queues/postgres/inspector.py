@@ -250,14 +250,14 @@ class PostgresInspector:
         """See `headrace.queues.inspection.Stuck`.
 
         A lease is judged whole: where one of its jobs has been held for so long, all go back, and nobody is charged.
-        Where no worker has looked after the queue, that takes a lease's time: who lives reports meanwhile. What
-        somebody has locked is left for later.
+        Where no worker has looked after the queue, and one was there until lately, that takes a lease's time: who
+        lives reports meanwhile. What somebody has locked is left for later.
         """
         queue_id = await self._look_up(queue)
         older_than_seconds = change.older_than_seconds
         if not await self._database.fetch_value("inspect_has_ended_leases", queue_id, older_than_seconds):
             return []
-        while (ended_by := await self._judged_until(queue_id)) is None:  # noqa: ASYNC110 - nothing tells us
+        while (ended_by := await self._judged_until(queue_id, older_than_seconds)) is None:  # noqa: ASYNC110 - nothing tells us
             await asyncio.sleep(self._lease_seconds)
         recovered: list[str] = []
         while rows := await self._database.fetch(
@@ -269,8 +269,10 @@ class PostgresInspector:
             await self._wake(queue_id)
         return recovered
 
-    async def _judged_until(self, queue_id: int) -> datetime | None:
-        found: datetime | None = await self._database.fetch_value("inspect_judged_until", queue_id, self._lease_seconds)
+    async def _judged_until(self, queue_id: int, older_than_seconds: float) -> datetime | None:
+        found: datetime | None = await self._database.fetch_value(
+            "inspect_judged_until", queue_id, self._lease_seconds, older_than_seconds
+        )
         return found
 
     async def _wake(self, queue_id: int) -> None:

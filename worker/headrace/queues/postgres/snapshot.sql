@@ -339,7 +339,7 @@ CREATE FUNCTION has_ready(p_queue integer) RETURNS boolean;
 CREATE FUNCTION held_ids(p_queue integer, p_priority smallint, p_from bigint) RETURNS bigint[];
 CREATE FUNCTION is_unfinished(p_queue integer, p_id bigint) RETURNS boolean;
 CREATE FUNCTION is_watched(p_queue integer, p_lease_seconds double precision) RETURNS boolean;
-CREATE FUNCTION judged_until(p_queue integer, p_lease_seconds double precision) RETURNS timestamp with time zone;
+CREATE FUNCTION judged_until(p_queue integer, p_lease_seconds double precision, p_silent_seconds double precision) RETURNS timestamp with time zone;
 CREATE FUNCTION keep_watch(p_queue integer) RETURNS void;
 CREATE FUNCTION lock_groups(p_queue integer, p_groups text[]) RETURNS void;
 CREATE FUNCTION lock_idle(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS bigint[];

@@ -333,8 +333,8 @@ COMMENT ON COLUMN {schema}.background_jobs.reason IS 'Why it is dead.';
 COMMENT ON COLUMN {schema}.background_jobs.ended_at IS
     'When it died, was completed or cancelled. Finished jobs are kept where their queue has a history only.';
 
--- Put back what is stuck. Where no worker runs, who lives must first have the time to report: then the first call puts
--- nothing back, and says when to call again.
+-- Put back what is stuck. Where no worker runs and one has been silent for less than a minute, or the server came up just
+-- now, who lives must first have the time to report: then the first call puts nothing back, and says when to call again.
 CREATE OR REPLACE FUNCTION {schema}.recover_stuck_background_jobs(minutes integer) RETURNS SETOF {schema}.background_jobs
 LANGUAGE plpgsql SET jit = off AS $body$
 DECLARE
@@ -351,7 +351,7 @@ BEGIN
         CONTINUE WHEN NOT EXISTS (
             SELECT FROM {schema}.leases AS lease
             WHERE lease.queue_id = queue.id AND NOT {schema}.runs(lease.expires_at, lease.lease_seconds));
-        ended_by := {schema}.judged_until(queue.id, lease_seconds);
+        ended_by := {schema}.judged_until(queue.id, lease_seconds, minutes * 60.0::double precision);
         IF ended_by IS NULL THEN
             RAISE NOTICE 'no worker looks after queue "%": ask again in % s, workers that live report meanwhile',
                 queue.name, lease_seconds;

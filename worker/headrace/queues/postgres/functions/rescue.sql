@@ -257,14 +257,32 @@ $body$;
 
 -- By when leases must have ended so that they can be judged now, by hand. Now, where the queue is watched. Where it is
 -- not, since no worker runs or the server was away, who lives must first have the time to report: null, and who asks again
--- after a lease is told the time of the first question.
-CREATE OR REPLACE FUNCTION {schema}.judged_until(p_queue integer, p_lease_seconds double precision) RETURNS timestamptz
+-- after a lease is told the time of the first question. Not so where this server has been there for two leases, and all
+-- that ended did so long ago: who lives would have reported. (The watch is empty after a crash, and on a standby that was
+-- promoted. A worker that can't reach the server has stopped its jobs by itself.)
+CREATE OR REPLACE FUNCTION {schema}.judged_until(p_queue integer, p_lease_seconds double precision,
+    p_silent_seconds double precision)
+RETURNS timestamptz
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
 DECLARE
+    long_ago timestamptz := now() - greatest(p_silent_seconds, 3 * p_lease_seconds) * interval '1 second';
     asked_at timestamptz;
 BEGIN
     IF {schema}.is_watched(p_queue, p_lease_seconds) THEN
         RETURN now();
+    END IF;
+    IF pg_postmaster_start_time() <= now() - 2 * p_lease_seconds * interval '1 second'
+        AND EXISTS (
+            SELECT
+            FROM {schema}.watches
+            WHERE queue_id = p_queue AND seen_at > '-infinity'
+                AND seen_at <= now() - 2 * p_lease_seconds * interval '1 second')
+        AND NOT EXISTS (
+            SELECT
+            FROM {schema}.leases
+            WHERE queue_id = p_queue AND expires_at > long_ago AND NOT {schema}.runs(expires_at, lease_seconds))
+    THEN
+        RETURN long_ago;
     END IF;
     SELECT judging_from INTO asked_at
     FROM {schema}.watches

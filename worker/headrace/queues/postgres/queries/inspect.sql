@@ -215,8 +215,9 @@ WHERE ctid = ANY (ARRAY (
 RETURNING id
 
 -- name: inspect_judged_until
--- By when leases must have ended to be judged now; null: ask again after a lease.
-SELECT {schema}.judged_until($1, $2)
+-- By when leases must have ended to be judged now, where there is something held for $3 seconds; null: ask again after a
+-- lease.
+SELECT {schema}.judged_until($1, $2, $3)
 
 -- name: inspect_has_ended_leases
 -- Whether a lease ran out under which something is held for so long.
