@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from headrace_operator.providers.postgres.place import PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 Manifest = dict[str, Any]
 
@@ -53,6 +55,8 @@ class MemoryCluster:
     def __init__(self, objects: ObjectStore) -> None:
         self.journal: list[tuple[str, ...]] = []
         self.events: list[tuple[str, str]] = []
+        self.told: list[str] = []
+        """What the events say."""
         self.secrets: dict[ObjectKey, dict[str, bytes]] = {}
         self.secret_failure: OperatorError | None = None
         self.apply_failures: dict[str, OperatorError] = {}
@@ -74,6 +78,9 @@ class MemoryCluster:
     def find(self, kind: str, key: ObjectKey) -> Manifest | None:
         """An object as it stands."""
         return self._objects.get((kind, key))
+
+    async def identity(self) -> str:
+        return "here"
 
     async def secret(self, key: ObjectKey) -> SecretContent | None:
         self.secrets_read.append(key)
@@ -132,6 +139,7 @@ class MemoryCluster:
         message: str,
     ) -> None:
         self.events.append((event_type, reason))
+        self.told.append(message)
 
     def pods(self, pool: ObjectKey) -> Sequence[WorkerPod]:
         return self.worker_pods
@@ -176,8 +184,22 @@ class MemoryBackend(PostgresProvider):
         """By a queue's name, for those that fail alone."""
         self.source = SampleSource.BACKEND
         self.ensured = 0
+        self.attempts = 0
+        self.sessions = 0
         self.followed: dict[ObjectKey, Place] = {}
+        self.has_read = True
+        """Whether the depth was read since we started."""
         self.places: list[PostgresPlace] = []
+        self.owners: list[QueueOwner] = []
+        self.held_up = asyncio.Event()
+        """What provisions and removes waits for this."""
+        self.held_up.set()
+        self.step: str | None = None
+        """What it tells meanwhile."""
+        self.crash: Exception | None = None
+        """What provisioning and removal alone fail with."""
+        self.jobs: int | None = 0
+        """How many are removed; None: the queue isn't this owner's."""
         self.status: dict[str, Any] = {"schemaVersion": 1}
         self.backend_limits = BackendLimits(max_delay_seconds=10_000_000_000)
         self.removed: list[PostgresPlace] = []
@@ -187,6 +209,11 @@ class MemoryBackend(PostgresProvider):
     def limits(self) -> BackendLimits:
         return self.backend_limits
 
+    @asynccontextmanager
+    async def open_provisioner(self) -> AsyncIterator[MemoryBackend]:  # type: ignore[override]
+        self.sessions += 1
+        yield self
+
     async def provision(
         self,
         place: PostgresPlace,
@@ -194,15 +221,25 @@ class MemoryBackend(PostgresProvider):
         settings: Mapping[str, Any],
         progress: Callable[[str], None],
     ) -> Provisioned:
-        self._fail()
+        await self._take_time(progress)
         self.ensured += 1
         self.places.append(place)
+        self.owners.append(owner)
         return Provisioned(changed=False, details="", status=self.status)
 
-    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> bool:
-        self._fail()
+    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> int | None:
+        await self._take_time(progress)
         self.removed.append(place)
-        return True
+        return self.jobs
+
+    async def _take_time(self, progress: Callable[[str], None]) -> None:
+        self.attempts += 1
+        if self.step is not None:
+            progress(self.step)
+        await self.held_up.wait()
+        if self.crash is not None:
+            raise self.crash
+        self._fail()
 
     def follow(self, queue: ObjectKey, place: Place) -> None:
         self.followed[queue] = place
@@ -211,6 +248,8 @@ class MemoryBackend(PostgresProvider):
         self.followed.pop(queue, None)
 
     def reading(self, queue: ObjectKey) -> Reading | None:
+        if not self.has_read:
+            return None
         now = self._clock.now()
         failure = self.failures.get(queue.name, self.failure)
         depth, sampled_at = self.depths.get(queue.name, self.depth), now - timedelta(seconds=self.age_seconds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.labels import queue_labels
+from headrace_operator.core.model import BINDING_REVISION_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +28,14 @@ class QueueBinding:
         return f"QueueBinding({self.type}, …)"
 
 
-def binding_secret(queue: JobQueue, binding: QueueBinding) -> dict[str, Any]:
-    """The binding Secret of a queue, to be applied."""
+def binding_secret(queue: JobQueue, binding: QueueBinding, revision: str) -> dict[str, Any]:
+    """The binding Secret of a queue, to be applied.
+
+    Parameters
+    ----------
+    revision
+        Another one wherever the content is another.
+    """
     entries = {"type": binding.type, "provider": "headrace", "queue": queue.metadata.name, **binding.entries}
     return {
         "apiVersion": "v1",
@@ -38,6 +45,7 @@ def binding_secret(queue: JobQueue, binding: QueueBinding) -> dict[str, Any]:
             "namespace": queue.metadata.namespace,
             "name": queue.binding_name,
             "labels": queue_labels(queue.metadata.name),
+            "annotations": {BINDING_REVISION_ANNOTATION: revision},
             "ownerReferences": [queue.owner_reference],
         },
         "data": {name: base64.b64encode(value.encode()).decode() for name, value in entries.items() if value},

@@ -46,6 +46,11 @@ class Place(Protocol):
         ...
 
     @property
+    def administration(self) -> Hashable:
+        """What provisions it, and all places of the same value, one after another: opaque, as the backend."""
+        ...
+
+    @property
     def label(self) -> str:
         """What messages call it."""
         ...
@@ -60,6 +65,10 @@ class QueueOwner:
     namespace: str
     name: str
     uid: str
+    cluster: str = ""
+    """What tells its cluster from others."""
+    adopts: bool = False
+    """Whether it takes its place over from a JobQueue of the same name in another cluster, which may be alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,7 @@ class CountTooLongError(OperatorError):
 
 
 PlaceT = TypeVar("PlaceT", bound=Place)
+PlaceT_contra = TypeVar("PlaceT_contra", bound=Place, contravariant=True)
 
 
 class BacklogReader(Protocol[PlaceT]):
@@ -106,8 +116,33 @@ class BacklogReader(Protocol[PlaceT]):
         ...
 
 
+class QueueProvisioner(Protocol[PlaceT_contra]):
+    """Makes and removes queues."""
+
+    async def provision(
+        self, place: PlaceT_contra, owner: QueueOwner, settings: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> Provisioned:
+        """Make or adjust the queue, and see that workers can connect to it. Takes as long as it takes.
+
+        `progress` is told each step that may take long, in a few words.
+
+        Raises
+        ------
+        RefusedError
+            ``NameTaken`` where the place belongs to another.
+        TransientError
+            For whatever may heal; ``BackendUnreachable`` where nothing answers, which is true of all that has the same
+            administration. What a client library times out with is none of our errors: let it out as this one.
+        """
+        ...
+
+    async def remove(self, place: PlaceT_contra, owner: QueueOwner, progress: Callable[[str], None]) -> int | None:
+        """Remove the queue and the jobs in it; returns how many, or None where there is no queue of this owner's."""
+        ...
+
+
 class Provider(Protocol[PlaceT]):
-    """What makes, watches and removes queues of one kind. Everything but the last four is pure."""
+    """What makes, watches and removes queues of one kind. Everything but the last two is pure."""
 
     @property
     def name(self) -> str:
@@ -177,22 +212,8 @@ class Provider(Protocol[PlaceT]):
         """
         ...
 
-    async def provision(
-        self, place: PlaceT, owner: QueueOwner, settings: Mapping[str, Any], progress: Callable[[str], None]
-    ) -> Provisioned:
-        """Make or adjust the queue, and see that workers can connect to it. Takes as long as it takes.
-
-        `progress` is told each step that may take long, in a few words.
-
-        Raises
-        ------
-        RefusedError
-            ``NameTaken`` where the place belongs to another; TransientError for what may heal.
-        """
-        ...
-
-    async def remove(self, place: PlaceT, owner: QueueOwner, progress: Callable[[str], None]) -> bool:
-        """Remove the queue and the jobs in it; False where there is none of this owner's."""
+    def open_provisioner(self) -> AbstractAsyncContextManager[QueueProvisioner[PlaceT]]:
+        """Provision and remove queues of one administration, one after another: connections may be kept in between."""
         ...
 
     def open_backlog(

@@ -14,7 +14,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from headrace_operator.core.model import PAUSED_ANNOTATION, SCALED_TO_ZERO_ANNOTATION, ObjectKey, RefusedError
+from headrace_operator.core.model import (
+    ADOPT_ANNOTATION,
+    PAUSED_ANNOTATION,
+    SCALED_TO_ZERO_ANNOTATION,
+    ObjectKey,
+    RefusedError,
+)
 
 JOBS_PER_REPLICA = 10
 """How many jobs, ready or in flight, there should be for each worker where a spec names no target."""
@@ -143,6 +149,11 @@ class JobQueue(Resource, frozen=True, kw_only=True):
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of ``headrace.queues.base.QueueSettings``, but for those of one provider alone."""
         return self.spec.settings() | {"paused": self.paused}
+
+    @property
+    def adopts(self) -> bool:
+        """Whether the annotation lets it take its place over from another cluster."""
+        return self.metadata.annotations.get(ADOPT_ANNOTATION, "").lower() == "true"
 
     @property
     def binding_name(self) -> str:

@@ -62,6 +62,7 @@ class KubernetesCluster:
     ) -> None:
         self._api = api
         self._events = Events(api)
+        self._identity: str | None = None
         self._deployments: list[Informer[dict[str, Any]]] = []
         self._autoscalers: list[Informer[dict[str, Any]]] = []
         self._pods: list[Informer[WorkerPod]] = []
@@ -114,6 +115,13 @@ class KubernetesCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._watching.aclose()
+
+    async def identity(self) -> str:
+        """See `reconcile.ports.Cluster`: the uid of a namespace that every cluster has, and keeps."""
+        if self._identity is None:
+            namespace = await self._api.request("GET", "/api/v1/namespaces/kube-system")
+            self._identity = str(namespace["metadata"]["uid"])
+        return self._identity
 
     async def secret(self, key: ObjectKey) -> SecretContent | None:
         """See `reconcile.ports.Cluster`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import copy
 import itertools
+import socket
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import (
@@ -50,6 +51,11 @@ class LocalCluster:
     def put(self, manifest: Manifest) -> None:
         """A user's object."""
         self._store(manifest)
+
+    async def identity(self) -> str:
+        """See `reconcile.ports.Cluster`."""
+        # Whatever folder it works in: the next run is to find its queues again, and another machine's are none of ours.
+        return f"laptop/{socket.gethostname()}"
 
     async def secret(self, key: ObjectKey) -> SecretContent | None:
         """See `reconcile.ports.Cluster`. Those of the manifests never change."""

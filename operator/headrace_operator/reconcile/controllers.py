@@ -128,8 +128,9 @@ class Controllers:
             providers=providers,
             sampling=sampling,
             objects=self.objects,
-            observations=self._observations,
             clock=self._clock,
+            gate=self.gate,
+            wake=self._work[QUEUE_KIND].add,
             wake_pools=self._wake_pools,
             as_seen_from_here=as_seen_from_here,
         )
@@ -149,6 +150,7 @@ class Controllers:
         self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(secrets.watching())
+            await stack.enter_async_context(queues.running())
             for work in self._work.values():
                 await stack.enter_async_context(work.running())
             await stack.enter_async_context(self._heeding(metrics_api_failure))

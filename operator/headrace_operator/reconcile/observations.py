@@ -1,4 +1,4 @@
-"""What the operator remembers between two looks: where queues live, their newest samples, how pools were decided on.
+"""What the operator remembers between two looks: the newest samples of queues, how pools were decided on.
 
 All of it is in memory and comes back by itself after a restart, within a round.
 """
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace_operator.core.model import ObjectKey, Reading, Sample
-    from headrace_operator.core.provider import Place
     from headrace_operator.reconcile.ports import Clock
 
 FRESH = timedelta(seconds=15)
@@ -49,17 +48,8 @@ class Observations:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._places: dict[ObjectKey, Place] = {}
         self._readings: dict[ObjectKey, Reading] = {}
         self._pools: dict[ObjectKey, PoolMemory] = {}
-
-    def place(self, queue: ObjectKey) -> Place | None:
-        """Where the queue was last found to be in order."""
-        return self._places.get(queue)
-
-    def remember_place(self, queue: ObjectKey, place: Place) -> None:
-        """The queue is in order there."""
-        self._places[queue] = place
 
     def reading(self, queue: ObjectKey) -> Reading | None:
         """The newest reading of a queue; None before the first."""
@@ -72,10 +62,6 @@ class Observations:
     def forget_reading(self, queue: ObjectKey) -> None:
         """The queue is read no more, or elsewhere."""
         self._readings.pop(queue, None)
-
-    def forget_queue(self, queue: ObjectKey) -> None:
-        """The queue is gone."""
-        self._places.pop(queue, None)
 
     def history(self, pool: ObjectKey, uid: str) -> History:
         """What the pool's previous decision left; a namesake's is none of it."""

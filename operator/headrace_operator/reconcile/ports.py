@@ -28,6 +28,10 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """The Kubernetes API, as far as reconciling uses it."""
 
+    async def identity(self) -> str:
+        """What tells this cluster from others, for as long as it lives."""
+        ...
+
     async def secret(self, key: ObjectKey) -> SecretContent | None:
         """One Secret, read by name; None where there is none."""
         ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from headrace_operator.core import pool_status, queue_status
 from headrace_operator.core.conditions import READY, find, merge
 from headrace_operator.core.model import EventType, PassingError
-from headrace_operator.core.pool_status import CALM_REASONS
 from headrace_operator.reconcile.objects import key_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Manifest = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
+
+_CALM_REASONS = (*pool_status.CALM_REASONS, *queue_status.CALM_REASONS)
 
 
 class Reporter:
@@ -49,6 +51,12 @@ class Reporter:
         await self._tell_readiness(manifest, written)
         return written
 
+    def would_change(self, manifest: Manifest, changes: Iterable[Condition]) -> bool:
+        """Whether these conditions are others than those that the object has."""
+        before = conditions_of(manifest)
+        generation = manifest["metadata"].get("generation", 0)
+        return merge(before, changes, generation=generation, now=self._clock.now()) != before
+
     async def require_existence(self, manifest: Manifest) -> None:
         """See that the object is still there, before anything is made for it: the watch may have missed its end.
 
@@ -75,7 +83,7 @@ class Reporter:
 
     async def _tell_readiness(self, before: Manifest, after: Manifest) -> None:
         old, new = _readiness(before), _readiness(after)
-        if new is None or new["reason"] in CALM_REASONS:
+        if new is None or new["reason"] in _CALM_REASONS:
             return
         if new["status"] == "True":
             if old is None or old["status"] != "True":

@@ -36,7 +36,8 @@ async def stage() -> AsyncIterator[SamplerStage]:
 async def provisioned(dsn: str, queue: str = KEY.name, schema: str = "headrace") -> PostgresPlace:
     place = PostgresPlace(backend=PostgresBackend(dsn=dsn), schema=schema, queue=queue)
     owner = QueueOwner(namespace="shop", name=queue, uid="uid-1")
-    await PROVIDERS["Postgres"].provision(place, owner, {}, lambda _: None)
+    async with PROVIDERS["Postgres"].open_provisioner() as provisioner:
+        await provisioner.provision(place, owner, {}, lambda _: None)
     return place
 
 

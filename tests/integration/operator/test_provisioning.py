@@ -46,11 +46,13 @@ def job_queue(name: str = "thumbnails", *, namespace: str = "shop", uid: str = "
 async def ensure(
     where: PostgresPlace, owner: QueueOwner | None = None, settings: dict[str, Any] = SETTINGS
 ) -> Provisioned:
-    return await PostgresProvider().provision(where, owner or job_queue(), settings, lambda _: None)
+    async with PostgresProvider().open_provisioner() as provisioner:
+        return await provisioner.provision(where, owner or job_queue(), settings, lambda _: None)
 
 
-async def remove(where: PostgresPlace, owner: QueueOwner | None = None) -> bool:
-    return await PostgresProvider().remove(where, owner or job_queue(), lambda _: None)
+async def remove(where: PostgresPlace, owner: QueueOwner | None = None) -> int | None:
+    async with PostgresProvider().open_provisioner() as provisioner:
+        return await provisioner.remove(where, owner or job_queue(), lambda _: None)
 
 
 async def refusal(where: PostgresPlace) -> OperatorError:
@@ -83,9 +85,9 @@ async def test_a_place_that_belongs_to_another_job_queue_is_refused_and_its_owne
 
 async def test_only_the_owner_removes_a_place(database_dsn: str) -> None:
     await ensure(place(database_dsn), job_queue(), SETTINGS)
-    assert not await remove(place(database_dsn), job_queue(namespace="rival"))
-    assert await remove(place(database_dsn), job_queue())
-    assert not await remove(place(database_dsn), job_queue())
+    assert None is await remove(place(database_dsn), job_queue(namespace="rival"))
+    assert await remove(place(database_dsn), job_queue()) == 0
+    assert None is await remove(place(database_dsn), job_queue())
 
 
 async def test_a_schema_from_the_future_is_refused(database_dsn: str) -> None:
@@ -144,7 +146,7 @@ async def test_the_workers_user_needs_no_right_where_another_provisions_and_its_
     where = place(guarded_dsn, admin_dsn=own_postgres.dsn)
     made = await ensure(where, job_queue(), SETTINGS)
     assert (made.status["maxConnections"], made.status["connectionsPerWorker"]) == (40, CONNECTIONS_PER_WORKER)
-    assert await remove(where, job_queue())
+    assert await remove(where, job_queue()) == 0
 
 
 async def test_past_a_pooler_only_the_direct_connections_count(guarded_dsn: str, own_postgres: PostgresServer) -> None:

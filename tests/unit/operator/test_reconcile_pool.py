@@ -18,7 +18,6 @@ from headrace_operator.core.model import (
     RefusedError,
     TransientError,
 )
-from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.pool import PoolReconciler
@@ -27,7 +26,6 @@ from support.memory_cluster import Manifest, MemoryBackend, MemoryCluster, SetCl
 
 KEY = ObjectKey("shop", "workers")
 QUEUE = ObjectKey("shop", "thumbnails")
-PLACE = PostgresPlace(backend=PostgresBackend(dsn=""), schema="s", queue=QUEUE.name)
 SCALING = {"mode": "Direct", "sampleIntervalSeconds": 5, "scaleToZeroAfterSeconds": 10}
 
 
@@ -48,7 +46,6 @@ class Scene:
     def restart(self) -> None:
         """The operator ends, and another begins."""
         observations = Observations(self.clock)
-        observations.remember_place(QUEUE, PLACE)
         self.reconciler = PoolReconciler(
             cluster=self.cluster,
             secrets=Secrets(self.cluster, self.clock),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -15,14 +16,17 @@ from headrace_operator.core.model import (
     QueueDepth,
     RefusedError,
     SampleSource,
+    TransientError,
 )
+from headrace_operator.reconcile.gate import Gate
+from headrace_operator.reconcile.long_work import RESYNC_SECONDS
 from headrace_operator.reconcile.objects import ObjectStore
-from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.queue import QueueReconciler
 from headrace_operator.reconcile.secrets import Secrets
 from support.memory_cluster import Manifest, MemoryBackend, MemoryCluster, SetClock
 
 KEY = ObjectKey("shop", "thumbnails")
+BINDING = ObjectKey("shop", "thumbnails-binding")
 FINALIZER = "headrace.dev/provisioned"
 
 
@@ -35,16 +39,7 @@ class Scene:
         self.cluster = MemoryCluster(self.objects)
         self.backend = MemoryBackend(self.clock)
         self.woken: list[ObjectKey] = []
-        self.reconciler = QueueReconciler(
-            cluster=self.cluster,
-            secrets=Secrets(self.cluster, self.clock),
-            providers={"Postgres": self.backend},
-            sampling=self.backend,
-            objects=self.objects,
-            observations=Observations(self.clock),
-            clock=self.clock,
-            wake_pools=self.woken.append,
-        )
+        self.restart()
         self.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:p@db/shop"}
         self.put()
 
@@ -60,9 +55,35 @@ class Scene:
             }
         )
 
+    def restart(self) -> None:
+        """An operator that knows of nothing yet."""
+        self.gate = Gate()
+        self.own_wakes: list[ObjectKey] = []
+        self.reconciler = QueueReconciler(
+            cluster=self.cluster,
+            secrets=Secrets(self.cluster, self.clock),
+            providers={"Postgres": self.backend},
+            sampling=self.backend,
+            objects=self.objects,
+            clock=self.clock,
+            gate=self.gate,
+            wake=self.own_wakes.append,
+            wake_pools=self.woken.append,
+        )
+
     async def look(self, *, seconds: float = 5) -> None:
+        """A look, and those for which it, or what it began, asks."""
         self.clock.move(seconds)
-        await self.reconciler.reconcile(KEY)
+        self.own_wakes.append(KEY)
+        while self.own_wakes:
+            self.own_wakes.clear()
+            await self.reconciler.reconcile(KEY)
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Until all tasks wait for something that does not come by itself."""
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     @property
     def queue(self) -> Manifest:
@@ -94,14 +115,21 @@ async def test_a_look_at_which_nothing_has_changed_writes_nothing(scene: Scene) 
     assert scene.cluster.journal == []
 
 
-async def test_the_depth_is_written_when_it_changes_and_every_five_seconds_at_most(scene: Scene) -> None:
+async def test_the_depth_is_written_when_it_changes_and_every_half_minute_at_most(scene: Scene) -> None:
     await scene.look()
     scene.cluster.journal.clear()
-    for ready in range(1, 21):
+    for ready in range(1, 121):
         scene.backend.depth = QueueDepth(ready=ready)
         await scene.look(seconds=1)
     assert len(scene.cluster.journal) == 4
-    assert scene.queue["status"]["depth"]["ready"] == 20
+    assert scene.queue["status"]["depth"]["ready"] == 120
+
+
+async def test_the_depth_is_written_with_a_condition_that_changes(scene: Scene) -> None:
+    await scene.look()
+    scene.backend.depth = QueueDepth(ready=7, paused=True)
+    await scene.look(seconds=1)
+    assert (scene.reason(), scene.queue["status"]["depth"]["ready"]) == ("Paused", 7)
 
 
 async def test_the_depth_tells_what_is_blocked_and_whether_counting_stopped(scene: Scene) -> None:
@@ -227,10 +255,21 @@ async def test_a_spec_that_can_no_longer_be_read_does_not_keep_the_object(scene:
     assert scene.queue["metadata"]["finalizers"] == []
 
 
-async def test_a_sound_queue_is_made_sure_of_every_minute(scene: Scene) -> None:
-    for _ in range(25):
+@pytest.mark.parametrize("source", SampleSource)
+async def test_nobody_logs_in_for_a_queue_of_which_nothing_has_changed(scene: Scene, source: SampleSource) -> None:
+    scene.backend.source = source
+    for round_ in range(60):
+        scene.backend.depth = QueueDepth(ready=round_)
         await scene.look()
-    assert scene.backend.ensured == 3
+    assert (scene.backend.ensured, scene.backend.sessions) == (1, 1)
+
+
+async def test_what_others_do_to_a_queue_is_undone_after_some_minutes(scene: Scene) -> None:
+    await scene.look()
+    await scene.look(seconds=RESYNC_SECONDS / 2 - 1)
+    assert scene.backend.ensured == 1
+    await scene.look(seconds=RESYNC_SECONDS + 1)
+    assert scene.backend.ensured == 2
 
 
 async def test_changed_settings_are_brought_about_at_once(scene: Scene) -> None:
@@ -240,19 +279,12 @@ async def test_changed_settings_are_brought_about_at_once(scene: Scene) -> None:
     assert scene.backend.ensured == 2
 
 
-async def test_where_workers_tell_the_depth_the_backend_is_asked_no_more_often(scene: Scene) -> None:
-    scene.backend.source = SampleSource.WORKERS
-    for _ in range(5):
-        await scene.look()
-    assert scene.backend.ensured == 1
-
-
-async def test_a_binding_that_somebody_deletes_is_back_within_a_minute(scene: Scene) -> None:
+async def test_a_binding_that_somebody_deletes_is_back_after_some_minutes_and_no_other(scene: Scene) -> None:
     await scene.look()
-    await scene.cluster.delete("v1", "Secret", ObjectKey("shop", "thumbnails-binding"))
-    await scene.look()
-    await scene.look(seconds=60)
-    assert scene.cluster.find("Secret", ObjectKey("shop", "thumbnails-binding")) is not None
+    await scene.cluster.delete("v1", "Secret", BINDING)
+    await scene.look(seconds=1.5 * RESYNC_SECONDS)
+    assert scene.cluster.find("Secret", BINDING) is not None
+    assert scene.queue["status"]["binding"] == {"name": "thumbnails-binding", "revision": "1"}
 
 
 async def test_an_api_server_that_is_away_says_nothing_of_the_queue(scene: Scene) -> None:
@@ -344,9 +376,227 @@ async def test_the_status_tells_what_the_database_server_can_take(scene: Scene) 
     await scene.look()
     assert scene.queue["status"]["postgres"] == {"schemaVersion": 1}
     scene.backend.status = {"schemaVersion": 1, "maxConnections": 97, "connectionsPerWorker": 2}
-    await scene.look(seconds=60)
+    await scene.look(seconds=1.5 * RESYNC_SECONDS)
     assert scene.queue["status"]["postgres"] == {
         "schemaVersion": 1,
         "maxConnections": 97,
         "connectionsPerWorker": 2,
     }
+
+
+class TestLongWork:
+    """A look does not wait for it, and does not cut it off."""
+
+    async def test_a_new_queue_that_takes_long_says_so_and_that_is_no_warning(self, scene: Scene) -> None:
+        scene.backend.held_up.clear()
+        await scene.look()
+        assert "status" not in scene.queue, "mostly it ends in a moment"
+        await scene.look()
+        assert (scene.reason(), scene.reason("Provisioned")) == ("Provisioning", "Provisioning")
+        scene.backend.held_up.set()
+        await scene.settle()
+        assert scene.own_wakes, "its end asks for a look"
+        await scene.look()
+        assert (scene.reason(), scene.backend.attempts) == ("Ready", 1)
+        assert scene.cluster.events == [("Normal", "Ready")]
+
+    async def test_a_migration_shows_its_step_and_since_when_and_the_queue_goes_on(self, scene: Scene) -> None:
+        await scene.look()
+        scene.backend.held_up.clear()
+        scene.backend.step = "migrating schema headrace to version 2 (tables)"
+        scene.put(maxRetries=7)
+        for _ in range(60):
+            await scene.look()
+        assert scene.reason("Provisioned") == "Migrating"
+        assert scene.message("Provisioned") == (
+            "migrating schema headrace to version 2 (tables), since 2026-01-01T00:00:10Z"
+        )
+        assert scene.reason() == "Ready"
+        assert scene.backend.attempts == 2, "one for each order, however often it is looked at"
+        scene.backend.held_up.set()
+        await scene.settle()
+        await scene.look()
+        assert scene.reason("Provisioned") == "Provisioned"
+
+    async def test_an_attempt_after_a_failure_changes_nothing_until_it_has_ended(self, scene: Scene) -> None:
+        scene.backend.break_off()
+        with pytest.raises(OperatorError):
+            await scene.look()
+        scene.backend.held_up.clear()
+        scene.cluster.journal.clear()
+        for _ in range(5):
+            await scene.look()
+        assert (scene.reason(), scene.cluster.journal) == ("BackendUnreachable", [])
+
+    async def test_what_a_client_times_out_with_is_said_like_any_failure(self, scene: Scene) -> None:
+        scene.backend.crash = TimeoutError()
+        with pytest.raises(OperatorError):
+            await scene.look()
+        assert scene.reason("Provisioned") == "BackendUnreachable"
+
+    async def test_what_a_provider_fails_with_unexpectedly_is_said_too(self, scene: Scene) -> None:
+        scene.backend.crash = ZeroDivisionError()
+        with pytest.raises(OperatorError):
+            await scene.look()
+        assert scene.reason("Provisioned") == "ProvisioningFailed"
+        scene.backend.crash = None
+        await scene.look()
+        assert scene.reason("Provisioned") == "Provisioned"
+
+    async def test_a_queue_that_goes_gives_its_work_up(self, scene: Scene) -> None:
+        scene.backend.held_up.clear()
+        await scene.look()
+        scene.objects.gone(scene.queue)
+        await scene.look()
+        scene.backend.held_up.set()
+        await scene.settle()
+        assert (scene.backend.attempts, scene.backend.ensured) == (1, 0)
+
+
+class TestRemoval:
+    @pytest.fixture
+    async def going(self, scene: Scene) -> Scene:
+        """A queue that is being deleted with its jobs."""
+        scene.put(deletionPolicy="Delete")
+        await scene.look()
+        scene.put({"deletionTimestamp": scene.clock.now().isoformat()}, deletionPolicy="Delete")
+        return scene
+
+    async def test_one_that_outlasts_a_minute_does_not_keep_the_object(self, going: Scene) -> None:
+        going.backend.held_up.clear()
+        going.backend.step = "waiting for an application's transaction"
+        for _ in range(11):
+            await going.look()
+        assert (going.reason(), going.queue["metadata"]["finalizers"]) == ("Removing", [FINALIZER])
+        assert going.message() == "waiting for an application's transaction, since 2026-01-01T00:00:10Z"
+        await going.look()
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+        assert going.cluster.events[-1] == ("Warning", "CleanupAbandoned")
+        assert "jobs stay behind" in going.cluster.told[-1]
+        assert "waiting for an application's transaction" in going.cluster.told[-1]
+        going.backend.held_up.set()
+        await going.settle()
+        assert going.backend.removed == [], "what was said to stay, stays"
+
+    async def test_an_operator_that_finds_it_late_tries_for_a_moment(self, going: Scene) -> None:
+        going.clock.move(1800)
+        going.restart()
+        going.backend.jobs = 3
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+        assert going.cluster.events[-1] == ("Normal", "Removed")
+
+    async def test_an_operator_that_finds_it_late_tries_for_no_longer(self, going: Scene) -> None:
+        going.clock.move(1800)
+        going.restart()
+        going.backend.held_up.clear()
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == [FINALIZER]
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+
+    @pytest.mark.parametrize(
+        ("jobs", "event", "words"),
+        [
+            (1, ("Normal", "Removed"), "queue thumbnails in schema headrace is removed, with 1 job"),
+            (1200, ("Normal", "Removed"), "with 1200 jobs"),
+            (None, ("Warning", "NotRemoved"), "isn't this JobQueue's any more: nothing was removed"),
+        ],
+    )
+    async def test_what_became_of_the_jobs_is_told(
+        self, going: Scene, jobs: int | None, event: tuple[str, str], words: str
+    ) -> None:
+        going.backend.jobs = jobs
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+        assert going.cluster.events[-1] == event
+        assert words in going.cluster.told[-1]
+
+
+class TestStart:
+    """Of the operator, over a queue that was in order before."""
+
+    async def test_nothing_is_false_before_the_depth_was_read(self, scene: Scene) -> None:
+        await scene.look()
+        scene.restart()
+        scene.backend.has_read = False
+        scene.backend.held_up.clear()
+        scene.cluster.journal.clear()
+        for _ in range(6):
+            await scene.look()
+        assert scene.cluster.journal == []
+
+    async def test_a_depth_that_nobody_tells_for_half_a_minute_is_unknown(self, scene: Scene) -> None:
+        await scene.look()
+        scene.restart()
+        scene.backend.has_read = False
+        await scene.look()
+        with pytest.raises(OperatorError):
+            await scene.look(seconds=30)
+        assert scene.reason("Synced") == scene.reason() == "DepthUnknown"
+
+    async def test_what_the_binding_names_is_read_before_it_is_made_sure_of(self, scene: Scene) -> None:
+        await scene.look()
+        scene.restart()
+        scene.backend.followed.clear()
+        scene.backend.held_up.clear()
+        await scene.look()
+        assert [place.label for place in scene.backend.followed.values()] == ["queue thumbnails in schema headrace"]
+
+    async def test_what_the_binding_does_not_name_is_not(self, scene: Scene) -> None:
+        await scene.look()
+        scene.restart()
+        scene.backend.followed.clear()
+        scene.backend.held_up.clear()
+        scene.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:p@elsewhere/shop"}
+        await scene.look()
+        assert scene.backend.followed == {}
+
+
+class TestBinding:
+    async def test_its_revision_changes_with_its_content_and_with_nothing_else(self, scene: Scene) -> None:
+        await scene.look()
+        assert scene.queue["status"]["binding"]["revision"] == "1"
+        scene.put(maxRetries=7)
+        await scene.look()
+        scene.restart()
+        await scene.look()
+        assert scene.queue["status"]["binding"]["revision"] == "1"
+        scene.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:rotated@db/shop"}
+        await scene.look(seconds=60)
+        assert scene.queue["status"]["binding"]["revision"] == "2"
+        secret = scene.cluster.find("Secret", BINDING)
+        assert secret is not None
+        assert secret["metadata"]["annotations"] == {"headrace.dev/binding-revision": "2"}
+
+    async def test_one_that_was_changed_by_hand_is_put_back_under_a_revision_of_its_own(self, scene: Scene) -> None:
+        await scene.look()
+        secret = scene.cluster.find("Secret", BINDING)
+        assert secret is not None
+        scene.cluster.put({**secret, "data": {**secret["data"], "password": "b3RoZXI="}})
+        scene.restart()
+        await scene.look()
+        assert scene.queue["status"]["binding"]["revision"] == "2"
+
+    async def test_a_database_that_can_not_be_used_is_neither_bound_nor_read(self, scene: Scene) -> None:
+        await scene.look()
+        followed = dict(scene.backend.followed)
+        scene.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:p@elsewhere/shop"}
+        scene.backend.crash = TransientError("CredentialsRefused", "refused")
+        with pytest.raises(OperatorError):
+            await scene.look(seconds=60)
+        assert (scene.backend.followed, scene.queue["status"]["binding"]["revision"]) == (followed, "1")
+        scene.backend.crash = None
+        await scene.look()
+        assert scene.backend.followed != followed
+        assert scene.queue["status"]["binding"]["revision"] == "2"
+
+
+async def test_the_place_is_registered_with_the_cluster_and_taken_over_where_the_annotation_asks_for_it(
+    scene: Scene,
+) -> None:
+    await scene.look()
+    scene.put({"annotations": {"headrace.dev/adopt": "true"}})
+    await scene.look()
+    assert [(owner.cluster, owner.adopts) for owner in scene.backend.owners] == [("here", False), ("here", True)]

@@ -24,6 +24,7 @@ QUEUE = ObjectKey("shop", "thumbnails")
 class MemoryPlace:
     queue: str
     backend: str = "database"
+    administration: str = "database"
     provider: str = "Memory"
 
     @property

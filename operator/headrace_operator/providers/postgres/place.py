@@ -40,7 +40,7 @@ class PostgresBackend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresPlace:
-    """Where a queue lives: a schema in a database, and the queue's name in it."""
+    """Where a queue lives: a schema in a database, and the queue's name in it. No DSN is shown by `repr`."""
 
     backend: PostgresBackend
     """As workers and applications see it."""
@@ -49,6 +49,11 @@ class PostgresPlace:
     schema: str
     queue: str
     provider: str = "Postgres"
+
+    @property
+    def administration(self) -> tuple[str | None, PostgresBackend]:
+        """See `core.provider.Place`."""
+        return self.admin_dsn, self.backend
 
     @property
     def label(self) -> str:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from headrace.queues import BACKENDS
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.providers.postgres import place as places
-from headrace_operator.providers.postgres import provisioning
 from headrace_operator.providers.postgres.backlog import PostgresBacklogReader
 from headrace_operator.providers.postgres.binding import binding_of
 from headrace_operator.providers.postgres.limits import shortage
+from headrace_operator.providers.postgres.provisioning import PostgresQueueProvisioner
 from headrace_operator.providers.postgres.spec import postgres_of
 from headrace_operator.providers.postgres.status import budget_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from headrace_operator.core.binding import QueueBinding
-    from headrace_operator.core.provider import Provisioned, QueueOwner, SecretKey
+    from headrace_operator.core.provider import SecretKey
     from headrace_operator.core.scaling import Limit
     from headrace_operator.core.spec import JobQueue, JobWorkerPool
     from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
@@ -69,24 +69,9 @@ class PostgresProvider:
         """See `core.provider.Provider`."""
         return shortage(pool, replicas, budget_of(status))
 
-    async def provision(
-        self,
-        place: PostgresPlace,
-        owner: QueueOwner,
-        settings: Mapping[str, Any],
-        progress: Callable[[str], None],  # noqa: ARG002 - told below once migrations tell their steps
-    ) -> Provisioned:
+    def open_provisioner(self) -> PostgresQueueProvisioner:
         """See `core.provider.Provider`."""
-        return await provisioning.provision(place, owner, settings)
-
-    async def remove(
-        self,
-        place: PostgresPlace,
-        owner: QueueOwner,
-        progress: Callable[[str], None],  # noqa: ARG002 - as above
-    ) -> bool:
-        """See `core.provider.Provider`."""
-        return await provisioning.remove(place, owner)
+        return PostgresQueueProvisioner()
 
     def open_backlog(
         self, backend: PostgresBackend, on_news: Callable[[PostgresPlace | None], None]

@@ -1,0 +1,277 @@
+"""Provisioning and removal: they take as long as they take, outside of the looks, and each look sees how far they are.
+
+Of one administration (a database and its user, say) one is carried out at a time, over one connection: 32 queues of a
+schema that wait for a migration's lock wait in line here, and nowhere else. Administrations don't wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from headrace_operator.core.model import OperatorError, RefusedError, TransientError
+from headrace_operator.core.queue_status import Work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+    from datetime import datetime
+
+    from headrace_operator.core.model import ObjectKey
+    from headrace_operator.core.provider import AnyProvider, Place, Providers, Provisioned, QueueOwner
+    from headrace_operator.reconcile.gate import Gate
+    from headrace_operator.reconcile.ports import Clock
+
+logger = logging.getLogger(__name__)
+
+RESYNC_SECONDS = 600.0
+"""What others do to a queue's tables, or to its binding, is undone within one and a half times this."""
+
+LONGEST_RETRY_SECONDS = 10.0
+REFUSED_RETRY_SECONDS = 15.0
+"""What the object itself must mend is tried again at once when it changes; a rival may go meanwhile."""
+
+_DOUBT_STEP = timedelta(seconds=30)
+"""What was made sure of is not doubted for so long."""
+
+_TOLD_STEP = timedelta(seconds=5)
+"""A step is shown at once, and further ones so often at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkOrder:
+    """What is to be done about a queue's place. Another one is another order, and carried out anew."""
+
+    provider: str
+    place: Place
+    owner: QueueOwner
+    settings: Mapping[str, Any] | None
+    """None: remove the queue."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Errand:
+    """An order, and what has become of it."""
+
+    order: WorkOrder
+    since: datetime
+    """When it was given, or came to its step."""
+    step: str | None = None
+    ended_at: datetime | None = None
+    failure: OperatorError | None = None
+    provisioned: Provisioned | None = None
+    removed_jobs: int | None = None
+    """None, too, where there was no queue of this owner's."""
+    failures: int = 0
+    """In a row."""
+    failure_before: OperatorError | None = None
+    """Why the attempt before this one has failed; it holds until this one has ended."""
+    due_at: datetime | None = None
+    """When the same order is to be carried out again."""
+
+    @property
+    def work(self) -> Work | None:
+        """How far it is; None where it has ended."""
+        return None if self.ended_at is not None else Work(step=self.step, since=self.since)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Administration:
+    """The errands of one administration."""
+
+    provider: AnyProvider
+    waiting: dict[ObjectKey, Errand] = field(default_factory=dict)
+    current: ObjectKey | None = None
+    task: asyncio.Task[None] | None = None
+    """Carries out the current one."""
+
+
+class LongWork:
+    """Carries out orders, inside `running`.
+
+    Parameters
+    ----------
+    wake
+        Called with a queue whose errand has ended, or has come to a step that takes long.
+    gate
+        While it is closed no errand begins, and all are given up.
+    """
+
+    def __init__(self, providers: Providers, clock: Clock, wake: Callable[[ObjectKey], None], gate: Gate) -> None:
+        self._providers = providers
+        self._clock = clock
+        self._wake = wake
+        self._gate = gate
+        gate.watch(self._gate_changed)
+        self._errands: dict[ObjectKey, Errand] = {}
+        self._administrations: dict[Hashable, _Administration] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Leaving the block cancels what is under way."""
+        try:
+            yield
+        finally:
+            runners = list(self._runners)
+            for runner in runners:
+                runner.cancel()
+            await asyncio.gather(*runners, return_exceptions=True)
+
+    def is_due(self, key: ObjectKey, order: WorkOrder) -> bool:
+        """Whether `ask` would begin anew."""
+        errand = self._errands.get(key)
+        if errand is None:
+            return True
+        if errand.ended_at is None:
+            # What is under way comes to its end first; what still waits is exchanged for what is wanted now.
+            return errand.order != order and not self._is_current(key)
+        return errand.order != order or (errand.due_at is not None and self._clock.now() >= errand.due_at)
+
+    def ask(self, key: ObjectKey, order: WorkOrder) -> Errand:
+        """Have the order carried out, unless it was, or another one of this queue is under way; returns what is known.
+
+        One that has ended well is repeated after minutes, and one that failed after seconds, by asking again.
+        """
+        if not self.is_due(key, order):
+            return self._errands[key]
+        before = self._errands.get(key)
+        self._drop(key)
+        errand = Errand(order=order, since=self._clock.now())
+        if before is not None and before.order == order:
+            errand.failures, errand.failure_before = before.failures, before.failure
+        self._errands[key] = errand
+        name = (order.provider, order.place.administration)
+        administration = self._administrations.get(name)
+        if administration is None:
+            administration = _Administration(provider=self._providers[order.provider])
+            self._administrations[name] = administration
+            runner = asyncio.create_task(self._run(name, administration), name="provisioning")
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+        administration.waiting[key] = errand
+        return errand
+
+    def doubt(self, key: ObjectKey) -> None:
+        """Let what has ended well be carried out again soon: the queue can't be read, and may be gone."""
+        errand = self._errands.get(key)
+        if errand is not None and errand.ended_at is not None and errand.due_at is not None:
+            errand.due_at = min(errand.due_at, errand.ended_at + _DOUBT_STEP)
+
+    def forget(self, key: ObjectKey) -> None:
+        """The queue is gone, or given up: what is under way for it is cancelled."""
+        self._drop(key)
+        for administration in self._administrations.values():
+            if administration.current == key and administration.task is not None:
+                administration.task.cancel()
+
+    def _gate_changed(self) -> None:
+        if self._gate.is_open:
+            return
+        # Another process does it now; what is wanted is asked for anew when it is our turn again.
+        self._errands.clear()
+        for administration in self._administrations.values():
+            administration.waiting.clear()
+            if administration.task is not None:
+                administration.task.cancel()
+
+    def _drop(self, key: ObjectKey) -> None:
+        self._errands.pop(key, None)
+        for administration in self._administrations.values():
+            administration.waiting.pop(key, None)
+
+    def _is_current(self, key: ObjectKey) -> bool:
+        return any(administration.current == key for administration in self._administrations.values())
+
+    async def _run(self, name: Hashable, administration: _Administration) -> None:
+        """One errand after another, while there are any; connections are kept for as long."""
+        try:
+            while administration.waiting:
+                try:
+                    async with administration.provider.open_provisioner() as provisioner:
+                        while administration.waiting:
+                            await self._carry_out_next(administration, provisioner)
+                except Exception as error:  # noqa: BLE001 - whatever one backend does, the others go on
+                    self._fail_all(administration, _known(error))
+        finally:
+            del self._administrations[name]
+
+    async def _carry_out_next(self, administration: _Administration, provisioner: Any) -> None:
+        await self._gate.passage()
+        if not administration.waiting:
+            return
+        key = next(iter(administration.waiting))
+        errand = administration.waiting.pop(key)
+        administration.current = key
+        administration.task = asyncio.create_task(self._carry_out(key, errand, provisioner), name=f"provision-{key}")
+        try:
+            await asyncio.wait([administration.task])
+        except asyncio.CancelledError:
+            administration.task.cancel()
+            await asyncio.gather(administration.task, return_exceptions=True)
+            raise
+        finally:
+            administration.current, administration.task = None, None
+        if errand.failure is not None and errand.failure.reason == "BackendUnreachable":
+            # It is so for all that wait here: each of them would only wait for the same.
+            self._fail_all(administration, errand.failure)
+        if self._errands.get(key) is errand:
+            self._wake(key)
+
+    async def _carry_out(self, key: ObjectKey, errand: Errand, provisioner: Any) -> None:
+        order = errand.order
+
+        def progress(step: str) -> None:
+            now = self._clock.now()
+            is_first = errand.step is None
+            if is_first or now - errand.since >= _TOLD_STEP:
+                errand.step, errand.since = step, now
+                self._wake(key)
+
+        try:
+            if order.settings is None:
+                errand.removed_jobs = await provisioner.remove(order.place, order.owner, progress)
+            else:
+                errand.provisioned = await provisioner.provision(order.place, order.owner, order.settings, progress)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._end(errand, _known(error))
+        else:
+            self._end(errand, None)
+
+    def _fail_all(self, administration: _Administration, failure: OperatorError) -> None:
+        waiting, administration.waiting = administration.waiting, {}
+        for key, errand in waiting.items():
+            self._end(errand, failure)
+            self._wake(key)
+
+    def _end(self, errand: Errand, failure: OperatorError | None) -> None:
+        now = self._clock.now()
+        errand.ended_at, errand.failure = now, failure
+        if failure is None:
+            errand.failures = 0
+            errand.due_at = now + timedelta(seconds=_resync_seconds(now, errand.order.place.administration))
+            return
+        errand.failures += 1
+        seconds = min(2.0 ** min(errand.failures - 1, 10), LONGEST_RETRY_SECONDS)
+        if isinstance(failure, RefusedError):
+            seconds = REFUSED_RETRY_SECONDS
+        errand.due_at = now + timedelta(seconds=seconds)
+
+
+def _resync_seconds(now: datetime, administration: Hashable) -> float:
+    """All queues of an administration at a time, so that they share a connection; administrations at different ones."""
+    phase = (now.timestamp() + hash(administration)) % RESYNC_SECONDS
+    until_next = RESYNC_SECONDS - phase
+    return until_next if until_next >= RESYNC_SECONDS / 2 else until_next + RESYNC_SECONDS
+
+
+def _known(error: Exception) -> OperatorError:
+    if isinstance(error, OperatorError):
+        return error
+    if isinstance(error, TimeoutError):
+        return TransientError("BackendUnreachable", "the backend did not answer in time")
+    logger.error("Provisioning failed unexpectedly", exc_info=error)
+    return TransientError("ProvisioningFailed", f"an unexpected error of the operator's: {type(error).__name__}")
