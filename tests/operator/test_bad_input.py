@@ -673,9 +673,7 @@ def test_a_pool_without_autoscaling_is_off_and_has_no_replicas_of_the_schemas(co
             "mode": "Off",
             "minReplicas": 0,
             "maxReplicas": 10,
-            "target": {"queueDepthPerReplica": 10},
             "activationDepth": 1,
-            "sampleIntervalSeconds": 5,
             "scaleToZeroAfterSeconds": 60,
         },
     }
