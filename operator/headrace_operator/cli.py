@@ -30,6 +30,7 @@ Settings are environment variables:
   HEADRACE_WATCH_NAMESPACES          where to work, separated by commas; empty: everywhere
   HEADRACE_WORKER_IMAGE              what pools run that name no image (headrace/worker:VERSION)
   HEADRACE_WORKER_IMAGE_PULL_POLICY  for that image: Always, IfNotPresent or Never
+  HEADRACE_RELEASE_POOLS_AT_ONCE     how many pools' workers a new release replaces at a time (1)
   HEADRACE_METRICS_API_ADDRESS       where to serve external.metrics.k8s.io (0.0.0.0:8443); empty: nowhere
   HEADRACE_METRICS_API_SERVICE       the Service in front of it (headrace-operator-metrics-api)
   HEADRACE_LISTEN_ADDRESS            where to serve /healthz, /readyz and /metrics (0.0.0.0:8080)

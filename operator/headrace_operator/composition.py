@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from headrace_operator import endpoints
 from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.model import ObjectKey, OperatorError, RefusedError
+from headrace_operator.core.rollout import OperatorRelease
 from headrace_operator.kubernetes import KubernetesApi, KubernetesCluster, MetricsApiAccess
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.metrics_api import ExternalMetricsServer
@@ -85,8 +86,11 @@ class Operator:
                     providers=PROVIDERS,
                     sampling=await stack.enter_async_context(sampler),
                     as_seen_from_here=seen_from_elsewhere,
-                    image=settings.worker_image,
-                    image_pull_policy=settings.worker_image_pull_policy,
+                    release=OperatorRelease(
+                        image=settings.worker_image,
+                        image_pull_policy=settings.worker_image_pull_policy,
+                        pools_at_once=settings.release_pools_at_once,
+                    ),
                     metrics_api_failure=metrics_api.failure,
                 )
             )

@@ -40,6 +40,8 @@ class Settings:
     """What pools run that name no image."""
     worker_image_pull_policy: str | None = None
     """For `worker_image`; None leaves it to Kubernetes."""
+    release_pools_at_once: int = 1
+    """How many pools a new release may change at a time."""
     metrics_api_address: str | None = "0.0.0.0:8443"
     """Where external.metrics.k8s.io is served; None turns it off."""
     metrics_api_service: str = "headrace-operator-metrics-api"
@@ -66,6 +68,10 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
         if pattern is not None and not pattern.fullmatch(value):
             problems.append(f"{name}={value!r}: must be {form}")
         return value
+
+    def number(name: str, default: int) -> int:
+        value = text(name, str(default), re.compile(r"[1-9]\d{0,3}"), "an integer from 1 to 9999")
+        return int(value) if value.isdecimal() else default
 
     def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
         value = environment.get(name, "").strip() or default
@@ -97,6 +103,7 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
         watch_namespaces=namespaces,
         worker_image=text("HEADRACE_WORKER_IMAGE", defaults.worker_image, re.compile(r"\S+"), "an image reference"),
         worker_image_pull_policy=choice("HEADRACE_WORKER_IMAGE_PULL_POLICY", "", ("", *_PULL_POLICIES)) or None,
+        release_pools_at_once=number("HEADRACE_RELEASE_POOLS_AT_ONCE", defaults.release_pools_at_once),
         metrics_api_address=address("HEADRACE_METRICS_API_ADDRESS", defaults.metrics_api_address),
         metrics_api_service=text(
             "HEADRACE_METRICS_API_SERVICE", defaults.metrics_api_service, _NAMESPACE, "a Service's name"

@@ -31,7 +31,7 @@ from headrace_operator.providers.postgres.place import PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 Manifest = dict[str, Any]
 
@@ -96,7 +96,9 @@ class MemoryCluster:
         if (failure := self.apply_failures.get(manifest["kind"])) is not None:
             raise failure
         self.journal.append(("apply", manifest["kind"], str(manifest.get("spec", {}).get("replicas", ""))))
-        return copy.deepcopy(self._store(manifest))
+        before = self._objects.get((manifest["kind"], key_of(manifest)), {})
+        kept = {"status": before["status"]} if "status" in before else {}
+        return copy.deepcopy(self._store({**manifest, **kept}))
 
     async def delete(self, api_version: str, kind: str, key: ObjectKey) -> None:
         self.journal.append(("delete", kind))
@@ -146,6 +148,9 @@ class MemoryCluster:
 
     def deployment(self, pool: ObjectKey) -> Manifest | None:
         return self._objects.get(("Deployment", pool))
+
+    def deployments(self) -> Iterable[tuple[ObjectKey, Mapping[str, Any]]]:
+        return [(key, stored) for (kind, key), stored in self._objects.items() if kind == "Deployment"]
 
     def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
         return [

@@ -20,6 +20,7 @@ SCALING_ACTIVE = "ScalingActive"
 SCALING_LIMITED = "ScalingLimited"
 SCALED_TO_ZERO = "ScaledToZero"
 PAUSED = "Paused"
+UPDATED = "Updated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.labels import pool_labels, pool_selector
+from headrace_operator.core.model import BINDING_REVISION_ANNOTATION
 from headrace_operator.core.spec import RollingUpdate
 from headrace_operator.core.template import merge_pod_template
 
@@ -39,6 +41,8 @@ class WorkedQueue:
     queue: JobQueue
     environment: Mapping[str, str]
     """What its provider tells workers (`core.provider.Provider.worker_environment`)."""
+    revision: str | None = None
+    """Of its binding: with another, workers start anew."""
 
 
 def worker_deployment(
@@ -48,6 +52,7 @@ def worker_deployment(
     replicas: int,
     image: str,
     image_pull_policy: str | None = None,
+    secret_revisions: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The Deployment of a pool, to be applied.
 
@@ -57,6 +62,8 @@ def worker_deployment(
         The pool's, in its order.
     image, image_pull_policy
         What runs where the pool names no image of its own.
+    secret_revisions
+        Of the Secrets that workers need beside their queues', by what they are for: with others, workers start anew.
 
     Raises
     ------
@@ -66,7 +73,7 @@ def worker_deployment(
     name = pool.metadata.name
     labels = pool_labels(name, pool.spec.queue_names[0])
     ours = {
-        "metadata": {"labels": labels, "annotations": _annotations(pool)},
+        "metadata": {"labels": labels, "annotations": _annotations(pool, queues, secret_revisions)},
         "spec": _pod(pool, queues, image=image, image_pull_policy=image_pull_policy),
     }
     return {
@@ -107,8 +114,14 @@ def _grace_period_seconds(pool: JobWorkerPool) -> int:
     return pool.spec.drain_timeout_seconds + DRAIN_MARGIN_SECONDS
 
 
-def _annotations(pool: JobWorkerPool) -> dict[str, str]:
-    return {} if pool.spec.idempotency.used_redis is None else {_REDIS_TYPE_ANNOTATION: "redis"}
+def _annotations(
+    pool: JobWorkerPool, queues: Sequence[WorkedQueue], secret_revisions: Mapping[str, str]
+) -> dict[str, str]:
+    annotations = {} if pool.spec.idempotency.used_redis is None else {_REDIS_TYPE_ANNOTATION: "redis"}
+    # Workers read their Secrets when they start: a Deployment whose pods are to carry another revision replaces them.
+    annotations |= {f"headrace.dev/{secret}-revision": revision for secret, revision in secret_revisions.items()}
+    bindings = [worked.revision for worked in queues if worked.revision is not None]
+    return annotations | ({BINDING_REVISION_ANNOTATION: ",".join(bindings)} if bindings else {})
 
 
 def _pod(

@@ -10,12 +10,14 @@ from headrace_operator.core.conditions import Condition
 from headrace_operator.core.hpa import autoscaler_of_deployment
 from headrace_operator.core.labels import pool_selector
 from headrace_operator.core.model import PAUSED_ANNOTATION, OperatorError, RefusedError, TransientError
+from headrace_operator.core.rollout import RolloutProgress
 from headrace_operator.core.spec import ScalingMode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from headrace_operator.core.model import Sample, WorkerPod
+    from headrace_operator.core.rollout import Rollout
     from headrace_operator.core.scaling import Decision, Limit
     from headrace_operator.core.spec import JobWorkerPool
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 WORKERS_STARTING = "WorkersStarting"
 QUEUE_PENDING = "QueuePending"
+
+_UP_TO_DATE = "UpToDate"
 
 CALM_REASONS = (WORKERS_STARTING, QUEUE_PENDING)
 """Why a pool is not ready while nothing is wrong."""
@@ -44,10 +48,10 @@ class PoolFacts:
     """Why the queue can't be used at present."""
     scaling_failure: OperatorError | None
     """Why the number of workers doesn't follow the load at present."""
-    redis_failure: OperatorError | None = None
-    """Why workers that start can't have the connection to Redis that they need."""
     workers_failure: OperatorError | None = None
     """Why the Deployment's pod template is not what the spec says."""
+    rollout: Rollout | None = None
+    """How the workers stand to what they should be; None where that is not known, or they can't be that."""
     number_failure: OperatorError | None = None
     """Why the Deployment has another number of workers."""
     ceiling: Limit | None = None
@@ -63,6 +67,7 @@ def pool_conditions(pool: JobWorkerPool, facts: PoolFacts) -> list[Condition]:
         _scaling_limited(facts.decision, facts.ceiling),
         _scaled_to_zero(pool, facts.decision),
         _paused(facts.decision),
+        *_updated(facts),
     ]
 
 
@@ -194,7 +199,7 @@ def _autoscaler_failure(autoscaler: Manifest, *, at_zero: bool) -> OperatorError
 
 def _ready(facts: PoolFacts) -> Condition:
     desired, ready = facts.replicas, _ready_replicas(facts)
-    trouble = facts.queue_failure or facts.workers_failure or facts.redis_failure or facts.number_failure
+    trouble = facts.queue_failure or facts.workers_failure or facts.number_failure
     if trouble is None and desired:
         trouble = replica_failure(facts.deployment) or _pod_failure(facts.pods)
     if trouble is not None:
@@ -257,6 +262,29 @@ def _scaling_limited(decision: Decision, ceiling: Limit | None) -> Condition:
         reason=limits[0].reason,
         message="; ".join(limit.message for limit in limits),
     )
+
+
+def _updated(facts: PoolFacts) -> Iterable[Condition]:
+    """Whether the workers run what the spec says, as this release makes it; nothing where that is not known."""
+    if facts.workers_failure is not None:
+        yield Condition.failed(conditions.UPDATED, facts.workers_failure)
+    elif facts.rollout is not None:
+        reason, message = _update_state(facts.rollout)
+        yield Condition(type=conditions.UPDATED, status=reason == _UP_TO_DATE, reason=reason, message=message)
+
+
+def _update_state(rollout: Rollout) -> tuple[str, str]:
+    if rollout.stopped_by is not None:
+        pool = rollout.stopped_by.name
+        why = f"those of JobWorkerPool {pool} did not come up with this one: mend that pool, or the release"
+        return "ReleaseStopped", f"the workers stay as an earlier release of the operator made them, since {why}"
+    if rollout.is_waiting:
+        return "WaitingForTurn", "a new release of the operator replaces the workers of one pool after another"
+    if rollout.progress is RolloutProgress.FAILED:
+        return "ProgressDeadlineExceeded", "workers were to be replaced, and their successors do not become ready"
+    if rollout.progress is RolloutProgress.UNDER_WAY:
+        return "Replacing", "workers are being replaced"
+    return _UP_TO_DATE, "workers run what the spec says"
 
 
 def _paused(decision: Decision) -> Condition:

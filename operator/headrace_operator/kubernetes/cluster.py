@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from headrace_operator.kubernetes.objects import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -222,6 +223,11 @@ class KubernetesCluster:
         """See `reconcile.ports.Cluster`."""
         found = [deployment for informer in self._deployments for deployment in informer.members(pool)]
         return next((deployment for deployment in found if deployment["metadata"]["name"] == pool.name), None)
+
+    def deployments(self) -> Iterable[tuple[ObjectKey, Manifest]]:
+        """See `reconcile.ports.Cluster`."""
+        everything = itertools.chain.from_iterable(informer.everything() for informer in self._deployments)
+        return ((pool, each) for pool, each in everything if each["metadata"]["name"] == pool.name)
 
     def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
         """See `reconcile.ports.Cluster`."""

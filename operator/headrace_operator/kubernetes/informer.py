@@ -11,7 +11,7 @@ from headrace_operator.kubernetes.errors import ExpiredError, error_from_status
 from headrace_operator.reconcile.work_queue import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from headrace_operator.kubernetes.api import KubernetesApi, Manifest
 
@@ -63,6 +63,10 @@ class Informer(Generic[Item]):
     def members(self, group: ObjectKey) -> Sequence[Item]:
         """What belongs to a group."""
         return list(self._groups.get(group, {}).values())
+
+    def everything(self) -> Iterator[tuple[ObjectKey, Item]]:
+        """All that belongs to any group, with its group."""
+        return ((group, item) for group, members in list(self._groups.items()) for item in members.values())
 
     async def run(self) -> None:
         """List and watch, for ever; what fails is tried again."""

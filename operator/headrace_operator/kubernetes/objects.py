@@ -37,11 +37,13 @@ def pool_by_scale_target(autoscaler: Manifest) -> ObjectKey | None:
 def trim_deployment(manifest: Manifest) -> dict[str, Any]:
     """Of a Deployment: whose it is, its number, and how it fares."""
     status = manifest.get("status") or {}
-    ready = {"readyReplicas": status["readyReplicas"]} if "readyReplicas" in status else {}
+    numbers = {name: status[name] for name in ("readyReplicas", "observedGeneration") if name in status}
+    annotations = manifest["metadata"].get("annotations") or {}
+    ours = {name: value for name, value in annotations.items() if name.startswith(f"{GROUP}/")}
     return {
-        "metadata": _trim_metadata(manifest),
+        "metadata": {**_trim_metadata(manifest), "annotations": ours},
         "spec": {"replicas": manifest["spec"].get("replicas")},
-        "status": {**ready, "conditions": _trim_conditions(status)},
+        "status": {**numbers, "conditions": _trim_conditions(status)},
     }
 
 

@@ -20,7 +20,7 @@ from headrace_operator.local.pod import Sources
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from headrace_operator.core.model import EventType, WorkerPod
     from headrace_operator.local.manifests import Manifests
@@ -120,6 +120,10 @@ class LocalCluster:
             return None
         ready = sum(pod.ready for pod in self._replicas.pods(pool))
         return {**copy.deepcopy(stored), "status": {"readyReplicas": ready}}
+
+    def deployments(self) -> Iterable[tuple[ObjectKey, Manifest]]:
+        """See `reconcile.ports.Cluster`."""
+        return [(key, stored) for (kind, key), stored in self._objects.items() if kind == "Deployment"]
 
     def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:
         """See `reconcile.ports.Cluster`. There are none."""

@@ -17,6 +17,7 @@ from watchfiles import PythonFilter, awatch
 
 from headrace_operator.clock import SystemClock
 from headrace_operator.core.model import ObjectKey
+from headrace_operator.core.rollout import OperatorRelease
 from headrace_operator.core.spec import DeletionPolicy, ScalingMode
 from headrace_operator.local.cluster import LocalCluster
 from headrace_operator.local.databases import embedded_queues, give_embedded, require_known_hosts
@@ -137,8 +138,7 @@ class _Run:
                 sampling=sampler,
                 # Workers stand on this very machine.
                 as_seen_from_here=lambda host, _: host,
-                image="",
-                image_pull_policy=None,
+                release=OperatorRelease(image=""),
                 metrics_api_failure=lambda: None,
             ):
                 for manifest in (*self._manifests.queues, *self._manifests.pools):

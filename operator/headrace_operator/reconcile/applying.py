@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import ObjectKey, RefusedError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DEPLOYMENT = ("apps/v1", "Deployment")
 AUTOSCALER = ("autoscaling/v2", "HorizontalPodAutoscaler")
 
+_METADATA = ("uid", "generation", "ownerReferences", "annotations")
+_STATUS = ("readyReplicas", "observedGeneration", "conditions")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Applied:
@@ -29,6 +32,8 @@ class _Applied:
     """A digest of it, without the number of replicas, which is carried over by itself."""
     left: Manifest
     """Of the object as our last write has left it, what is read of it: with this generation, nothing is to be done."""
+    generation: int
+    """That our last apply has left."""
 
 
 class Applier:
@@ -45,6 +50,11 @@ class Applier:
             return live
         is_same = live["metadata"].get("uid") == applied.left["metadata"].get("uid")
         return applied.left if is_same and _generation(live) < _generation(applied.left) else live
+
+    def applied_generation(self, api_kind: tuple[str, str], pool: JobWorkerPool) -> int | None:
+        """That our last apply has left; None where there was none since we started."""
+        applied = self._applied.get((api_kind[1], pool.key))
+        return None if applied is None else applied.generation
 
     async def apply(
         self, api_kind: tuple[str, str], pool: JobWorkerPool, wanted: Manifest, live: Manifest | None
@@ -66,7 +76,7 @@ class Applier:
         ):
             return
         left = await self._cluster.apply(wanted)
-        self._applied[kind, pool.key] = _Applied(wanted=digest, left=_kept(left))
+        self._applied[kind, pool.key] = _Applied(wanted=digest, left=_kept(left), generation=_generation(left))
 
     async def scale_deployment(self, pool: JobWorkerPool, live: Manifest, replicas: int) -> None:
         """Write the number of the pool's Deployment, and nothing else of it."""
@@ -74,7 +84,7 @@ class Applier:
         applied = self._applied.get(("Deployment", pool.key))
         if applied is not None and _generation(applied.left) == _generation(live) == _generation(left) - 1:
             # The step is our number alone: nobody has changed the rest, which need not be applied again.
-            self._applied["Deployment", pool.key] = _Applied(wanted=applied.wanted, left=_kept(left))
+            self._applied["Deployment", pool.key] = replace(applied, left=_kept(left))
 
     async def delete(self, api_kind: tuple[str, str], pool: JobWorkerPool) -> None:
         """Delete what is ours."""
@@ -96,9 +106,9 @@ def _kept(manifest: Manifest) -> Manifest:
     """As little as the watch keeps: thousands of these are held."""
     metadata, status = manifest["metadata"], manifest.get("status") or {}
     return {
-        "metadata": {name: metadata[name] for name in ("uid", "generation", "ownerReferences") if name in metadata},
+        "metadata": {name: metadata[name] for name in _METADATA if name in metadata},
         "spec": {"replicas": manifest["spec"].get("replicas")},
-        "status": {name: status[name] for name in ("readyReplicas", "conditions") if name in status},
+        "status": {name: status[name] for name in _STATUS if name in status},
     }
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from headrace_operator.core.model import ObjectKey
     from headrace_operator.core.provider import Providers
+    from headrace_operator.core.rollout import OperatorRelease
     from headrace_operator.reconcile.observations import Observations
     from headrace_operator.reconcile.ports import Clock, Cluster, Sampling
 
@@ -116,8 +117,7 @@ class Controllers:
         providers: Providers,
         sampling: Sampling,
         as_seen_from_here: Callable[[str, str], str],
-        image: str,
-        image_pull_policy: str | None,
+        release: OperatorRelease,
         metrics_api_failure: Callable[[], OperatorError | None],
     ) -> AsyncIterator[None]:
         """Work inside the block. The parameters are those of the reconcilers."""
@@ -142,8 +142,7 @@ class Controllers:
             observations=self._observations,
             clock=self._clock,
             providers=providers,
-            image=image,
-            image_pull_policy=image_pull_policy,
+            release=release,
             metrics_api_failure=metrics_api_failure,
             look_within=self._work[POOL_KIND].add_within,
         )

@@ -34,7 +34,7 @@ from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, block
 from headrace_operator.reconcile.decisions import PoolDecisions
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.pool_objects import PoolObjects
-from headrace_operator.reconcile.redis import redis_failure
+from headrace_operator.reconcile.pool_secrets import secret_revisions
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
 from headrace_operator.reconcile.steps import Step, StepsByPool
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace_operator.core.provider import AnyProvider, Providers
+    from headrace_operator.core.rollout import OperatorRelease, Rollout
     from headrace_operator.core.scaling import Decision, Limit
     from headrace_operator.reconcile.objects import ObjectStore
     from headrace_operator.reconcile.observations import Observations
@@ -79,8 +80,8 @@ class PoolReconciler:
     ----------
     providers
         The table of them.
-    image, image_pull_policy
-        What pools run that name no image of their own.
+    release
+        What pools are given.
     metrics_api_failure
         Why HorizontalPodAutoscalers can't read the depth of queues; None where they can.
     look_within
@@ -97,8 +98,7 @@ class PoolReconciler:
         observations: Observations,
         clock: Clock,
         providers: Providers,
-        image: str,
-        image_pull_policy: str | None,
+        release: OperatorRelease,
         metrics_api_failure: Callable[[], OperatorError | None],
         look_within: Callable[[ObjectKey, float], None],
     ) -> None:
@@ -111,7 +111,7 @@ class PoolReconciler:
         self._look_within = look_within
         self._reporter = Reporter(cluster, objects, clock)
         self._decisions = PoolDecisions(cluster, sampling, objects, observations, self._reporter, clock)
-        self._owned = PoolObjects(cluster, image=image, image_pull_policy=image_pull_policy)
+        self._owned = PoolObjects(cluster, release, wake=lambda pool: look_within(pool, 0.0))
         self._secrets = secrets
         self._steps = StepsByPool(clock)
         self._signals_told: dict[ObjectKey, datetime] = {}
@@ -158,10 +158,10 @@ class PoolReconciler:
         replicas = self._owned.number(pool, decision.desired_replicas)
         with steps.taking(Step.NUMBER):
             await self._owned.carry_number(pool, replicas)
-        redis_trouble = await self._redis_failure(steps, pool)
+        rollout = None
         if queues:
             with steps.taking(Step.WORKERS):
-                await self._apply_workers(pool, queues, redis_trouble, replicas)
+                rollout = await self._apply_workers(pool, queues, replicas)
         if self._owned.deployment(pool) is not None:
             with steps.taking(Step.AUTOSCALER):
                 await self._owned.keep_autoscaler(pool)
@@ -172,7 +172,7 @@ class PoolReconciler:
             deployment=self._owned.deployment(pool),
             pods=self._cluster.pods(pool.key),
             queue_failure=steps.told(Step.QUEUE) or _first(_queue_failure(queue.manifest) for queue in queues),
-            redis_failure=redis_trouble,
+            rollout=rollout,
             workers_failure=steps.told(Step.WORKERS),
             number_failure=steps.told(Step.NUMBER),
             scaling_failure=scaling_failure(
@@ -199,26 +199,15 @@ class PoolReconciler:
         queue = parse(manifest, JobQueue)
         return _Queue(manifest, queue, provider_of(queue, self._providers))
 
-    async def _redis_failure(self, steps: Steps, pool: JobWorkerPool) -> OperatorError | None:
-        failure = None
-        with steps.taking(Step.SECRETS):
-            failure = await redis_failure(self._secrets, pool)
-        return failure or steps.told(Step.SECRETS)
-
-    async def _apply_workers(
-        self, pool: JobWorkerPool, queues: Sequence[_Queue], redis_trouble: OperatorError | None, replicas: int
-    ) -> None:
+    async def _apply_workers(self, pool: JobWorkerPool, queues: Sequence[_Queue], replicas: int) -> Rollout:
         if refusal := _first(pool_refusal(pool, queue.provider.name, queue.provider.limits) for queue in queues):
             raise refusal
-        if self._owned.deployment(pool) is None:
-            if unbound := _first(queue for queue in queues if not _is_bound(queue.manifest)):
-                # Its pods would wait for the binding Secret, and longer than needed once it is there.
-                raise _queue_failure(unbound.manifest) or _queue_pending(unbound.spec.key.name)
-            if redis_trouble is not None:
-                # As above: a kubelet that misses a Secret takes its time to look again.
-                raise redis_trouble
-        worked = [WorkedQueue(queue.spec, queue.provider.worker_environment(queue.spec)) for queue in queues]
-        await self._owned.apply(pool, worked, replicas)
+        if unbound := _first(queue for queue in queues if not _is_bound(queue.manifest)):
+            # Pods would wait for the binding Secret, and longer than needed once it is there.
+            raise _queue_failure(unbound.manifest) or _queue_pending(unbound.spec.key.name)
+        # As above: a kubelet that misses a Secret takes its time to look again.
+        revisions = await secret_revisions(self._secrets, pool)
+        return await self._owned.apply(pool, [_worked(queue) for queue in queues], revisions, replicas)
 
     async def _report(self, pool: JobWorkerPool, manifest: Manifest, facts: PoolFacts) -> None:
         now = self._clock.now()
@@ -266,6 +255,11 @@ def _limited(manifest: Manifest) -> str:
 
 def _is_bound(queue_manifest: Manifest) -> bool:
     return "binding" in (queue_manifest.get("status") or {})
+
+
+def _worked(queue: _Queue) -> WorkedQueue:
+    revision = queue.manifest["status"]["binding"].get("revision")
+    return WorkedQueue(queue.spec, queue.provider.worker_environment(queue.spec), revision)
 
 
 def _ceiling(pool: JobWorkerPool, queue: _Queue, replicas: int) -> Limit | None:

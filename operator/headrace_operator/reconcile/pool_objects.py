@@ -6,15 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import autoscaler_of_deployment, pool_autoscaler
-from headrace_operator.core.model import RefusedError
+from headrace_operator.core.model import OperatorError, RefusedError
+from headrace_operator.core.rollout import (
+    ASKED_ANNOTATION,
+    MADE_ANNOTATION,
+    NOT_READY,
+    READY,
+    RELEASE_ANNOTATION,
+    Cause,
+    Rollout,
+    RolloutProgress,
+    Stage,
+    asked_digest,
+    cause_of_change,
+    is_ready,
+    made_digest,
+    marks,
+    progress_of,
+    stage_after_turn,
+    stage_before_turn,
+)
 from headrace_operator.core.spec import ScalingMode
 from headrace_operator.reconcile.applying import AUTOSCALER, DEPLOYMENT, Applier
+from headrace_operator.reconcile.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from headrace_operator.core.deployment import WorkedQueue
     from headrace_operator.core.model import ObjectKey
+    from headrace_operator.core.rollout import OperatorRelease
     from headrace_operator.core.spec import JobWorkerPool
     from headrace_operator.reconcile.ports import Cluster
 
@@ -26,15 +47,17 @@ class PoolObjects:
 
     Parameters
     ----------
-    image, image_pull_policy
-        What pools run that name no image of their own.
+    release
+        What pools are given.
+    wake
+        Called with a pool whose turn to be changed has come.
     """
 
-    def __init__(self, cluster: Cluster, *, image: str, image_pull_policy: str | None) -> None:
+    def __init__(self, cluster: Cluster, release: OperatorRelease, wake: Callable[[ObjectKey], None]) -> None:
         self._cluster = cluster
         self._applier = Applier(cluster)
-        self._image = image
-        self._image_pull_policy = image_pull_policy
+        self._release = release
+        self._rollouts = Rollouts(cluster, release.pools_at_once, wake)
 
     def deployment(self, pool: JobWorkerPool) -> Manifest | None:
         """The pool's own Deployment: as the watch shows it, or as our last write to it has left it."""
@@ -59,8 +82,12 @@ class PoolObjects:
         if deployment is not None and deployment["spec"].get("replicas") != replicas:
             await self._applier.scale_deployment(pool, deployment, replicas)
 
-    async def apply(self, pool: JobWorkerPool, queues: Sequence[WorkedQueue], replicas: int) -> None:
-        """Make the Deployment what the pool's spec says.
+    async def apply(
+        self, pool: JobWorkerPool, queues: Sequence[WorkedQueue], secret_revisions: Mapping[str, str], replicas: int
+    ) -> Rollout:
+        """Make the Deployment what the pool's spec says, unless it is a new release alone that says it differently.
+
+        Then it waits for its turn, but for a pool at zero, which loses nothing.
 
         Raises
         ------
@@ -72,15 +99,39 @@ class PoolObjects:
             pool,
             queues,
             replicas=replicas,
-            image=self._image,
-            image_pull_policy=self._image_pull_policy,
+            image=self._release.image,
+            image_pull_policy=self._release.image_pull_policy,
+            secret_revisions=secret_revisions,
         )
+        live = self.deployment(pool)
+        asked, made = asked_digest(pool, queues, secret_revisions), made_digest(wanted)
+        cause = cause_of_change(live, asked, made)
+        annotations = {ASKED_ANNOTATION: asked, MADE_ANNOTATION: made}
+        if live is not None and cause is Cause.NONE:
+            annotations |= marks(live)
+        if live is not None and cause is Cause.RELEASE and replicas:
+            self._rollouts.put(pool.key, stage_before_turn(live, self._progress(pool, live)))
+            if not self._rollouts.has_turn(pool.key):
+                stopped_by = self._rollouts.stopped_by(pool.key)
+                return Rollout(progress=RolloutProgress.COMPLETE, is_waiting=True, stopped_by=stopped_by)
+            # Before anything is awaited: the turn is taken.
+            self._rollouts.put(pool.key, Stage.UNDER_WAY)
+            annotations[RELEASE_ANNOTATION] = READY if is_ready(live) else NOT_READY
+        wanted["metadata"]["annotations"] = annotations
         try:
-            await self._applier.apply(DEPLOYMENT, pool, wanted, self.deployment(pool))
-        except RefusedError as refusal:
-            if refusal.reason != "Invalid" or not pool.spec.template:
-                raise
-            raise RefusedError("InvalidTemplate", f"spec.template does not fit: {refusal.message}") from None
+            await self._applier.apply(DEPLOYMENT, pool, wanted, live)
+        except OperatorError as failure:
+            self._rollouts.put(pool.key, Stage.WAITING_BROKEN if cause is Cause.RELEASE else None)
+            if isinstance(failure, RefusedError) and failure.reason == "Invalid" and pool.spec.template:
+                raise RefusedError("InvalidTemplate", f"spec.template does not fit: {failure.message}") from None
+            raise
+        left = self.deployment(pool)
+        progress = RolloutProgress.UNDER_WAY if left is None else self._progress(pool, left)
+        self._rollouts.put(pool.key, None if left is None else stage_after_turn(left, progress))
+        return Rollout(progress=progress)
+
+    def _progress(self, pool: JobWorkerPool, deployment: Manifest) -> RolloutProgress:
+        return progress_of(deployment, since_generation=self._applier.applied_generation(DEPLOYMENT, pool))
 
     async def keep_autoscaler(self, pool: JobWorkerPool) -> None:
         """Ours exists in mode HPA alone, and not while the annotation stops scaling."""
@@ -94,3 +145,4 @@ class PoolObjects:
     def forget(self, pool: ObjectKey) -> None:
         """The pool is gone, and what it owned goes after it."""
         self._applier.forget(pool)
+        self._rollouts.put(pool, None)

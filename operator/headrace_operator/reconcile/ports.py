@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from headrace_operator.core.model import EventType, ObjectKey, Reading, SecretContent, WorkerPod
@@ -85,6 +85,10 @@ class Cluster(Protocol):
 
     def deployment(self, pool: ObjectKey) -> Manifest | None:
         """The Deployment that is labelled as this pool's, from the watch."""
+        ...
+
+    def deployments(self) -> Iterable[tuple[ObjectKey, Manifest]]:
+        """The Deployments that are labelled as any pool's, with the pool, from the watch."""
         ...
 
     def autoscalers(self, pool: ObjectKey) -> Sequence[Manifest]:

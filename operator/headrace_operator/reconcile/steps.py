@@ -24,8 +24,6 @@ class Step(StrEnum):
 
     QUEUE = "queue"
     """Find the queue."""
-    SECRETS = "secrets"
-    """Look at the Secrets that workers need beside the queue's."""
     WORKERS = "workers"
     """Bring about what workers run: the Deployment's pod template."""
     NUMBER = "number"

@@ -18,6 +18,7 @@ from headrace_operator.core.model import (
     RefusedError,
     TransientError,
 )
+from headrace_operator.core.rollout import OperatorRelease
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.observations import Observations
 from headrace_operator.reconcile.pool import PoolReconciler
@@ -39,6 +40,7 @@ class Scene:
         self.backend = MemoryBackend(self.clock)
         self.metrics_api_failure: OperatorError | None = None
         self.look_within: list[float] = []
+        self.release = OperatorRelease(image="headrace/worker:test")
         self.restart()
         self.put_queue("thumbnails")
         self.put(autoscaling=SCALING)
@@ -54,8 +56,7 @@ class Scene:
             observations=observations,
             clock=self.clock,
             providers={"Postgres": self.backend},
-            image="headrace/worker:test",
-            image_pull_policy=None,
+            release=self.release,
             metrics_api_failure=lambda: self.metrics_api_failure,
             look_within=lambda _, seconds: self.look_within.append(seconds),
         )
@@ -632,10 +633,30 @@ async def test_a_redis_secret_that_goes_shows_at_the_pool_whose_workers_go_on(sc
     scene.cluster.secrets = {ObjectKey("shop", "redis"): {"uri": b"redis://h"}}
     scene.put(idempotency={"redis": {"secretRef": {"name": "redis"}}})
     await scene.look(25)
+    before = scene.deployment["spec"]["template"]
     scene.cluster.secrets.clear()
-    await scene.look(80, seconds=60)
+    with pytest.raises(OperatorError):
+        await scene.look(80, seconds=60)
     assert scene.condition("Ready") == ("False", "SecretNotFound")
-    assert scene.pool["spec"]["replicas"] == 8
+    assert (scene.deployment["spec"]["replicas"], scene.deployment["spec"]["template"]) == (8, before)
+
+
+async def test_workers_are_replaced_where_a_secret_that_they_read_is_another(scene: Scene) -> None:
+    ca, redis = ObjectKey("shop", "ca"), ObjectKey("shop", "redis")
+    scene.cluster.secrets = {redis: {"uri": b"redis://h"}, ca: {"ca.crt": b"PEM"}}
+    scene.put(
+        idempotency={"redis": {"secretRef": {"name": "redis"}}},
+        handler={"http": {"url": "https://h", "caSecretRef": {"name": "ca"}}, "exec": None},
+    )
+    seen = []
+    for change in ({}, {redis: {"uri": b"redis://new"}}, {ca: {"ca.crt": b"NEW"}}):
+        scene.cluster.secrets |= change
+        await scene.look(25, seconds=60)
+        seen.append(scene.deployment["spec"]["template"]["metadata"]["annotations"])
+    first, second, third = seen
+    assert first["headrace.dev/redis-revision"] != second["headrace.dev/redis-revision"]
+    assert first["headrace.dev/handler-ca-revision"] == second["headrace.dev/handler-ca-revision"]
+    assert second["headrace.dev/handler-ca-revision"] != third["headrace.dev/handler-ca-revision"]
 
 
 async def test_what_is_not_used_is_not_asked_for(scene: Scene) -> None:
