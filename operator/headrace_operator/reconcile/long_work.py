@@ -34,8 +34,8 @@ LONGEST_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 15.0
 """What the object itself must mend is tried again at once when it changes; a rival may go meanwhile."""
 
-_DOUBT_STEP = timedelta(seconds=30)
-"""What was made sure of is not doubted for so long."""
+_LONGEST_DOUBT_SECONDS = 300.0
+"""What can't be read, and is as wanted all the same, is made sure of after pauses that grow to this."""
 
 _TOLD_STEP = timedelta(seconds=5)
 """A step is shown at once, and further ones so often at most."""
@@ -67,6 +67,8 @@ class Errand:
     """None, too, where there was no queue of this owner's."""
     failures: int = 0
     """In a row."""
+    doubts: int = 0
+    """How many times in a row it was carried out since the queue could not be read."""
     failure_before: OperatorError | None = None
     """Why the attempt before this one has failed; it holds until this one has ended."""
     due_at: datetime | None = None
@@ -143,6 +145,7 @@ class LongWork:
         errand = Errand(order=order, since=self._clock.now())
         if before is not None and before.order == order:
             errand.failures, errand.failure_before = before.failures, before.failure
+            errand.doubts = before.doubts + 1
         self._errands[key] = errand
         name = (order.provider, order.place.administration)
         administration = self._administrations.get(name)
@@ -159,7 +162,14 @@ class LongWork:
         """Let what has ended well be carried out again soon: the queue can't be read, and may be gone."""
         errand = self._errands.get(key)
         if errand is not None and errand.ended_at is not None and errand.due_at is not None:
-            errand.due_at = min(errand.due_at, errand.ended_at + _DOUBT_STEP)
+            pause = timedelta(seconds=min(2.0 ** min(errand.doubts, 10), _LONGEST_DOUBT_SECONDS))
+            errand.due_at = min(errand.due_at, errand.ended_at + pause)
+
+    def trust(self, key: ObjectKey) -> None:
+        """The queue can be read."""
+        errand = self._errands.get(key)
+        if errand is not None:
+            errand.doubts = 0
 
     def forget(self, key: ObjectKey) -> None:
         """The queue is gone, or given up: what is under way for it is cancelled."""
@@ -263,7 +273,8 @@ class LongWork:
 
 def _resync_seconds(now: datetime, administration: Hashable) -> float:
     """All queues of an administration at a time, so that they share a connection; administrations at different ones."""
-    phase = (now.timestamp() + hash(administration)) % RESYNC_SECONDS
+    # A hash is too large a number to be added to a time.
+    phase = (now.timestamp() + hash(administration) % int(RESYNC_SECONDS)) % RESYNC_SECONDS
     until_next = RESYNC_SECONDS - phase
     return until_next if until_next >= RESYNC_SECONDS / 2 else until_next + RESYNC_SECONDS
 

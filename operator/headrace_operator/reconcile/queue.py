@@ -175,6 +175,8 @@ class QueueReconciler:
         reading = self._sampling.reading(queue.key)
         if reading is not None and reading.failure is not None:
             self._long_work.doubt(queue.key)
+        elif reading is not None:
+            self._long_work.trust(queue.key)
         if self._long_work.is_due(queue.key, order):
             await self._reporter.require_existence(manifest)
         errand = self._long_work.ask(queue.key, order)
