@@ -11,7 +11,6 @@ from headrace.queues import backend_of, from_url
 from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import HandlerError
-from headrace.runtime.handlers.exec import ExecHandler
 from headrace.runtime.handlers.python import PythonHandler, load_app
 from headrace.runtime.idempotency_guard import Idempotency
 from headrace.runtime.process import Process
@@ -50,10 +49,12 @@ def handler_of(settings: QueueWorkerSettings) -> Handler:
             _refuse_unsupported(settings, app.jobs.values())
             return PythonHandler(app, threads=settings.max_concurrent_jobs)
         case ExecHandlerSettings(command=command):
+            from headrace.runtime.handlers.exec import ExecHandler  # noqa: PLC0415 - only who uses it pays for it
+
             _refuse_unsupported(settings, ())
             return ExecHandler(command)
         case HttpHandlerSettings(url=url, ca_certificates=ca_certificates):
-            from headrace.runtime.handlers.http import HttpHandler  # noqa: PLC0415 - only who uses it pays for it
+            from headrace.runtime.handlers.http import HttpHandler  # noqa: PLC0415 - likewise
 
             _refuse_unsupported(settings, ())
             return HttpHandler(url, ca_certificates=ca_certificates)

@@ -20,7 +20,10 @@ PAGE = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, *path, name)
         else:
@@ -46,7 +49,7 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...], command: click.
 
 
 def test_the_page_has_every_option_of_enqueue_and_of_the_dead_letter_queue() -> None:
-    for command in (main.commands["enqueue"], *main.commands["dlq"].commands.values()):  # type: ignore[attr-defined]
+    for command in (command for path, command in ALL if path[0] in {"enqueue", "dlq"}):
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.opts[0] in PAGE

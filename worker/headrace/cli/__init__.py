@@ -5,19 +5,41 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage or settings, 3 the backe
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from headrace.cli.dlq import dlq
-from headrace.cli.enqueue import enqueue
-from headrace.cli.jobs import jobs
-from headrace.cli.migrate import migrate
 from headrace.cli.options import block
-from headrace.cli.queues import queues
-from headrace.cli.recover import recover_stuck
-from headrace.cli.worker import worker
+
+# Each in a module of its own.
+_COMMANDS = {
+    "dlq": "dlq",
+    "enqueue": "enqueue",
+    "jobs": "jobs",
+    "migrate": "migrate",
+    "queues": "queues",
+    "recover-stuck": "recover",
+    "worker": "worker",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for: a worker that starts need not wait for all the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return sorted({*_COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group`."""
+        if cmd_name in _COMMANDS and cmd_name not in self.commands:
+            module = import_module(f"headrace.cli.{_COMMANDS[cmd_name]}")
+            self.add_command(getattr(module, cmd_name.replace("-", "_")))
+        return super().get_command(ctx, cmd_name)
 
 
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=block(
         "Which database",
@@ -44,8 +66,5 @@ from headrace.cli.worker import worker
 def main() -> None:
     """Background jobs: enqueue them, run them, look after them."""
 
-
-for command in (enqueue, worker, queues, jobs, dlq, recover_stuck, migrate):
-    main.add_command(command)
 
 __all__ = ["main"]

@@ -17,7 +17,6 @@ from headrace import logs
 from headrace.app import App, AppError, Context, DeadLetter, Retry, Snooze
 from headrace.runtime.failures import failure_of
 from headrace.runtime.handlers import HandlerError, Terms
-from headrace.runtime.handlers.python_processes import ProcessDiedError, Processes
 from headrace.runtime.outcome import COMPLETED, Completed, Failed, GivenUp, Outcome, Snoozed, clipped
 from headrace.runtime.payloads import INVALID_PAYLOAD, InvalidPayloadError, decoder
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from headrace.app import Declaration
     from headrace.job import Job
+    from headrace.runtime.handlers.python_processes import Processes
 
 
 class PythonHandler:
@@ -55,7 +55,7 @@ class PythonHandler:
             raise HandlerError(str(error)) from error
         self._terms = {name: _terms(declared, decode) for name, (declared, decode) in self._jobs.items()}
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="headrace-job")
-        self._processes = Processes()
+        self._processes: Processes | None = None
 
     def terms(self, name: str) -> Terms | None:
         """See `Handler`."""
@@ -102,6 +102,13 @@ class PythonHandler:
             raise
 
     async def _in_process(self, declaration: Declaration, job: Job, payload: Any) -> Outcome:
+        from headrace.runtime.handlers.python_processes import (  # noqa: PLC0415 - only who uses them pays for them
+            ProcessDiedError,
+            Processes,
+        )
+
+        if self._processes is None:
+            self._processes = Processes()
         try:
             outcome = await self._processes.run(_attempt, declaration.function, payload, job, declaration.takes_context)
         except ProcessDiedError as error:
@@ -117,7 +124,8 @@ class PythonHandler:
     async def close(self) -> None:
         """See `Handler`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._processes.close()
+        if self._processes is not None:
+            self._processes.close()
 
 
 def outcome_of(error: BaseException) -> Outcome:
