@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -32,6 +32,7 @@ from headrace.queues.postgres import (
     PostgresProvisioner,
     PostgresQueue,
 )
+from headrace.queues.postgres.connection import ARRAYS, Connector, array_of
 from headrace.queues.postgres.statements import migrations, queries
 from headrace.queues.settlement import Complete
 from support.certificates import Authority
@@ -616,6 +617,24 @@ async def sessions(admin: asyncpg.Connection[asyncpg.Record]) -> int:
         )
         await asyncio.sleep(0.01)
     return int(min(counts))
+
+
+class TestArrays:
+    async def test_no_server_is_asked_what_they_are(self, database_dsn: str) -> None:
+        session: Any = await Connector(Place(dsn=database_dsn), application_name="headrace").connect(10)
+        try:
+            by_asyncpg: Any = asyncpg.Connection
+            asked, _ = await by_asyncpg._introspect_types(session, list(ARRAYS), 10)
+            assert {row["oid"]: dict(row) | {"depth": 0} for row in asked if row["oid"] in ARRAYS} == {
+                oid: array_of(oid) | {"depth": 0} for oid in ARRAYS
+            }
+            session._intro_query = "SELECT 1 / 0"
+            arrays = [array_of(oid) for oid in ARRAYS]
+            parts = [f"${place}::{array['elemtype_name']}[]" for place, array in enumerate(arrays, 1)]
+            given = [[True], [b"\0"], [1], [2], [3], [4.5], [datetime(2000, 1, 1, tzinfo=UTC)], ['{"a": 1}']]
+            assert list(await session.fetchrow(f"SELECT {', '.join(parts)}", *given)) == given
+        finally:
+            await session.close()
 
 
 class TestOutages:

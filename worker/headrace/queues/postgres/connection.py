@@ -10,6 +10,7 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -19,7 +20,7 @@ from headrace.queues.errors import QueueAccessError
 from headrace.queues.postgres.errors import CLIENT_ERRORS, our_errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     AnyConnection = asyncpg.Connection[asyncpg.Record]
 else:
@@ -145,14 +146,63 @@ def tls(place: Place) -> ssl.SSLContext | None:
 
 
 class _Connection(AnyConnection):
-    """Names prepared statements as no other process does.
+    """Names prepared statements as no other process does, and knows arrays of the server's own types.
 
     A pooler that keeps none for its clients gives us sessions where others have prepared theirs. asyncpg counts from
     one in every process: under such a name, somebody else's query could be run.
+
+    asyncpg asks every session anew what an array is, in three statements that take a server about 10 ms: a worker's
+    start and a producer's first job would wait for them.
     """
 
     def _get_unique_id(self, prefix: str) -> str:
         return f"{prefix}_{_PROCESS}_{next(_STATEMENT_NUMBERS)}"
+
+    async def _introspect_types(  # asyncpg's own
+        self,
+        typeoids: Collection[int],
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> tuple[Any, Any]:
+        if all(oid in ARRAYS for oid in typeoids):
+            return [array_of(oid) for oid in typeoids], _NOTHING_PREPARED
+        asked: tuple[Any, Any] = await super()._introspect_types(typeoids, timeout)  # type: ignore[misc]
+        return asked
+
+
+ARRAYS = {
+    1000: ("bool", "boolean", 16),
+    1001: ("bytea", "bytea", 17),
+    1005: ("int2", "smallint", 21),
+    1007: ("int4", "integer", 23),
+    1016: ("int8", "bigint", 20),
+    1022: ("float8", "double precision", 701),
+    1185: ("timestamptz", "timestamp with time zone", 1184),
+    3807: ("jsonb", "jsonb", 3802),
+}
+"""By number, which is the same on every server: the type of what it holds, in short and in words, and its number."""
+
+# What asyncpg is to think that it was asked with: a statement that took no other's place.
+_NOTHING_PREPARED = SimpleNamespace(name="none")
+
+
+def array_of(oid: int) -> dict[str, Any]:
+    """One of `ARRAYS`, as asyncpg's own query describes it."""
+    name, element, element_oid = ARRAYS[oid]
+    return {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "basetype": None,
+        "elemtype": element_oid,
+        "elemdelim": b",",
+        "range_subtype": None,
+        "attrtypoids": None,
+        "attrnames": None,
+        "basetype_name": None,
+        "elemtype_name": element,
+        "range_subtype_name": None,
+    }
 
 
 _PROCESS = secrets.token_hex(8)
