@@ -49,7 +49,8 @@ class Session:
     async def enqueue(self, count: int = 1, *, payload: bytes = b"1", expires_at: object = None) -> list[int]:
         expiries = [] if expires_at is None else [expires_at] * count
         return [
-            row["id"] for row in await self.rows("enqueue", QUEUE, [payload] * count, ["job"], [], [], [], expiries, [])
+            row["id"]
+            for row in await self.rows("enqueue", QUEUE, [payload] * count, ["job"], [], [], [], expiries, [], True)
         ]
 
     async def put(

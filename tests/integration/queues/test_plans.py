@@ -143,7 +143,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
     floors = [0] * 22
     failure = json.dumps({"error": "error", "traceback": "trace"})
     past, future = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-    plain: tuple[object, ...] = (1, [b"1"] * 60, ["job"], [7], [], [], [future, past], [])
+    plain: tuple[object, ...] = (1, [b"1"] * 60, ["job"], [7], [], [], [future, past], [], True)
     cancelled, *_ = [row["id"] for row in await run("enqueue", *plain)]
     parked, *_ = [
         row["id"]

@@ -162,6 +162,8 @@ class Receiver:
             if deliveries:
                 self._slots.waiting.names.asked(ask.without)
                 await self._take(deliveries)
+                if len(deliveries) < ask.limit:
+                    await asyncio.sleep(0)  # These begin first: it is not likely that there are more.
             if self._guard is not None and self._guard.is_away:
                 await self._rest(_AWAY_SECONDS)
 

@@ -31,6 +31,9 @@ _STATEMENT_BYTES = 16 * 1024 * 1024
 # How long a statement waits for a deduplication key: another producer's statement is over by then.
 _LOCK_TIMEOUT = "100ms"
 
+# The column that says so, where a statement tells workers itself.
+_IS_TOLD = 2
+
 
 class Enqueuing:
     """Enqueues into one queue."""
@@ -73,23 +76,26 @@ class Enqueuing:
             rows = await self._insert(jobs)
         if not rows:
             raise self._row.not_found()
-        self._waker.news()
+        if len(rows[0]) > _IS_TOLD and rows[0][_IS_TOLD]:
+            self._waker.told()
+        else:  # Whoever did not wait before the commit may by now.
+            self._waker.news()
         return enqueued_from(rows)
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[Record]:
         if sum([len(job.payload) for job in jobs]) <= _STATEMENT_BYTES:
-            query, arguments = _insertion(jobs)
+            query, arguments = _insertion(jobs, tells=self._waker.may_tell)
             return await self._database.fetch(query, self._row.id, *arguments)
-        insertions = map(_insertion, batches(jobs, max_bytes=_STATEMENT_BYTES))
+        insertions = [_insertion(batch, tells=False) for batch in batches(jobs, max_bytes=_STATEMENT_BYTES)]
         return await self._database.fetch_together(
             [(query, (self._row.id, *arguments)) for query, arguments in insertions]
         )
 
 
-def _insertion(jobs: Sequence[NewJob]) -> tuple[str, tuple[object, ...]]:
-    """The query that enqueues them, and its arguments."""
+def _insertion(jobs: Sequence[NewJob], *, tells: bool) -> tuple[str, tuple[object, ...]]:
+    """The query that enqueues them, and its arguments; where it can, it tells idle workers, too."""
     if all(map(is_plain, jobs)):
-        return "enqueue", plain_columns(jobs)
+        return "enqueue", (*plain_columns(jobs), tells)
     if any(job.deduplication_key is not None for job in jobs):
         return "put_keyed", (*all_columns(jobs), _LOCK_TIMEOUT)
     return "put", all_columns(jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 from headrace.queues.errors import QueueError
@@ -29,7 +30,17 @@ class Waker:
         self._database = database
         self._row = row
         self._has_news = False
+        self._told_at = -math.inf
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def may_tell(self) -> bool:
+        """Whether whoever enqueues now may tell at the same time."""
+        return self._task is None and self._pause_seconds <= 0
+
+    def told(self) -> None:
+        """Some have been told just now."""
+        self._told_at = asyncio.get_running_loop().time()
 
     def news(self) -> None:
         """There are new jobs. After the commit: who sets its flag later looks later, too."""
@@ -47,13 +58,19 @@ class Waker:
         if self._task is not None:
             self._task.cancel()
 
+    @property
+    def _pause_seconds(self) -> float:
+        return self._told_at + _WAKE_SECONDS - asyncio.get_running_loop().time()
+
     async def _run(self) -> None:
         try:
             while self._has_news:
+                if (pause_seconds := self._pause_seconds) > 0:
+                    await asyncio.sleep(pause_seconds)
                 self._has_news = False
                 with contextlib.suppress(QueueError):  # Whoever waits looks by itself, too.
                     await self._database.fetch("wake", self._row.id, urgent=True)
-                await asyncio.sleep(_WAKE_SECONDS)
+                self.told()
         finally:
             self._task = None
 
@@ -112,14 +129,20 @@ class Rest:
                 rows = await self._database.fetch_promptly("next_due", self._row.id)
                 if rows and rows[0][0] is not None:
                     pause = min(pause, rows[0][0])
-        await _any_set(pause, self._may_have_jobs, *([] if stop is None else [stop]))
+        await self._ended_within(pause, stop)
         self._may_have_jobs.clear()
 
+    async def _ended_within(self, seconds: float, stop: asyncio.Event | None) -> None:
+        stopping = None if stop is None else asyncio.create_task(self._ended_by(stop))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._may_have_jobs.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if stopping is not None:
+                stopping.cancel()
 
-async def _any_set(seconds: float, *events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
+    async def _ended_by(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.end()

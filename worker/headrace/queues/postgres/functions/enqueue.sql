@@ -7,14 +7,16 @@ BEGIN ATOMIC
     SELECT 'headrace_' || to_hex(hashtextextended({schema_literal}, p_queue));
 END;
 
--- Tell workers that wait of new jobs. A hint: where the server's queue of notifications is half full, since somebody
--- listens and does not read, none is sent, so that no commit fails of it.
-CREATE OR REPLACE FUNCTION {schema}.wake(p_queue integer) RETURNS void
+-- Tell workers that wait of new jobs; whether any waits. A hint: where the server's queue of notifications is half full,
+-- since somebody listens and does not read, none is sent, so that no commit fails of it.
+CREATE OR REPLACE FUNCTION {schema}.wake(p_queue integer) RETURNS boolean
 LANGUAGE plpgsql SET jit = off AS $body$
 BEGIN
     IF EXISTS (SELECT FROM {schema}.waiters WHERE queue_id = p_queue) AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify({schema}.channel(p_queue), '');
+        RETURN true;
     END IF;
+    RETURN false;
 END
 $body$;
 

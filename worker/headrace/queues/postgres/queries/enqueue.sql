@@ -2,7 +2,8 @@
 
 -- name: enqueue
 -- Insert plain jobs, which can start at once, in the order given. Arrays may be empty: then the column has its default.
--- One name alone is the name of all.
+-- One name alone is the name of all. With $9 idle workers are told of them, by the same commit; is_told is whether there are
+-- any.
 INSERT INTO {schema}.jobs (queue_id, payload, name, priority, content_type, headers, expires_at, extra)
 SELECT queue.id, raw.payload, coalesce(raw.name, ($3::text[])[1], ''), coalesce(raw.priority, 0), raw.content_type, raw.headers,
     coalesce(raw.expires_at, now() + queue.message_retention_seconds * interval '1 second'), raw.extra
@@ -11,7 +12,7 @@ FROM {schema}.queues AS queue,
         WITH ORDINALITY AS raw (payload, name, priority, content_type, headers, expires_at, extra, place)
 WHERE queue.id = $1
 ORDER BY raw.place
-RETURNING id, true AS is_new
+RETURNING id, true AS is_new, (SELECT CASE WHEN $9 THEN {schema}.wake($1) END) AS is_told
 
 -- name: put
 -- Enqueue jobs that ask for more: a delay, a group, a deduplication key.
@@ -25,8 +26,9 @@ FROM (SELECT set_config('lock_timeout', $14, true) AS limit_of_waits OFFSET 0) A
         $12, $13) AS put
 
 -- name: wake
--- Tell idle workers of new jobs, where there are any.
-SELECT {schema}.wake($1)
+-- Tell idle workers of new jobs, where there are any. Only a hint: its commit waits for no disk and no standby, and who
+-- notifies at the same time does not wait for it.
+SELECT set_config('synchronous_commit', 'off', true), {schema}.wake($1)
 
 -- name: channel
 -- On which channel workers of the queue are told of jobs.
