@@ -30,8 +30,6 @@ from headrace.queues.postgres import Place, PostgresProvisioner
 from headrace.queues.settlement import Complete
 from headrace.retry import RetryPolicy
 from headrace.runtime.handlers import Handler
-from headrace.runtime.handlers.exec import ExecHandler
-from headrace.runtime.handlers.http import HttpHandler
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.outcome import COMPLETED, Outcome
 from headrace.runtime.worker import Worker
@@ -147,12 +145,17 @@ class Headrace:
         return from_url(dsn, QUEUE, listens=waits)
 
     def _handler(self, ledger: Ledger, slots: int) -> Handler:
+        # Imported as the worker's command does: what a worker does not use is not in its memory.
         match self._order.workload.handler:
             case "python":
                 return _functions(ledger, slots, self._order.workload)
             case "http":
+                from headrace.runtime.handlers.http import HttpHandler  # noqa: PLC0415
+
                 return _noting(HttpHandler(self._order.url), ledger)
             case "exec":
+                from headrace.runtime.handlers.exec import ExecHandler  # noqa: PLC0415
+
                 return _noting(ExecHandler([PROGRAM]), ledger)
 
 
