@@ -22,6 +22,9 @@ SCALED_TO_ZERO = "ScaledToZero"
 PAUSED = "Paused"
 UPDATED = "Updated"
 
+OF_READINGS = (SCALING_ACTIVE, SCALING_LIMITED)
+"""What depends on how queues stand."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:

@@ -30,6 +30,10 @@ STALE = timedelta(seconds=60)
 """Nothing is decided on an older sample: that is three times as long as a queue waits for its turn at the most."""
 
 
+FIRST_READINGS = timedelta(seconds=30)
+"""After the operator's start what was said of pools stands so long, while their queues have not been read."""
+
+
 class PoolDecisions:
     """Decides on pools' numbers and writes them on the pools; carrying them out is somebody else's."""
 
@@ -48,6 +52,15 @@ class PoolDecisions:
         self._observations = observations
         self._reporter = reporter
         self._clock = clock
+        self._started_at = clock.now()
+
+    def seconds_to_first_readings(self, pool: JobWorkerPool) -> float | None:
+        """How long it may take yet, after a start, until all queues of the pool have been read; None: no longer."""
+        left = FIRST_READINGS - (self._clock.now() - self._started_at)
+        if left <= timedelta(0) or pool.spec.autoscaling.mode is ScalingMode.OFF:
+            return None
+        is_unread = any(self._sampling.reading(queue) is None for queue in pool.queue_keys)
+        return left.total_seconds() if is_unread else None
 
     def see(self, pool: JobWorkerPool) -> tuple[Sequence[SeenQueue], OperatorError | None]:
         """How the pool's queues stand; and why that of one is not known, unless nothing is scaled."""

@@ -223,7 +223,14 @@ class PoolReconciler:
             self._signals_told[pool.key] = now
         elif before.get("scaling") != scaling_status(facts):
             self._look_within(pool.key, (self._signals_told[pool.key] + SIGNALS_STEP - now).total_seconds())
-        await self._reporter.write_status(manifest, pool_conditions(pool, facts), fields)
+        told = pool_conditions(pool, facts)
+        if (seconds := self._decisions.seconds_to_first_readings(pool)) is not None:
+            # What the operator said before it was restarted is likelier than that nothing follows the load.
+            told = [condition for condition in told if condition.type not in conditions.OF_READINGS]
+            fields.pop("scaling", None)
+            self._signals_told.pop(pool.key, None)
+            self._look_within(pool.key, seconds)
+        await self._reporter.write_status(manifest, told, fields)
         # Told once it is written: what was not is found, and told, by the next look.
         if is_rescaled:
             await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)

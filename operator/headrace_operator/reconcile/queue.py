@@ -251,7 +251,8 @@ class QueueReconciler:
         status |= queue_numbers(manifest.get("status") or {}, sample, at_once=at_once)
         was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
         written = await self._reporter.write_status(manifest, changes, status)
-        if was_ready != conditions.is_true(conditions_of(written), conditions.READY):
+        is_ready = conditions.is_true(conditions_of(written), conditions.READY)
+        if (was_ready, _binding(manifest)) != (is_ready, _binding(written)):
             self._wake_pools(key_of(manifest))
 
     async def _last_place(self, queue: JobQueue) -> Place:
@@ -273,3 +274,7 @@ class QueueReconciler:
         self._removal.forget(key)
         self._followed.pop(key, None)
         self._wake_pools(key)
+
+
+def _binding(manifest: Manifest) -> Any:
+    return (manifest.get("status") or {}).get("binding")

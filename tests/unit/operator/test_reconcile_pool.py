@@ -517,6 +517,31 @@ async def test_where_not_even_one_worker_fits_fewer_are_no_way_out(scene: Scene)
     assert "allows 4: put a pooler before it" in limited(scene)
 
 
+async def test_what_was_said_of_the_load_stands_until_the_first_reading_after_a_restart(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "maxReplicas": 5})
+    await scene.look(1000)
+    await scene.look(1000)
+    before = scene.pool["status"]
+    scene.restart()
+    scene.writes()
+    scene.backend.has_read = False
+    await scene.look(seconds=10)
+    assert (scene.pool["status"], scene.look_within[-1]) == (before, 20)
+    scene.backend.has_read = True
+    await scene.look(1000, seconds=10)
+    assert scene.pool["status"] == before
+
+
+async def test_a_queue_that_is_never_read_is_told_half_a_minute_after_a_restart(scene: Scene) -> None:
+    await scene.look(25)
+    scene.restart()
+    scene.backend.has_read = False
+    await scene.look(seconds=29)
+    assert scene.condition("ScalingActive") == ("True", "Direct")
+    await scene.look(seconds=1)
+    assert scene.condition("ScalingActive") == ("False", "DepthUnknown")
+
+
 TYPO = RefusedError("Invalid", "unknown field spec.template.spec.nodeSelektor")
 
 

@@ -564,8 +564,10 @@ class TestBinding:
         await scene.look()
         assert scene.queue["status"]["binding"]["revision"] == "1"
         scene.cluster.secrets[ObjectKey("shop", "pg")] = {"dsn": b"postgresql://u:rotated@db/shop"}
+        scene.woken.clear()
         await scene.look(seconds=60)
         assert scene.queue["status"]["binding"]["revision"] == "2"
+        assert scene.woken[-1] == KEY, "pools are to roll, once they can read the revision"
         secret = scene.cluster.find("Secret", BINDING)
         assert secret is not None
         assert secret["metadata"]["annotations"] == {"headrace.dev/binding-revision": "2"}

@@ -49,7 +49,7 @@ def test_a_pod_that_is_leaving_is_neither_ready_nor_in_trouble() -> None:
 
 @pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
 def test_a_pod_that_has_ended_is_no_trouble_of_its_pool(phase: str) -> None:
-    evicted = {"phase": phase, "reason": "Evicted", "message": "The node was low on resource: memory."}
+    evicted: dict[str, Any] = {"phase": phase, "reason": "Evicted", "message": "The node was low on resource: memory."}
     waited = container(state={"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=4)
     made = worker_pod(pod(**evicted, conditions=READY, containerStatuses=waited))
     assert (made.ready, made.waiting_reason) == (False, None)
