@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import secrets
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from support.in_cluster import worker_pool
 from support.kubectl import Kubectl, eventually
@@ -137,6 +142,37 @@ def test_a_worker_told_to_stop_before_it_has_started_stops_at_once(stage: Stage)
 
     assert pod["spec"]["terminationGracePeriodSeconds"] == 330
     stage.wait_no_workers()
+
+
+def test_workers_that_run_heal_by_themselves_after_a_password_was_rotated(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(replicas=2)
+    before = {pod["metadata"]["name"] for pod in stage.wait_ready(2)}
+    secret = stage.kubectl.get("secret", "postgres")
+    old = urlsplit(base64.b64decode(secret["data"]["dsn"]).decode())
+    rotated = secrets.token_hex(16)
+
+    def with_new_password(dsn: str) -> str:
+        return dsn.replace(f":{old.password}@", f":{rotated}@", 1)
+
+    # The role and the Secret; and every session ends, as at the next failover at the latest.
+    stage.sql(f"ALTER ROLE CURRENT_USER PASSWORD '{rotated}'")
+    stage = replace(stage, dsn=with_new_password(stage.dsn))
+    stage.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = user AND pid <> pg_backend_pid()")
+    patch = {"stringData": {"dsn": with_new_password(old.geturl())}}
+    stage.kubectl.run("patch", "secret", "postgres", "--type=merge", f"--patch={json.dumps(patch)}")
+
+    healed = eventually(
+        lambda: {pod["metadata"]["name"] for pod in stage.wait_ready(2)},
+        until=before.isdisjoint,
+        within_seconds=180,
+        what="two ready workers that know the new password",
+    )
+    assert len(healed) == 2
+    stage.enqueue(20, seconds=0.01)
+    assert stage.wait_finished(20).finished_more_than_once == 0
+    stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Updated", "--timeout=60s", timeout_seconds=70)
+    assert stage.kubectl.condition("jobqueue", QUEUE, "Ready")["status"] == "True"
 
 
 def test_an_image_that_cannot_be_pulled_is_said_within_ten_seconds_and_heals(stage: Stage) -> None:

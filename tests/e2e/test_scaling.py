@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.kubectl import eventually
-from support.stage import POOL
+from support.stage import POOL, QUEUE
 
 if TYPE_CHECKING:
     from support.stage import Stage
@@ -92,3 +93,51 @@ def test_get_reads_well(stage: Stage) -> None:
     assert pools.split("\n")[0].split()[:5] == ["NAME", "QUEUE", "MODE", "DESIRED", "CURRENT"]
     assert pools.split("\n")[1].split()[:5] == [f"jobworkerpool.headrace.dev/{POOL}", "work", "HPA", "0", "0"]
     assert f"JobWorkerPool/{POOL}" in autoscalers
+
+
+def test_a_paused_queue_wakes_no_worker_until_it_is_resumed(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(autoscaling=autoscaling("Direct"), maxConcurrentJobs=20)
+    stage.kubectl.run("wait", f"jwp/{POOL}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
+    stage.kubectl.run("annotate", f"jobqueue/{QUEUE}", "headrace.dev/paused=true")
+    eventually(
+        lambda: stage.sql("SELECT paused FROM headrace.queues")[0]["paused"],
+        what="the queue to be paused",
+    )
+
+    stage.enqueue(500, seconds=0.01)
+
+    scaling = eventually(
+        lambda: stage.pool().get("status", {}).get("scaling", {}),
+        until=lambda scaling: scaling.get("signals", {}).get("ready") == 500,
+        what="a decision on 500 ready jobs",
+    )
+    assert scaling["reason"] == "QueuePaused"
+    assert (stage.replicas(), stage.worker_pods(), stage.ledger().started) == (0, [], 0)
+
+    stage.kubectl.run("annotate", f"jobqueue/{QUEUE}", "headrace.dev/paused-")
+    assert stage.wait_finished(500).finished_more_than_once == 0
+    stage.wait_replicas(0)
+
+
+def test_a_pool_that_is_restored_without_its_status_wakes_for_the_jobs_that_wait(stage: Stage) -> None:
+    stage.apply_queue()
+    stage.apply_pool(autoscaling=autoscaling("Direct"), maxConcurrentJobs=20)
+    eventually(
+        lambda: stage.kubectl.condition("jwp", POOL, "ScaledToZero").get("status"),
+        until=lambda status: status == "True",
+        what="the pool at a zero of the operator's",
+    )
+    pool = stage.pool()
+    stage.kubectl.delete("jobworkerpool", POOL)
+    eventually(lambda: stage.kubectl.find("deployment", POOL), until=lambda found: found is None, what="no Deployment")
+    stage.enqueue(500, seconds=0.01)
+
+    # As tools do that make backups, or move objects to another cluster: what the API server sets is left out.
+    kept = {name: value for name, value in pool["metadata"].items() if name in ("name", "labels", "annotations")}
+    restored = {"apiVersion": pool["apiVersion"], "kind": pool["kind"], "metadata": kept, "spec": pool["spec"]}
+    assert restored["spec"]["replicas"] == 0
+    stage.kubectl.run("create", "-f", "-", stdin=json.dumps(restored))
+
+    assert stage.wait_finished(500).finished_more_than_once == 0
+    stage.wait_replicas(0)
