@@ -106,8 +106,8 @@ class MemoryCluster:
 
     async def patch_status(self, owner: Mapping[str, Any], status: Mapping[str, Any]) -> Manifest:
         stored = self._objects[owner["kind"], key_of(owner)]
-        if stored["metadata"]["uid"] != owner["metadata"]["uid"]:
-            raise ConflictError("Conflict", "another object has this name now")
+        if stored["metadata"]["resourceVersion"] != owner["metadata"]["resourceVersion"]:
+            raise ConflictError("Conflict", "somebody else wrote first")
         self.journal.append(("status", owner["kind"], *sorted(status)))
         return self._write({**stored, "status": {**stored.get("status", {}), **status}})
 

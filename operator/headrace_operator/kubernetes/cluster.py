@@ -164,14 +164,9 @@ class KubernetesCluster:
         """See `reconcile.ports.Cluster`."""
         metadata = owner["metadata"]
         path = object_path(_API_VERSION, owner["kind"], ObjectKey(metadata["namespace"], metadata["name"]))
-        # A uid never changes: with it the patch fits the object that was looked at, and no namesake that came since.
-        patch = {"metadata": {"uid": metadata["uid"]}, "status": status}
-        try:
-            return await self._patch(f"{path}/status", patch, MERGE_PATCH)
-        except RefusedError as refusal:
-            if "metadata.uid" not in refusal.message:
-                raise
-            raise ConflictError("Conflict", refusal.message) from None
+        # The version makes it a conflict where a namesake came since; a uid is not looked at in a patch of the status.
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status}
+        return await self._patch(f"{path}/status", patch, MERGE_PATCH)
 
     async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:
         """See `reconcile.ports.Cluster`."""

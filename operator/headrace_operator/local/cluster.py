@@ -79,7 +79,7 @@ class LocalCluster:
         self._objects.pop((kind, key), None)
 
     async def patch_status(self, owner: Manifest, status: Mapping[str, Any]) -> Manifest:
-        """See `reconcile.ports.Cluster`. Here no object goes, and so none comes after it."""
+        """See `reconcile.ports.Cluster`. Here nobody else writes, and no object comes after another."""
         before = self._find(owner["kind"], key_of(owner))
         return self._store({**before, "status": {**before.get("status", {}), **status}})
 

@@ -51,7 +51,7 @@ class Cluster(Protocol):
     async def patch_status(self, owner: Manifest, status: Mapping[str, Any]) -> Manifest:
         """Merge-patch the status of a JobQueue or JobWorkerPool; lists are replaced whole. Returns the object.
 
-        Raises ConflictError where the object is gone, and another has its name.
+        Raises ConflictError where the object isn't as `owner` shows it any more, or another one has its name.
         """
         ...
 

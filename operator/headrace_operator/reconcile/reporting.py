@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import pool_status, queue_status
 from headrace_operator.core.conditions import READY, find, merge
-from headrace_operator.core.model import EventType, PassingError
+from headrace_operator.core.model import ConflictError, EventType, PassingError
 from headrace_operator.reconcile.objects import key_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Reporter:
         changed = {name: value for name, value in wanted.items() if status.get(name) != value}
         if not changed:
             return manifest
-        written = await self._cluster.patch_status(manifest, changed)
+        written = await self._cluster.patch_status(self._newest(manifest), changed)
         self._objects.written(written, self._clock.now().timestamp(), guarded=False)
         await self._tell_readiness(manifest, written)
         return written
@@ -70,6 +70,13 @@ class Reporter:
         if live is None or live["metadata"]["uid"] != manifest["metadata"]["uid"]:
             self._objects.gone(manifest)
             raise PassingError("Gone", f"{manifest['kind']} {key} is gone")
+
+    def _newest(self, manifest: Manifest) -> Manifest:
+        """What is known of the object now: something else of it may have been written since the look began."""
+        newest = self._objects.get(manifest["kind"], key_of(manifest))
+        if newest is not None and newest["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            raise ConflictError("Conflict", f"another {manifest['kind']} has the name {key_of(manifest)} now")
+        return newest or manifest
 
     def remember(self, written: Manifest) -> None:
         """What a write returned that was guarded against others' is the newest state, and no news."""
