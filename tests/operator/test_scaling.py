@@ -300,7 +300,7 @@ async def test_a_restarted_operator_goes_on_where_it_was(world: World) -> None:
     world.apply_pool(queue="empty", autoscaling=autoscaling("HPA"))
     world.wait_replicas(0)
     world.apply_pool("paused", autoscaling=autoscaling("Direct"))
-    world.wait_replicas(3, "paused")
+    world.wait_replicas(2, "paused")
     world.kubectl.run("scale", "jwp", "paused", "--replicas=0")
     world.wait_replicas(0, "paused")
 
