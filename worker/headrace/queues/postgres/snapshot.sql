@@ -307,7 +307,7 @@ CREATE FUNCTION acknowledge_completed(p_queue integer, p_lease bigint, p_claims 
 CREATE FUNCTION add_totals(p_queue integer, p_completed bigint DEFAULT 0, p_failed bigint DEFAULT 0, p_dead_lettered bigint DEFAULT 0, p_cancelled bigint DEFAULT 0, p_redriven bigint DEFAULT 0, p_service_seconds double precision DEFAULT 0, p_service_histogram bigint[] DEFAULT '{}'::bigint[]) RETURNS void;
 CREATE FUNCTION added(p_one bigint[], p_other bigint[]) RETURNS bigint[];
 CREATE FUNCTION advance_completed(p_queue integer, p_ids bigint[]) RETURNS void;
-CREATE FUNCTION advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL::bigint[]) RETURNS integer;
+CREATE FUNCTION advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL::bigint[], p_gone bigint[] DEFAULT NULL::bigint[]) RETURNS integer;
 CREATE FUNCTION are_a_row(p_ids bigint[]) RETURNS boolean;
 CREATE FUNCTION as_json(p_payload bytea) RETURNS jsonb;
 CREATE FUNCTION cancel(p_queue integer, p_id bigint) RETURNS text;

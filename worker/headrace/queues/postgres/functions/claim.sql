@@ -331,6 +331,8 @@ DECLARE
     fresh_from bigint;
     back_from bigint;
     passed_to bigint;
+    due_at timestamptz;
+    arrived_at timestamptz;
     of_back integer;
     asked integer;
     ids bigint[];
@@ -373,14 +375,18 @@ BEGIN
             END IF;
             verified := watch.floors;
         END IF;
-        IF (SELECT run_at <= now() FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= watch.due_from ORDER BY run_at LIMIT 1)
-            OR EXISTS (
-                SELECT FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= watch.arrived_from)
-        THEN
+        due_at := (
+            SELECT run_at FROM {schema}.parked_jobs
+            WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= watch.due_from AND run_at <= now()
+            ORDER BY run_at LIMIT 1);
+        arrived_at := (
+            SELECT enqueued_at FROM {schema}.parked_jobs
+            WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= watch.arrived_from
+            ORDER BY enqueued_at LIMIT 1);
+        IF due_at IS NOT NULL OR arrived_at IS NOT NULL THEN
             -- Among a hundred at least: of what has arrived, the highest priority goes first, whatever the limit.
-            PERFORM {schema}.promote(p_queue, greatest(2 * p_limit, 100), watch.due_from, watch.arrived_from);
+            PERFORM {schema}.promote(p_queue, greatest(2 * p_limit, 100), coalesce(due_at, 'infinity'),
+                coalesce(arrived_at, 'infinity'));
         END IF;
         -- The first job of each lane. The series comes in its order.
         FOR first IN

@@ -101,8 +101,10 @@ $body$;
 
 -- Let the next job of each of these groups become its head, where the group has none. Call it under lock_groups.
 --
--- p_first has, by group, the lowest id among those that have come, perhaps late; null where none has.
-CREATE OR REPLACE FUNCTION {schema}.advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL)
+-- p_first has, by group, the lowest id among those that have come, perhaps late; null where none has. p_gone has jobs that
+-- this transaction has ended.
+CREATE OR REPLACE FUNCTION {schema}.advance_groups(p_queue integer, p_groups text[], p_first bigint[] DEFAULT NULL,
+    p_gone bigint[] DEFAULT NULL)
 RETURNS integer
 LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
@@ -115,45 +117,52 @@ DECLARE
     late tid[];
     late_ids bigint[];
 BEGIN
-    SELECT array_agg(one.name) FILTER (WHERE next.id IS NOT NULL), array_agg(one.place) FILTER (WHERE next.id IS NOT NULL),
-        array_agg(next.place) FILTER (WHERE next.id IS NOT NULL), array_agg(next.id) FILTER (WHERE next.id IS NOT NULL),
-        array_agg(next.priority) FILTER (WHERE next.id IS NOT NULL),
-        array_agg(one.place) FILTER (WHERE one.has_head AND one.first < one.next_id),
-        array_agg(one.first) FILTER (WHERE one.has_head AND one.first < one.next_id)
+    SELECT array_agg(one.name) FILTER (WHERE one.is_next), array_agg(one.place) FILTER (WHERE one.is_next),
+        array_agg(one.next_place) FILTER (WHERE one.is_next), array_agg(one.waiting_id) FILTER (WHERE one.is_next),
+        array_agg(one.priority) FILTER (WHERE one.is_next), array_agg(one.place) FILTER (WHERE one.is_late),
+        array_agg(one.first) FILTER (WHERE one.is_late)
     INTO names, rows, heads, ids, levels, late, late_ids
     FROM (
-        SELECT asked.name, asked.first, known.place, known.next_id,
-            known.place IS NOT NULL
-            AND ((SELECT job.id
-                    FROM {schema}.jobs AS job
-                    WHERE job.queue_id = p_queue AND job.priority = known.head_priority AND job.id = known.head_id
-                    LIMIT 1) IS NOT NULL
-                OR (SELECT job.id
-                    FROM {schema}.parked_jobs AS job
-                    WHERE job.queue_id = p_queue AND job.id = known.head_id AND job.state IN ('delayed', 'suspect')
-                    LIMIT 1) IS NOT NULL) AS has_head
+        SELECT *, looked.waiting_id IS NOT NULL AND NOT looked.has_head AS is_next,
+            looked.has_head AND looked.first < looked.next_id AS is_late
         FROM (
-            SELECT groups.name, min(groups.first) AS first
-            FROM unnest(p_groups, p_first) AS groups (name, first)
-            GROUP BY groups.name
-        ) AS asked
-            LEFT JOIN LATERAL (
-                SELECT row.ctid AS place, row.head_id, row.head_priority, row.next_id
-                FROM {schema}.groups AS row
-                WHERE row.queue_id = p_queue AND row.group_key >= asked.name AND row.group_key <= asked.name
-                ORDER BY row.group_key DESC
-                LIMIT 1
-            ) AS known ON true
-        OFFSET 0
-    ) AS one
-        LEFT JOIN LATERAL (
-            SELECT job.ctid AS place, job.id, job.priority
-            FROM {schema}.parked_jobs AS job
-            WHERE job.queue_id = p_queue AND job.group_key = one.name AND job.state IN ('arrived', 'behind')
-                AND job.id >= least(coalesce(one.next_id, 0), one.first) AND NOT one.has_head
-            ORDER BY job.id
-            LIMIT 1
-        ) AS next ON true;
+            SELECT asked.name, asked.first, known.place, known.next_id, next.place AS next_place, next.id AS waiting_id,
+                next.priority,
+                -- Where none waits, nobody asks.
+                CASE WHEN known.place IS NULL OR next.id IS NULL OR (known.head_id IN (SELECT unnest(p_gone))) IS TRUE THEN false
+                ELSE
+                    (SELECT job.id
+                        FROM {schema}.jobs AS job
+                        WHERE job.queue_id = p_queue AND job.priority = known.head_priority AND job.id = known.head_id
+                        LIMIT 1) IS NOT NULL
+                    OR (SELECT job.id
+                        FROM {schema}.parked_jobs AS job
+                        WHERE job.queue_id = p_queue AND job.id = known.head_id AND job.state IN ('delayed', 'suspect')
+                        LIMIT 1) IS NOT NULL
+                END AS has_head
+            FROM (
+                SELECT groups.name, min(groups.first) AS first
+                FROM unnest(p_groups, p_first) AS groups (name, first)
+                GROUP BY groups.name
+            ) AS asked
+                LEFT JOIN LATERAL (
+                    SELECT row.ctid AS place, row.head_id, row.head_priority, row.next_id
+                    FROM {schema}.groups AS row
+                    WHERE row.queue_id = p_queue AND row.group_key >= asked.name AND row.group_key <= asked.name
+                    ORDER BY row.group_key DESC
+                    LIMIT 1
+                ) AS known ON true
+                LEFT JOIN LATERAL (
+                    SELECT job.ctid AS place, job.id, job.priority
+                    FROM {schema}.parked_jobs AS job
+                    WHERE job.queue_id = p_queue AND job.group_key = asked.name AND job.state IN ('arrived', 'behind')
+                        AND job.id >= least(coalesce(known.next_id, 0), asked.first)
+                    ORDER BY job.id
+                    LIMIT 1
+                ) AS next ON true
+            OFFSET 0
+        ) AS looked
+    ) AS one;
     IF late IS NOT NULL THEN
         UPDATE {schema}.groups AS known
         SET next_id = news.id
@@ -188,7 +197,7 @@ DECLARE
 BEGIN
     IF p_groups <> '{}' THEN
         PERFORM {schema}.lock_groups(p_queue, p_groups);
-        PERFORM {schema}.advance_groups(p_queue, p_groups);
+        PERFORM {schema}.advance_groups(p_queue, p_groups, p_gone => p_ids);
     END IF;
     IF p_keys <> '{}' THEN
         places := ARRAY (

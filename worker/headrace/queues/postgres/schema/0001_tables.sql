@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 7da258cd1701
+-- functions: 031f9a989352
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
