@@ -149,6 +149,8 @@ def test_the_operator_may_do_its_work_and_no_more(control_plane: ControlPlane, r
     assert refused(control_plane, OPERATOR, "", MAY_NOT_IN_THE_CLUSTER) == MAY_NOT_IN_THE_CLUSTER
     assert may(control_plane, OPERATOR, NAMESPACE, ("update", "", "secrets", "headrace-operator-metrics-api"))
     assert may(control_plane, OPERATOR, "kube-system", ("get", "", "configmaps", "extension-apiserver-authentication"))
+    assert may(control_plane, OPERATOR, "kube-system", ("get", "", "namespaces", "kube-system"))
+    assert not may(control_plane, OPERATOR, "shop", ("get", "", "namespaces", "shop"))
 
 
 def test_with_namespaces_to_watch_the_operator_may_nothing_elsewhere(

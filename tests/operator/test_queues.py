@@ -19,6 +19,14 @@ def finalizers(world: World, name: str = "work") -> list[str]:
     return found
 
 
+async def wait_ready_message(world: World, words: str) -> None:
+    def says_so(queue: dict[str, Any]) -> bool:
+        conditions = queue.get("status", {}).get("conditions", [])
+        return any(each["type"] == "Ready" and words in each["message"] for each in conditions)
+
+    world.wait_object("jobqueue", "work", says_so, within_seconds=45, what=words)
+
+
 async def registered_queues(world: World) -> set[str]:
     connection = await asyncpg.connect(world.dsn)
     try:
@@ -39,7 +47,9 @@ async def test_a_queue_is_provisioned_and_bound_and_tells_its_depth(world: World
         ("Synced", "True"),
     }
     await world.enqueue(3)
-    world.wait_object("jobqueue", "work", lambda seen: seen["status"].get("depth", {}).get("ready") == 3)
+    world.wait_object(
+        "jobqueue", "work", lambda seen: seen["status"].get("depth", {}).get("ready") == 3, within_seconds=45
+    )
     assert "Ready" in {event["reason"] for event in world.events("work")}
 
 
@@ -115,6 +125,51 @@ async def test_the_deletion_policy_can_be_switched_both_ways(world: World) -> No
     assert await registered_queues(world) == {"work"}
 
 
+async def test_what_became_of_the_jobs_is_told_with_their_queue(world: World) -> None:
+    world.apply_ready_queue(deletionPolicy="Delete")
+    await world.enqueue(3)
+    world.kubectl.delete("jobqueue", "work")
+    told = {event["reason"]: event["message"] for event in world.events("work")}
+    assert told["Removed"] == "queue work in schema headrace is removed, with 3 jobs"
+
+
+async def test_an_open_transaction_of_an_application_does_not_keep_a_deleted_queue(world: World) -> None:
+    world.apply_ready_queue(deletionPolicy="Delete")
+    world.apply_ready_queue("neighbour")
+    application = await asyncpg.connect(world.dsn)
+    try:
+        async with application.transaction():
+            await application.execute("SELECT headrace.enqueue('neighbour', name => 'work')")
+            world.kubectl.run("delete", "jobqueue", "work", "--wait=false")
+            world.wait_condition("jobqueue", "work", "Ready", status="False", reason="Removing")
+            world.wait_gone("jobqueue", "work", within_seconds=75)
+    finally:
+        await application.close()
+    told = {event["reason"]: event["message"] for event in world.events("work")}
+    assert "jobs stay behind" in told["CleanupAbandoned"]
+    assert "an application's transaction" in told["CleanupAbandoned"]
+    assert await registered_queues(world) == {"work", "neighbour"}
+
+
+async def test_a_migration_that_waits_shows_its_step_and_holds_up_no_other_database(
+    world: World, own_postgres: PostgresServer
+) -> None:
+    lock = "SELECT pg_advisory_lock(hashtextextended('headrace.dev/migrate/headrace', 0))"
+    rival = await asyncpg.connect(own_postgres.dsn)
+    try:
+        await rival.execute(lock)
+        world.apply_secret(own_postgres.dsn, name="other")
+        for number in range(3):
+            world.apply_queue(f"late-{number}", postgres={"connection": {"secretRef": {"name": "other"}}})
+        waiting = world.wait_condition("jobqueue", "late-0", "Provisioned", status="False", reason="Migrating")
+        assert "waiting for somebody else's migration of schema headrace, since 20" in waiting["message"]
+        world.apply_ready_queue()
+    finally:
+        await rival.close()
+    for number in range(3):
+        world.wait_condition("jobqueue", f"late-{number}", "Ready", status="True")
+
+
 async def test_delete_works_where_the_secret_went_first(world: World) -> None:
     world.apply_ready_queue(deletionPolicy="Delete")
     world.kubectl.delete("secret", "postgres")
@@ -161,11 +216,11 @@ async def test_a_database_that_goes_away_shows_heals_and_stops_nobody_else(
     world.apply_queue("broken", postgres={"connection": {"secretRef": {"name": "other"}}})
     world.wait_condition("jobqueue", "broken", "Ready", status="True")
     own_postgres.stop()
-    world.wait_condition("jobqueue", "broken", "Ready", status="False", reason="BackendUnreachable", within_seconds=10)
+    world.wait_condition("jobqueue", "broken", "Ready", status="False", reason="BackendUnreachable", within_seconds=35)
     assert world.kubectl.condition("jobqueue", "broken", "Synced")["status"] == "False"
     world.apply_ready_queue("sound")
     own_postgres.start()
-    world.wait_condition("jobqueue", "broken", "Ready", status="True", within_seconds=15)
+    world.wait_condition("jobqueue", "broken", "Ready", status="True", within_seconds=45)
 
 
 async def test_no_condition_event_or_log_line_tells_the_password(world: World) -> None:
@@ -241,9 +296,9 @@ async def test_a_pause_by_hand_outlasts_what_the_annotation_does(world: World) -
     try:
         await connection.execute("UPDATE headrace.queues SET paused_by_hand = true")
         world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused=true")
-        world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Paused")
+        await wait_ready_message(world, "the annotation headrace.dev/paused holds the queue")
         world.kubectl.run("annotate", "jobqueue/work", "headrace.dev/paused-")
-        world.wait_condition("jobqueue", "work", "Ready", status="True", reason="Ready")
+        await wait_ready_message(world, "paused by hand")
         row = await connection.fetchrow("SELECT paused, paused_by_hand FROM headrace.queues WHERE name = 'work'")
     finally:
         await connection.close()

@@ -79,38 +79,38 @@ def reading_failure(facts: QueueFacts, now: datetime) -> OperatorError | None:
     return None
 
 
-def queue_numbers(before: Manifest, sample: Sample | None, *, at_once: bool) -> dict[str, Any]:
-    """The depth for the status; nothing where it is as it was, or was written not long ago.
-
-    Parameters
-    ----------
-    before
-        The status as it is.
-    at_once
-        The status is written anyway.
-    """
+def numbers_due_seconds(before: Manifest, sample: Sample | None) -> float | None:
+    """In how long the depth is to be written into the status `before`; None where it stands there as it is."""
     if sample is None:
-        return {}
-    depth = {
-        "ready": sample.depth.ready,
-        "blocked": sample.depth.blocked,
-        "delayed": sample.depth.delayed,
-        "inFlight": sample.depth.in_flight,
-        "deadLettered": sample.depth.dead_lettered,
-        "isLowerBound": sample.depth.is_lower_bound,
-    }
+        return None
     age_seconds = round(sample.depth.oldest_ready_age_seconds)
     grown_seconds = abs(age_seconds - before.get("oldestReadyAgeSeconds", 0))
-    if before.get("depth") == depth and grown_seconds < AGE_STEP_SECONDS:
-        return {}
-    if "sampledAt" in before and not at_once:
-        written_at = datetime.fromisoformat(before["sampledAt"])
-        if sample.sampled_at - written_at < NUMBERS_STEP:
-            return {}
+    if before.get("depth") == _depth(sample) and grown_seconds < AGE_STEP_SECONDS:
+        return None
+    if "sampledAt" not in before:
+        return 0.0
+    written_at = datetime.fromisoformat(before["sampledAt"])
+    return max((written_at + NUMBERS_STEP - sample.sampled_at).total_seconds(), 0.0)
+
+
+def queue_numbers(sample: Sample) -> dict[str, Any]:
+    """The depth for the status."""
     return {
-        "depth": depth,
-        "oldestReadyAgeSeconds": age_seconds,
+        "depth": _depth(sample),
+        "oldestReadyAgeSeconds": round(sample.depth.oldest_ready_age_seconds),
         "sampledAt": conditions.timestamp(sample.sampled_at),
+    }
+
+
+def _depth(sample: Sample) -> dict[str, Any]:
+    depth = sample.depth
+    return {
+        "ready": depth.ready,
+        "blocked": depth.blocked,
+        "delayed": depth.delayed,
+        "inFlight": depth.in_flight,
+        "deadLettered": depth.dead_lettered,
+        "isLowerBound": depth.is_lower_bound,
     }
 
 

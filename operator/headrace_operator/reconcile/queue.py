@@ -15,7 +15,13 @@ from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.limits import queue_refusal
 from headrace_operator.core.model import QUEUE_FINALIZER, EventType, OperatorError, PassingError, TransientError
 from headrace_operator.core.provider import QueueOwner, provider_of
-from headrace_operator.core.queue_status import QueueFacts, queue_conditions, queue_numbers, reading_failure
+from headrace_operator.core.queue_status import (
+    QueueFacts,
+    numbers_due_seconds,
+    queue_conditions,
+    queue_numbers,
+    reading_failure,
+)
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, block_name, parse
 from headrace_operator.reconcile.bindings import Bindings
 from headrace_operator.reconcile.long_work import LongWork, WorkOrder
@@ -142,13 +148,13 @@ class QueueReconciler:
         except OperatorError as failure:
             facts = replace(facts, failure=failure)
         facts = self._observe(key, facts)
-        await self._report(manifest, facts, status)
+        seconds = await self._report(manifest, facts, status)
         if facts.work is not None:
-            return WORKING_ROUND_SECONDS
+            return min(seconds, WORKING_ROUND_SECONDS)
         problem = facts.failure or reading_failure(facts, self._clock.now())
         if problem is not None:
             raise problem
-        return ROUND_SECONDS
+        return seconds
 
     async def _keep_finalizer(self, queue: JobQueue) -> None:
         """Only Delete needs one: whatever else happens to Headrace, a retained queue's object can always go."""
@@ -240,20 +246,25 @@ class QueueReconciler:
             return facts
         return replace(facts, reading=self._sampling.reading(key), followed_since=followed.since)
 
-    async def _report(self, manifest: Manifest, facts: QueueFacts, status: dict[str, Any]) -> None:
+    async def _report(self, manifest: Manifest, facts: QueueFacts, status: dict[str, Any]) -> float:
+        """Write what has changed; returns after how many seconds there may be more to write."""
         now = self._clock.now()
         if facts.work is not None and facts.work.step is None and now - facts.work.since < BRIEFLY:
             # It has only just begun, and mostly it ends in a moment: then there is more to say.
-            return
+            return ROUND_SECONDS
         changes = queue_conditions(facts, now)
         sample = None if facts.reading is None else facts.reading.current
-        at_once = self._reporter.would_change(manifest, changes)
-        status |= queue_numbers(manifest.get("status") or {}, sample, at_once=at_once)
+        due_seconds = numbers_due_seconds(manifest.get("status") or {}, sample)
+        is_due = due_seconds is not None and (due_seconds == 0 or self._reporter.would_change(manifest, changes))
+        if is_due and sample is not None:
+            status |= queue_numbers(sample)
+            due_seconds = None
         was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
         written = await self._reporter.write_status(manifest, changes, status)
         is_ready = conditions.is_true(conditions_of(written), conditions.READY)
         if (was_ready, _binding(manifest)) != (is_ready, _binding(written)):
             self._wake_pools(key_of(manifest))
+        return ROUND_SECONDS if due_seconds is None else min(due_seconds, ROUND_SECONDS)
 
     async def _last_place(self, queue: JobQueue) -> Place:
         """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""

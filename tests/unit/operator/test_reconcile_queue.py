@@ -125,6 +125,16 @@ async def test_the_depth_is_written_when_it_changes_and_every_half_minute_at_mos
     assert scene.queue["status"]["depth"]["ready"] == 120
 
 
+async def test_a_depth_that_changes_soon_after_it_was_written_is_written_when_that_is_due(scene: Scene) -> None:
+    await scene.look()
+    scene.backend.depth = QueueDepth(ready=7)
+    scene.clock.move(10)
+    seconds = await scene.reconciler.reconcile(KEY)
+    assert (seconds, scene.queue["status"]["depth"]["ready"]) == (20, 0)
+    await scene.look(seconds=20)
+    assert scene.queue["status"]["depth"]["ready"] == 7
+
+
 async def test_the_depth_is_written_with_a_condition_that_changes(scene: Scene) -> None:
     await scene.look()
     scene.backend.depth = QueueDepth(ready=7, paused=True)
