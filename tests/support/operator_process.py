@@ -43,6 +43,8 @@ class OperatorProcess:
     log: Path
     watch_namespaces: tuple[str, ...] = ()
     """Where it has rights and works; empty: everywhere."""
+    worker_image: str = "headrace/worker:test"
+    """What pools run that name no image; another one is another release."""
     listen_port: int = field(default_factory=free_port)
     metrics_api_port: int = field(default_factory=free_port)
     log_level: str = "debug"
@@ -71,7 +73,7 @@ class OperatorProcess:
             "KUBECONFIG": str(kubeconfig),
             "HEADRACE_NAMESPACE": NAMESPACE,
             "HEADRACE_WATCH_NAMESPACES": ",".join(self.watch_namespaces),
-            "HEADRACE_WORKER_IMAGE": "headrace/worker:test",
+            "HEADRACE_WORKER_IMAGE": self.worker_image,
             "HEADRACE_LISTEN_ADDRESS": f"127.0.0.1:{self.listen_port}",
             "HEADRACE_METRICS_API_ADDRESS": f"127.0.0.1:{self.metrics_api_port}",
             "HEADRACE_METRICS_API_SERVICE": SERVICE,

@@ -348,6 +348,18 @@ class PoolSpec(Part, frozen=True, kw_only=True):
         return tuple(reference.name for reference in (self.queue_ref, *self.queue_refs) if reference is not None)
 
 
+class PoolNumber(Part, frozen=True, kw_only=True):
+    """Of a JobWorkerPool's spec, how many workers there are to be."""
+
+    replicas: int | None = None
+
+
+class NumberedPool(Resource, frozen=True, kw_only=True):
+    """A JobWorkerPool of which nothing else can be read, perhaps."""
+
+    spec: PoolNumber
+
+
 class JobWorkerPool(Resource, frozen=True, kw_only=True):
     """A set of equal workers on one queue, or several."""
 

@@ -12,7 +12,7 @@ from headrace_operator.core.model import ObjectKey, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headrace_operator.core.spec import JobWorkerPool
+    from headrace_operator.core.spec import JobWorkerPool, Resource
     from headrace_operator.reconcile.ports import Cluster
 
     Manifest = Mapping[str, Any]
@@ -43,7 +43,7 @@ class Applier:
         self._cluster = cluster
         self._applied: dict[tuple[str, ObjectKey], _Applied] = {}
 
-    def newest(self, api_kind: tuple[str, str], pool: JobWorkerPool, live: Manifest | None) -> Manifest | None:
+    def newest(self, api_kind: tuple[str, str], pool: Resource, live: Manifest | None) -> Manifest | None:
         """The watch's object, or ours where the watch is behind our own write."""
         applied = self._applied.get((api_kind[1], pool.key))
         if live is None or applied is None or not pool.owns(applied.left):
@@ -78,7 +78,7 @@ class Applier:
         left = await self._cluster.apply(wanted)
         self._applied[kind, pool.key] = _Applied(wanted=digest, left=_kept(left), generation=_generation(left))
 
-    async def scale_deployment(self, pool: JobWorkerPool, live: Manifest, replicas: int) -> None:
+    async def scale_deployment(self, pool: Resource, live: Manifest, replicas: int) -> None:
         """Write the number of the pool's Deployment, and nothing else of it."""
         left = await self._cluster.scale_deployment(pool.key, replicas)
         applied = self._applied.get(("Deployment", pool.key))

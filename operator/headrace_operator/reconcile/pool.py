@@ -30,7 +30,7 @@ from headrace_operator.core.pool_status import (
     scaling_status,
 )
 from headrace_operator.core.provider import provider_of
-from headrace_operator.core.spec import JobQueue, JobWorkerPool, Resource, block_name, parse
+from headrace_operator.core.spec import JobQueue, JobWorkerPool, NumberedPool, Resource, block_name, parse
 from headrace_operator.reconcile.decisions import PoolDecisions
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, key_of
 from headrace_operator.reconcile.pool_objects import PoolObjects
@@ -135,6 +135,9 @@ class PoolReconciler:
             pool = parse(manifest, JobWorkerPool)
         except OperatorError as failure:
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
+            numbered = parse(manifest, NumberedPool)
+            if numbered.spec.replicas is not None:
+                await self._owned.carry_number(numbered, numbered.spec.replicas)
             raise
         steps = self._steps.begin(key)
         decision = await self._take(steps, pool, manifest)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from headrace_operator.core.deployment import WorkedQueue
     from headrace_operator.core.model import ObjectKey
     from headrace_operator.core.rollout import OperatorRelease
-    from headrace_operator.core.spec import JobWorkerPool
+    from headrace_operator.core.spec import JobWorkerPool, Resource
     from headrace_operator.reconcile.ports import Cluster
 
     Manifest = Mapping[str, Any]
@@ -59,7 +59,7 @@ class PoolObjects:
         self._release = release
         self._rollouts = Rollouts(cluster, release.pools_at_once, wake)
 
-    def deployment(self, pool: JobWorkerPool) -> Manifest | None:
+    def deployment(self, pool: Resource) -> Manifest | None:
         """The pool's own Deployment: as the watch shows it, or as our last write to it has left it."""
         live = self._cluster.deployment(pool.key)
         return self._applier.newest(DEPLOYMENT, pool, live if live is not None and pool.owns(live) else None)
@@ -76,7 +76,7 @@ class PoolObjects:
         theirs: int = deployment["spec"].get("replicas", 1)
         return replicas if foreign is None else theirs
 
-    async def carry_number(self, pool: JobWorkerPool, replicas: int) -> None:
+    async def carry_number(self, pool: Resource, replicas: int) -> None:
         """Give the Deployment the pool's number, whatever becomes of the rest of it."""
         deployment = self.deployment(pool)
         if deployment is not None and deployment["spec"].get("replicas") != replicas:

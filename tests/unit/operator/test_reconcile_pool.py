@@ -574,6 +574,15 @@ async def test_a_queue_that_is_gone_keeps_no_number_from_being_carried_out(scene
     assert scene.condition("Ready") == ("False", "QueueNotFound")
 
 
+async def test_a_spec_that_can_not_be_read_keeps_no_number_from_being_carried_out(scene: Scene) -> None:
+    await scene.look(25)
+    scene.put(handler={}, replicas=0)
+    with pytest.raises(RefusedError, match="exactly one of python, http and exec"):
+        await scene.look(25)
+    assert scene.deployment["spec"]["replicas"] == 0
+    assert scene.condition("Ready") == ("False", "InvalidSpec")
+
+
 def autoscaler(name: str) -> Manifest:
     """A user's own, as `kubectl autoscale` makes it."""
     target = {"apiVersion": "headrace.dev/v1alpha1", "kind": "JobWorkerPool", "name": KEY.name}
