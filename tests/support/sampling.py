@@ -74,8 +74,7 @@ class SamplerStage:
         self.sampler.follow(queue, place)
         reading = await self.until(queue, lambda reading: reading.failure is not None)
         assert reading.failure is not None
-        assert reading.failure.reason == "DepthUnknown"
-        return reading.failure.message
+        return f"{reading.failure.reason}: {reading.failure.message}"
 
 
 class _Noted(Observations):

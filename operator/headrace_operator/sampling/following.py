@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from headrace_operator.core.model import ObjectKey, QueueDepth, WorkerPod
+    from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth, WorkerPod
     from headrace_operator.core.provider import Place
     from headrace_operator.reconcile.ports import Clock
     from headrace_operator.sampling.workers import Workers
@@ -157,7 +157,7 @@ class Following:
         sample = Sample(depth=depth, sampled_at=sampled_at, source=source)
         self.around.tell(queue, Reading(sample=sample, failure=None, tried_at=self.around.clock.now()))
 
-    def tell_failure(self, queue: ObjectKey, why: str) -> None:
+    def tell_failure(self, queue: ObjectKey, why: OperatorError) -> None:
         """It could not be read."""
         place = self._places.get(queue)
         if place is None:
@@ -165,8 +165,8 @@ class Following:
         self._observe(queue, SampleSource.BACKEND, "failed")
         newest = self.around.newest(queue)
         failure = TransientError(
-            "DepthUnknown",
-            f"no worker publishes the depth of {place.label}, and the backend doesn't tell it: {why}",
+            why.reason,
+            f"no worker publishes the depth of {place.label}, and the backend doesn't tell it: {why.message}",
         )
         known = None if newest is None else newest.sample
         self.around.tell(queue, Reading(sample=known, failure=failure, tried_at=self.around.clock.now()))

@@ -37,6 +37,9 @@ _REFUSED_SECONDS = 5.0
 """How soon a backend that answers is asked again for a queue that it tells nothing of."""
 
 
+_TAKES_TOO_LONG = TransientError("DepthUnknown", "counting it takes too long")
+
+
 class Questions:
     """Asks for those that are wanted of one backend; `run` it in a task.
 
@@ -115,7 +118,7 @@ class Questions:
     def _fail_wanted(self) -> None:
         assert self._failure is not None
         for queue in list(self._following.wanted):
-            self._following.tell_failure(queue, self._failure.message)
+            self._following.tell_failure(queue, self._failure)
             self._following.postpone(queue, max(self._breaker.closed_until, time.monotonic() + _RETRY_SECONDS))
 
     async def _ask(self, backlog: AnyBacklogReader) -> None:
@@ -147,7 +150,7 @@ class Questions:
                 case CountTooLongError():
                     too_slow.append(queue)
                 case OperatorError() as failure:
-                    self._following.tell_failure(queue, failure.message)
+                    self._following.tell_failure(queue, failure)
                     self._following.postpone(queue, time.monotonic() + _REFUSED_SECONDS)
                 case depth:
                     self._schedule.counted(queue)
@@ -168,7 +171,7 @@ class Questions:
             elif self._schedule.may_count(queue, now := time.monotonic()):
                 self._following.postpone(queue, now)
             else:
-                self._following.tell_failure(queue, "counting it takes too long")
+                self._following.tell_failure(queue, _TAKES_TOO_LONG)
                 self._following.postpone(queue, now + _REFUSED_SECONDS)
         if not asleep:
             return

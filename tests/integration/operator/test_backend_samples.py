@@ -137,8 +137,8 @@ async def test_what_does_not_exist_is_unknown_and_not_empty_and_hides_nothing_el
     database_dsn: str, stage: SamplerStage
 ) -> None:
     place = await provisioned(database_dsn)
-    assert "no such queue" in await stage.failure(ObjectKey("shop", "mails"), replace(place, queue="mails"))
-    assert "holds no queues" in await stage.failure(ObjectKey("shop", "other"), replace(place, schema="other"))
+    assert "QueueMissing: " in await stage.failure(ObjectKey("shop", "mails"), replace(place, queue="mails"))
+    assert "DatabaseMissing: " in await stage.failure(ObjectKey("shop", "other"), replace(place, schema="other"))
     assert (await stage.sample(KEY, place)).depth.ready == 0
     assert await connections(database_dsn) == 1
 
@@ -152,7 +152,7 @@ async def test_a_database_that_went_away_is_unknown_until_it_is_back(
     await asyncio.to_thread(own_postgres.stop)
     lost = await stage.until(KEY, lambda reading: reading.failure is not None)
     assert lost.failure is not None
-    assert "can't be reached" in lost.failure.message
+    assert lost.failure.reason == "BackendUnreachable"
     assert lost.sample is not None, "it is remembered, for whom an old number is better than none"
     assert lost.current is None
     await asyncio.to_thread(own_postgres.start)
@@ -298,3 +298,28 @@ async def silent_server() -> AsyncIterator[int]:
 
 def is_startable(reading: Reading) -> bool:
     return reading.current is not None and reading.current.depth.startable > 0
+
+
+async def test_credentials_that_are_refused_are_the_databases_matter_whatever_the_schema(
+    own_postgres: PostgresServer, stage: SamplerStage
+) -> None:
+    async with observing(own_postgres.dsn) as admin:
+        await admin.execute("CREATE ROLE nobody NOLOGIN")
+    backend = PostgresBackend(dsn=own_postgres.dsn.replace("postgres@", "nobody@"))
+    for schema in ("one", "two"):
+        place = PostgresPlace(backend=backend, schema=schema, queue="work")
+        assert (await stage.failure(ObjectKey("shop", schema), place)).startswith("CredentialsRefused: ")
+
+
+async def test_of_a_schema_that_may_only_be_read_the_depth_is_known_and_no_news(
+    own_postgres: PostgresServer, stage: SamplerStage
+) -> None:
+    place = await provisioned(own_postgres.dsn)
+    async with observing(own_postgres.dsn) as admin:
+        await admin.execute("CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA headrace TO reader")
+        await admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA headrace TO reader")
+    reading = replace(place, backend=PostgresBackend(dsn=own_postgres.dsn.replace("postgres@", "reader@")))
+    assert (await stage.sample(KEY, reading)).depth.ready == 0
+    seen = stage.readings
+    await eventually(lambda: stage.readings > seen, what="read again, as nothing tells of jobs")
+    assert (await stage.until(KEY, lambda _: True)).failure is None

@@ -177,7 +177,7 @@ async def test_unknown_is_an_error_that_names_the_cause_and_no_secret(stage: Sam
     async with worker(failing) as pod:
         stage.pods[QUEUE] = [pod]
         message = await stage.failure(QUEUE, NOWHERE)
-    assert message.startswith("no worker publishes the depth of queue thumbnails in schema headrace")
+    assert message.startswith("BackendUnreachable: no worker publishes the depth of queue thumbnails in schema")
     assert "can't be reached" in message
     assert "s3cret-word" not in message
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from headrace.queues.errors import CountTooSlowError, QueueError, QueueUnavailableError
+from headrace.queues.errors import CountTooSlowError
 from headrace.queues.postgres import BacklogSession, Place
 from headrace_operator.core.model import OperatorError, QueueDepth, TransientError
 from headrace_operator.core.provider import CountTooLongError
@@ -61,14 +61,15 @@ class PostgresBacklogReader:
     ) -> dict[PostgresPlace, QueueDepth | OperatorError]:
         """One schema's; what is wrong with it alone is no other's matter."""
         try:
-            depths = await self._session.depths(schema, sorted(wanted))
+            with operator_errors():
+                depths = await self._session.depths(schema, sorted(wanted))
         except CountTooSlowError:
             return dict.fromkeys(wanted.values(), _TOO_LONG)
-        except QueueUnavailableError as error:
-            raise TransientError("BackendUnreachable", str(error)) from None
-        except QueueError as error:
-            return dict.fromkeys(wanted.values(), TransientError("DepthUnknown", str(error)))
-        missing = TransientError("DepthUnknown", f"schema {schema} has no such queue")
+        except OperatorError as failure:
+            if not self._session.is_open:
+                raise
+            return dict.fromkeys(wanted.values(), failure)
+        missing = TransientError("QueueMissing", f"schema {schema} has no such queue")
         return {place: _depth(depths[queue]) if queue in depths else missing for queue, place in wanted.items()}
 
     async def have_ready(self, places: Collection[PostgresPlace]) -> set[PostgresPlace]:
@@ -88,11 +89,11 @@ class PostgresBacklogReader:
         for schema, wanted in _by_schema(places).items():
             self._listening |= {(schema, queue): place for queue, place in wanted.items()}
             try:
-                found |= {wanted[queue] for queue in await self._session.listen(schema, sorted(wanted))}
-            except QueueUnavailableError as error:
-                raise TransientError("BackendUnreachable", str(error)) from None
-            except QueueError:
-                continue
+                with operator_errors():
+                    found |= {wanted[queue] for queue in await self._session.listen(schema, sorted(wanted))}
+            except OperatorError:
+                if not self._session.is_open:
+                    raise
         return found
 
     async def listen_no_more(self, places: Collection[PostgresPlace]) -> None:

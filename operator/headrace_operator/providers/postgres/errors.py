@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from headrace.queues.errors import (
+    CountTooSlowError,
     PlaceTakenError,
     QueueAccessError,
     QueueError,
@@ -24,6 +25,8 @@ def operator_errors(connection: str | None = None) -> Iterator[None]:
     """Tell failures as conditions do, with the connection's name where there are several."""
     try:
         yield
+    except CountTooSlowError:
+        raise
     except QueueError as error:
         raise _translate(error, "" if connection is None else f"{connection}: ") from None
     except TimeoutError:

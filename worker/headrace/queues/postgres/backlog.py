@@ -81,6 +81,11 @@ class BacklogSession:
             except CLIENT_ERRORS:
                 connection.terminate()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a session: what fails then is no matter of the database's."""
+        return self._connection is not None and not self._connection.is_closed()
+
     async def depths(
         self, schema: str, queues: Sequence[str], *, limit_seconds: float = COUNT_SECONDS
     ) -> dict[str, Depth]:
