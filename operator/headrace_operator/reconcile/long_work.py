@@ -147,7 +147,7 @@ class LongWork:
             errand.failures, errand.failure_before = before.failures, before.failure
             errand.doubts = before.doubts + 1
         self._errands[key] = errand
-        name = (order.provider, order.place.administration)
+        name = _name(order)
         administration = self._administrations.get(name)
         if administration is None:
             administration = _Administration(provider=self._providers[order.provider])
@@ -173,10 +173,9 @@ class LongWork:
 
     def forget(self, key: ObjectKey) -> None:
         """The queue is gone, or given up: what is under way for it is cancelled."""
-        self._drop(key)
-        for administration in self._administrations.values():
-            if administration.current == key and administration.task is not None:
-                administration.task.cancel()
+        administration = self._drop(key)
+        if administration is not None and administration.current == key and administration.task is not None:
+            administration.task.cancel()
 
     def _gate_changed(self) -> None:
         if self._gate.is_open:
@@ -188,13 +187,17 @@ class LongWork:
             if administration.task is not None:
                 administration.task.cancel()
 
-    def _drop(self, key: ObjectKey) -> None:
-        self._errands.pop(key, None)
-        for administration in self._administrations.values():
+    def _drop(self, key: ObjectKey) -> _Administration | None:
+        """Forget the queue's errand, unless it is under way; returns where that is."""
+        errand = self._errands.pop(key, None)
+        administration = None if errand is None else self._administrations.get(_name(errand.order))
+        if administration is not None:
             administration.waiting.pop(key, None)
+        return administration
 
     def _is_current(self, key: ObjectKey) -> bool:
-        return any(administration.current == key for administration in self._administrations.values())
+        administration = self._administrations.get(_name(self._errands[key].order))
+        return administration is not None and administration.current == key
 
     async def _run(self, name: Hashable, administration: _Administration) -> None:
         """One errand after another, while there are any; connections are kept for as long."""
@@ -269,6 +272,10 @@ class LongWork:
         if isinstance(failure, RefusedError):
             seconds = REFUSED_RETRY_SECONDS
         errand.due_at = now + timedelta(seconds=seconds)
+
+
+def _name(order: WorkOrder) -> Hashable:
+    return order.provider, order.place.administration
 
 
 def _resync_seconds(now: datetime, administration: Hashable) -> float:
