@@ -282,7 +282,7 @@ async def test_lost_signals_hold_the_number(world: World, own_postgres: Postgres
     world.apply_pool(autoscaling=autoscaling("Direct"))
     world.wait_replicas(3)
     own_postgres.stop()
-    world.wait_condition("jobworkerpool", POOL, "ScalingActive", status="False", reason="DepthUnknown")
+    world.wait_condition("jobworkerpool", POOL, "ScalingActive", status="False", reason="BackendUnreachable")
     world.wait_replicas(3)
     own_postgres.start()
     world.wait_condition("jobworkerpool", POOL, "ScalingActive", status="True")

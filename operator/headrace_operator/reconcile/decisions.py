@@ -81,9 +81,7 @@ class PoolDecisions:
         if sample is not None and (age := self._clock.now() - sample.sampled_at) > STALE:
             seconds = age.total_seconds()
             return None, TransientError("DepthUnknown", f"JobQueue {queue.name} was last read {seconds:.0f} s ago")
-        # What kind of trouble it is, the queue's own conditions say.
-        failure = None if reading.failure is None else TransientError("DepthUnknown", reading.failure.message)
-        return sample, failure
+        return sample, reading.failure
 
     def _share(self, pool: JobWorkerPool, queue: ObjectKey) -> Fraction:
         """What part of the queue's load is the pool's. A pool whose spec is wrong takes none."""
