@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Delivery
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong in an attempt, for people to read."""
 
     error: str

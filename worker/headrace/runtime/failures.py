@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from headrace.runtime.outcome import Failed, clipped
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Iterator
     from types import CodeType, TracebackType
 
 _CACHED = 500
@@ -25,53 +25,47 @@ _CAUSE = "\nThe above exception was the direct cause of the following exception:
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
-class _Link(NamedTuple):
-    """One exception of a chain, the first cause first, and how it led to the next."""
-
-    error: BaseException
-    leads_on: str
-    """What stands between it and the next; empty for the last."""
-
-
 class _Told(NamedTuple):
     """What is the same for all failures of one chain of places."""
 
     stacks: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """What tracebacks call the exceptions' classes; empty for those that are more than a class and some words."""
+    is_group: bool
     where: str
     fingerprint: str
     codes: tuple[CodeType, ...]
     """Kept, so that the numbers in the key stay theirs."""
 
 
-_told: dict[Hashable, _Told] = {}
+_told: dict[tuple[object, ...], _Told] = {}
 
 
 def failure_of(error: BaseException, *, delay_seconds: float | None = None) -> Failed:
     """The failure that an exception is."""
     kind = type(error)
-    chain = _chain(error)
-    key: list[Hashable] = []
-    for link in chain:
-        key.append((type(link.error), link.leads_on))
-        place = link.error.__traceback__
+    chain, links = _chain(error)
+    key: list[object] = [*links]
+    for one in chain:
+        key.append(type(one))
+        place = one.__traceback__
         while place is not None:
             # By its number: a code object's hash is its whole content's.
-            key.append((id(place.tb_frame.f_code), place.tb_lasti))
+            key += (id(place.tb_frame.f_code), place.tb_lasti)
             place = place.tb_next
     told = _told.get(at := tuple(key))
     if told is None:
         if len(_told) >= _CACHED:
             _told.clear()
         told = _told[at] = _tell(kind, chain)
-    if any(isinstance(link.error, BaseExceptionGroup) for link in chain):
+    if told.is_group:
         # Each of its parts has a stack of its own.
         text = "".join(traceback.format_exception(error))
-    elif len(chain) == 1:
-        text = f"{told.stacks[0]}{_last_lines(error)}"
     else:
-        text = "".join(
-            f"{stack}{_last_lines(link.error)}{link.leads_on}" for stack, link in zip(told.stacks, chain, strict=True)
-        )
+        parts: list[str] = []
+        for one, stack, name, leads_on in zip(chain, told.stacks, told.kinds, links, strict=True):
+            parts += (stack, _last_lines(one, name), leads_on)
+        text = "".join(parts)
     return Failed(
         clipped(f"{kind.__name__}: {_text(error)}{told.where}"),
         clipped(text),
@@ -81,31 +75,32 @@ def failure_of(error: BaseException, *, delay_seconds: float | None = None) -> F
     )
 
 
-def _chain(error: BaseException) -> list[_Link]:
-    links = [_Link(error, "")]
-    seen = {id(error)}
+def _chain(error: BaseException) -> tuple[list[BaseException], list[str]]:
+    """The exceptions that led to one, the first cause first, and what stands after each of them."""
+    chain, links = [error], [""]
     while True:
-        latest = links[-1].error
+        latest = chain[-1]
         if (cause := latest.__cause__) is not None:
             earlier, leads_on = cause, _CAUSE
         elif (context := latest.__context__) is not None and not latest.__suppress_context__:
             earlier, leads_on = context, _CONTEXT
         else:
             break
-        if id(earlier) in seen:
+        if any(earlier is known for known in chain):
             break
-        seen.add(id(earlier))
-        links.append(_Link(earlier, leads_on))
+        chain.append(earlier)
+        links.append(leads_on)
+    chain.reverse()
     links.reverse()
-    return links
+    return chain, links
 
 
-def _tell(kind: type[BaseException], chain: list[_Link]) -> _Told:
+def _tell(kind: type[BaseException], chain: list[BaseException]) -> _Told:
     stacks = []
-    for link in chain:
-        frames = traceback.format_tb(link.error.__traceback__)
+    for one in chain:
+        frames = traceback.format_tb(one.__traceback__)
         stacks.append("".join(("Traceback (most recent call last):\n", *frames)) if frames else "")
-    last = chain[-1].error.__traceback__
+    last = chain[-1].__traceback__
     theirs = [place for place in _places(last) if not place.tb_frame.f_code.co_filename.endswith(_OWN_FILES)]
     where, raised_in = "", ""
     if theirs:
@@ -115,8 +110,14 @@ def _tell(kind: type[BaseException], chain: list[_Link]) -> _Told:
         raised_in = f"{place.tb_frame.f_globals.get('__name__', code.co_filename)}.{code.co_qualname}"
     # Without lines and folders: the same failure has one fingerprint in all releases and images.
     fingerprint = blake2b(f"{kind.__module__}.{kind.__qualname__} {raised_in}".encode(), digest_size=6).hexdigest()
-    codes = tuple(place.tb_frame.f_code for link in chain for place in _places(link.error.__traceback__))
-    return _Told(tuple(stacks), where, fingerprint, codes)
+    return _Told(
+        stacks=tuple(stacks),
+        kinds=tuple(map(_kind, chain)),
+        is_group=any(isinstance(one, BaseExceptionGroup) for one in chain),
+        where=where,
+        fingerprint=fingerprint,
+        codes=tuple(place.tb_frame.f_code for one in chain for place in _places(one.__traceback__)),
+    )
 
 
 def _places(place: TracebackType | None) -> Iterator[TracebackType]:
@@ -125,15 +126,20 @@ def _places(place: TracebackType | None) -> Iterator[TracebackType]:
         place = place.tb_next
 
 
-def _last_lines(error: BaseException) -> str:
-    """How a traceback ends: the class, and what it says."""
+def _kind(error: BaseException) -> str:
     kind = type(error)
-    if isinstance(error, SyntaxError) or hasattr(error, "__notes__"):
-        return "".join(traceback.format_exception_only(error))
+    if isinstance(error, SyntaxError):
+        return ""
     module = kind.__module__
-    name = kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+    return kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+
+
+def _last_lines(error: BaseException, kind: str) -> str:
+    """How a traceback ends: the class, and what it says."""
+    if not kind or hasattr(error, "__notes__"):
+        return "".join(traceback.format_exception_only(error))
     words = _text(error)
-    return f"{name}: {words}\n" if words else f"{name}\n"
+    return f"{kind}: {words}\n" if words else f"{kind}\n"
 
 
 def _text(error: BaseException) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 from headrace.queues.errors import QueueError, QueueUnavailableError
 from headrace.queues.postgres.rows import storable
@@ -25,6 +26,9 @@ _Columns: TypeAlias = "list[list[object]]"
 _MAX_JOBS = 1000
 
 _ACKNOWLEDGE = "acknowledge_completed"
+
+# A zero character, as JSON has it.
+_UNSTORABLE = b"\\u0000"
 
 
 def _none(_settlements: Sequence[Settlement]) -> _Columns:
@@ -49,13 +53,14 @@ def _burials(settlements: Sequence[Settlement]) -> _Columns:
 
 
 def _described(failure: Failure) -> str:
-    fields = {
-        "error": failure.error,
-        "error_type": failure.error_type,
-        "fingerprint": failure.fingerprint,
-        "traceback": failure.traceback,
-    }
-    return json.dumps({name: storable(value) for name, value in fields.items() if value is not None})
+    try:
+        described = msgspec.json.encode(failure)
+    except UnicodeEncodeError:
+        described = _UNSTORABLE
+    if _UNSTORABLE in described:
+        fields = {name: storable(value) for name, value in msgspec.structs.asdict(failure).items() if value is not None}
+        described = msgspec.json.encode(fields)
+    return described.decode()
 
 
 _KINDS: Mapping[type[Settlement], tuple[str, Callable[[Sequence[Settlement]], _Columns]]] = {
