@@ -205,7 +205,7 @@ class TestLosses:
         (row,) = await one.claim(lease)
         failure = json.dumps({"error": "boom"})
         await one.rows("retry", lease, [row["claim_id"]], [row["id"]], [0.0], [failure])
-        assert await one.one("SELECT losses + deaths FROM headrace.parked_jobs") == 0
+        assert await one.one("SELECT losses + deaths FROM headrace.jobs") == 0
 
     async def test_a_large_lease_is_put_back_batch_by_batch_and_is_lost_from_the_first_on(self, one: Session) -> None:
         await one.enqueue(250)

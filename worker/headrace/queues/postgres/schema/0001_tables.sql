@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 031f9a989352
+-- functions: 0c9cf6d17b9c
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
