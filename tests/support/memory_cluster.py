@@ -62,6 +62,8 @@ class MemoryCluster:
         self.apply_failures: dict[str, OperatorError] = {}
         """By kind: what the API server answers to an apply."""
         self.secrets_read: list[ObjectKey] = []
+        self.finalizer_failures = 0
+        """How many writes of a finalizer meet somebody else's."""
         self.worker_pods: list[WorkerPod] = []
         self.before_scale: Callable[[], None] = lambda: None
         self._known = objects
@@ -129,6 +131,9 @@ class MemoryCluster:
         return self._write({**stored, "spec": {**stored["spec"], "replicas": replicas}})
 
     async def set_finalizer(self, kind: str, key: ObjectKey, finalizer: str, *, present: bool) -> None:
+        if self.finalizer_failures:
+            self.finalizer_failures -= 1
+            raise ConflictError("Conflict", "somebody else wrote first")
         self.journal.append(("finalizer", finalizer, str(present)))
         stored = self._objects[kind, key]
         self.put({**stored, "metadata": {**stored["metadata"], "finalizers": [finalizer] if present else []}})

@@ -65,6 +65,8 @@ class Errand:
     provisioned: Provisioned | None = None
     removed_jobs: int | None = None
     """None, too, where there was no queue of this owner's."""
+    is_told: bool = False
+    """Whether an Event has said what it came to."""
     failures: int = 0
     """In a row."""
     doubts: int = 0
@@ -157,6 +159,10 @@ class LongWork:
             runner.add_done_callback(self._runners.discard)
         administration.waiting[key] = errand
         return errand
+
+    def known(self, key: ObjectKey) -> Errand | None:
+        """What is known of the queue's newest order."""
+        return self._errands.get(key)
 
     def doubt(self, key: ObjectKey) -> None:
         """Let what has ended well be carried out again soon: the queue can't be read, and may be gone."""

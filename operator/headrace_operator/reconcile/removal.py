@@ -12,6 +12,7 @@ from headrace_operator.core.queue_status import REMOVING, at_work
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
 from headrace_operator.reconcile.long_work import WorkOrder
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
+from headrace_operator.reconcile.reporting import conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -63,6 +64,7 @@ class QueueRemoval:
         self._last_place = last_place
         self._owner = owner
         self._seen_at: dict[ObjectKey, datetime] = {}
+        self._abandoned: set[ObjectKey] = set()
 
     async def reconcile(self, manifest: Manifest) -> float | None:
         """Look at one; returns after how many seconds to look again.
@@ -76,33 +78,29 @@ class QueueRemoval:
         if QUEUE_FINALIZER not in metadata.finalizers:
             return None
         assert metadata.deletion_timestamp is not None
-        # Whatever the removal does, the object is kept no longer.
         patience = self._patience(key_of(manifest), metadata.deletion_timestamp)
+        if patience <= timedelta():
+            # Whatever the removal is at, the object is kept no longer.
+            await self._end(manifest)
+            return None
         try:
             errand = await self._remove(manifest)
         except PassingError:
             raise
         except OperatorError as failure:
-            if patience <= timedelta():
-                await self._abandon(manifest, failure.message)
-                return None
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
             raise
         if errand is not None and errand.work is not None:
-            if patience <= timedelta():
-                await self._abandon(manifest, errand.work.step or "the backend had no time for it")
-                return None
             if errand.work.step is not None:
                 await self._reporter.write_status(manifest, [at_work(conditions.READY, errand.work, REMOVING)])
             return min(ROUND_SECONDS, patience.total_seconds())
-        if errand is not None:
-            await self._tell(manifest, errand)
-        await self._let_go(manifest)
+        await self._let_go(manifest, errand)
         return None
 
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
         self._seen_at.pop(key, None)
+        self._abandoned.discard(key)
 
     def _patience(self, key: ObjectKey, deleted_at: datetime) -> timedelta:
         now = self._clock.now()
@@ -125,6 +123,26 @@ class QueueRemoval:
             raise errand.failure
         return errand
 
+    async def _end(self, manifest: Manifest) -> None:
+        """Let the object go, and say what stays behind, if anything was to be removed."""
+        key = key_of(manifest)
+        errand = self._long_work.known(key)
+        if errand is not None and errand.order.settings is None and errand.ended_at and errand.failure is None:
+            await self._let_go(manifest, errand)
+            return
+        if not _is_to_stay(manifest) and key not in self._abandoned:
+            self._abandoned.add(key)
+            self._long_work.forget(key)
+            message = f"the queue and its jobs stay behind in the backend: {_why(manifest, errand)}"
+            await self._reporter.tell(manifest, EventType.WARNING, "CleanupAbandoned", message)
+        await self._let_go(manifest, None)
+
+    async def _let_go(self, manifest: Manifest, errand: Errand | None) -> None:
+        if errand is not None and not errand.is_told:
+            errand.is_told = True
+            await self._tell(manifest, errand)
+        await self._cluster.set_finalizer(QUEUE_KIND, key_of(manifest), QUEUE_FINALIZER, present=False)
+
     async def _tell(self, manifest: Manifest, errand: Errand) -> None:
         label = errand.order.place.label
         if errand.removed_jobs is None:
@@ -138,12 +156,19 @@ class QueueRemoval:
             jobs = "1 job" if errand.removed_jobs == 1 else f"{errand.removed_jobs} jobs"
             await self._reporter.tell(manifest, EventType.NORMAL, "Removed", f"{label} is removed, with {jobs}")
 
-    async def _abandon(self, manifest: Manifest, why: str) -> None:
-        self._long_work.forget(key_of(manifest))
-        await self._reporter.tell(
-            manifest, EventType.WARNING, "CleanupAbandoned", f"the queue and its jobs stay behind in the backend: {why}"
-        )
-        await self._let_go(manifest)
 
-    async def _let_go(self, manifest: Manifest) -> None:
-        await self._cluster.set_finalizer(QUEUE_KIND, key_of(manifest), QUEUE_FINALIZER, present=False)
+def _is_to_stay(manifest: Manifest) -> bool:
+    try:
+        return parse(manifest, JobQueue).spec.deletion_policy is not DeletionPolicy.DELETE
+    except OperatorError:
+        return False
+
+
+def _why(manifest: Manifest, errand: Errand | None) -> str:
+    """What kept it from being removed."""
+    if errand is not None and errand.work is not None and errand.work.step is not None:
+        return errand.work.step
+    if errand is not None and errand.failure is not None:
+        return errand.failure.message
+    ready = conditions.find(conditions_of(manifest), conditions.READY)
+    return "the backend had no time for it" if ready is None or ready["status"] == "True" else str(ready["message"])

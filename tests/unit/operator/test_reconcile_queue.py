@@ -10,6 +10,7 @@ import pytest
 from headrace_operator.core.conditions import find
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
+    ConflictError,
     ObjectKey,
     OperatorError,
     PassingError,
@@ -488,6 +489,29 @@ class TestRemoval:
         going.backend.held_up.set()
         await going.settle()
         assert going.backend.removed == [], "what was said to stay, stays"
+
+    async def test_one_that_is_given_up_is_neither_begun_nor_told_again(self, going: Scene) -> None:
+        going.backend.held_up.clear()
+        for _ in range(11):
+            await going.look()
+        going.cluster.finalizer_failures = 3
+        for _ in range(3):
+            with pytest.raises(ConflictError):
+                await going.look()
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+        assert going.cluster.events.count(("Warning", "CleanupAbandoned")) == 1
+        going.backend.held_up.set()
+        await going.settle()
+        assert (going.backend.attempts, going.backend.removed) == (2, [])
+
+    async def test_what_became_of_it_is_told_once(self, going: Scene) -> None:
+        going.cluster.finalizer_failures = 1
+        with pytest.raises(ConflictError):
+            await going.look()
+        await going.look()
+        assert going.queue["metadata"]["finalizers"] == []
+        assert going.cluster.events.count(("Normal", "Removed")) == 1
 
     async def test_an_operator_that_finds_it_late_tries_for_a_moment(self, going: Scene) -> None:
         going.clock.move(1800)
