@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 WORKERS_STARTING = "WorkersStarting"
 QUEUE_PENDING = "QueuePending"
 
+NOT_COMING_UP = "ProgressDeadlineExceeded"
+"""Why a pool is not updated: a Deployment's own word for workers that were to be replaced, and could not be."""
+
 _UP_TO_DATE = "UpToDate"
 
 CALM_REASONS = (WORKERS_STARTING, QUEUE_PENDING)
@@ -281,9 +284,9 @@ def _update_state(rollout: Rollout) -> tuple[str, str]:
     if rollout.is_waiting:
         return "WaitingForTurn", "a new release of the operator replaces the workers of one pool after another"
     if rollout.progress is RolloutProgress.FAILED:
-        return "ProgressDeadlineExceeded", "workers were to be replaced, and their successors do not become ready"
+        return NOT_COMING_UP, "workers were to be replaced, and their successors do not become ready"
     if rollout.progress is RolloutProgress.UNDER_WAY:
-        return "Replacing", "workers are being replaced"
+        return "Replacing", "workers of what the spec says start, in the place of those that run something else"
     return _UP_TO_DATE, "workers run what the spec says"
 
 

@@ -22,6 +22,7 @@ from headrace_operator.core.model import (
     TransientError,
 )
 from headrace_operator.core.pool_status import (
+    NOT_COMING_UP,
     QUEUE_PENDING,
     PoolFacts,
     pool_conditions,
@@ -237,8 +238,11 @@ class PoolReconciler:
         # Told once it is written: what was not is found, and told, by the next look.
         if is_rescaled:
             await self._reporter.tell(manifest, EventType.NORMAL, decision.reason, decision.message)
+        for condition in told:
+            if condition.reason == NOT_COMING_UP != _said(manifest, conditions.UPDATED, "reason"):
+                await self._reporter.tell(manifest, EventType.WARNING, condition.reason, condition.message)
         limit = facts.ceiling
-        if limit is not None and limit.message not in _limited(manifest):
+        if limit is not None and limit.message not in _said(manifest, conditions.SCALING_LIMITED, "message"):
             await self._reporter.tell(manifest, EventType.WARNING, limit.reason, limit.message)
 
     def _are_signals_due(self, key: ObjectKey, now: datetime) -> bool:
@@ -257,10 +261,10 @@ def _first(found: Iterable[Found | None]) -> Found | None:
     return next((each for each in found if each is not None), None)
 
 
-def _limited(manifest: Manifest) -> str:
-    """What the condition ScalingLimited says."""
-    limited = conditions.find(conditions_of(manifest), conditions.SCALING_LIMITED)
-    return "" if limited is None else str(limited["message"])
+def _said(manifest: Manifest, condition: str, field: str) -> str:
+    """What one of its conditions says; nothing where it has none."""
+    found = conditions.find(conditions_of(manifest), condition)
+    return "" if found is None else str(found[field])
 
 
 def _is_bound(queue_manifest: Manifest) -> bool:

@@ -217,6 +217,7 @@ async def test_a_pool_that_does_not_come_up_ends_the_row_of_its_namespace_and_of
     assert fleet.images() == "2 1 2"
     assert fleet.updated(A) == ("False", "ProgressDeadlineExceeded")
     assert fleet.updated(B) == ("False", "ReleaseStopped")
+    assert fleet.cluster.events.count(("Warning", "ProgressDeadlineExceeded")) == 1
     fleet.put(A, maxConcurrentJobs=3)
     await fleet.look(A)
     fleet.tell(MAIL)
