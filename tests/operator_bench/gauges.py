@@ -83,10 +83,10 @@ async def logins(dsn: str) -> int:
     """Sessions that have begun, but for ours that ask."""
     connection = await asyncpg.connect(dsn)
     try:
-        begun: int = await connection.fetchval(
+        begun = await connection.fetchval(
             "SELECT sum(sessions) FROM pg_stat_database WHERE datname <> current_database()"
         )
-        return begun
+        return int(begun)
     finally:
         await connection.close()
 

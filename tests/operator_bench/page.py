@@ -14,7 +14,7 @@ _INTRODUCTION = """\
 
 <!-- Written by `make bench-operator`. -->
 
-The operator's process beside {size:,} JobQueues and as many JobWorkerPools, in mode HPA with everything at its default,
+The operator's process beside {size:,} JobQueues and as many JobWorkerPools, in mode HPA with `minReplicas` 0,
 on a real API server with its controllers and a real PostgreSQL, on one machine ({machine}). No node runs: what workers
 there are is played. Processor time is that of the operator's process alone.
 """

@@ -55,10 +55,10 @@ class Pair:
         return cls(key=ObjectKey(f"tenant-{index % TENANTS}", name), secret=secret, is_dead=dead)
 
     def manifests(self) -> list[Manifest]:
-        """Both objects, as a user would write them: all that is not said has its default."""
+        """Both objects, as a user would write them. But for the way to zero, all has its default."""
         spec = {"provider": "Postgres", "postgres": {"connection": {"secretRef": {"name": self.secret}}}}
-        handler = {"exec": {"command": ["/bin/true"]}}
-        made = [job_queue(self.key.name, **spec), worker_pool(self.key.name, self.key.name, handler=handler)]
+        pool = {"handler": {"exec": {"command": ["/bin/true"]}}, "autoscaling": {"minReplicas": 0}}
+        made = [job_queue(self.key.name, **spec), worker_pool(self.key.name, self.key.name, **pool)]
         for manifest in made:
             manifest["metadata"]["namespace"] = self.key.namespace
         return made

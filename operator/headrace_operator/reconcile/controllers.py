@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import OperatorError, PassingError
+from headrace_operator.core.queue_status import NUMBERS_STEP
 from headrace_operator.reconcile.gate import Gate
 from headrace_operator.reconcile.objects import POOL_KIND, QUEUE_KIND, ObjectStore, key_of
 from headrace_operator.reconcile.pool import PoolReconciler
@@ -52,7 +53,8 @@ class Controllers:
     Attributes
     ----------
     gate
-        While it is closed no object is looked at, and so nothing is written.
+        While it is closed, objects are looked at only so far that depths are read and autoscalers are told of them:
+        nothing is written.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Controllers:
         self._observe = observe
         self._secrets: Secrets | None = None
         self._look: dict[str, Callable[[ObjectKey], Awaitable[float | None]]] = {}
+        self._stand_by = dict(self._look)
         # Queues that wait for their databases must not keep pools waiting.
         self._work = {kind: self._work_queue(kind) for kind in (QUEUE_KIND, POOL_KIND)}
+        self.gate.watch(self._gate_changed)
 
     def show(self, manifest: Manifest) -> None:
         """The watch shows an object."""
@@ -93,6 +97,9 @@ class Controllers:
         """A queue's sample has changed; urgently, where it was lost or found, or there is something to start or not."""
         if is_urgent:
             self._work[QUEUE_KIND].add(queue)
+        else:
+            # For the numbers in its status, which are written so often at most.
+            self._work[QUEUE_KIND].add_within(queue, NUMBERS_STEP.total_seconds())
         self._wake_pools(queue)
 
     @property
@@ -147,6 +154,7 @@ class Controllers:
             look_within=self._work[POOL_KIND].add_within,
         )
         self._look = {QUEUE_KIND: queues.reconcile, POOL_KIND: pools.reconcile}
+        self._stand_by = {QUEUE_KIND: queues.stand_by, POOL_KIND: pools.stand_by}
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(secrets.watching())
             await stack.enter_async_context(queues.running())
@@ -187,22 +195,30 @@ class Controllers:
         async def look(key: ObjectKey) -> float | None:
             user = SecretUser(kind, key)
             try:
-                seconds = await self._look[kind](key)
+                seconds = await (self._look if self.gate.is_open else self._stand_by)[kind](key)
             except OperatorError as error:
                 if not isinstance(error, PassingError):
                     secrets().judge(user, will_do=False)
                 raise
             secrets().judge(user, will_do=True)
-            if seconds is None and self.objects.get(kind, key) is not None:
-                # At different times, whatever was looked at together.
-                return RESYNC_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - nobody guesses it
-            return seconds
+            if self.objects.get(kind, key) is None:
+                return seconds
+            # At different times, whatever was looked at together.
+            resync_seconds = RESYNC_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - nobody guesses it
+            return resync_seconds if seconds is None else min(seconds, resync_seconds)
 
         def observe(key: ObjectKey, seconds: float, error: Exception | None) -> None:
             self._observe(kind, seconds, error)
             _log_look(kind, key, error)
 
-        return WorkQueue(look, observe, share_of=lambda key: key.namespace, gate=self.gate)
+        return WorkQueue(look, observe, share_of=lambda key: key.namespace)
+
+    def _gate_changed(self) -> None:
+        """What was looked at from this side of the gate is looked at from the other."""
+        for kind, work in self._work.items():
+            work.give_up_looks()
+            for key in self.objects.keys(kind):
+                work.add(key)
 
     def _wake_user(self, user: SecretUser) -> None:
         """A Secret that the object's spec names has changed."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESYNC_SECONDS = 600.0
+RESYNC_SECONDS = 3600.0
 """What others do to a queue's tables, or to its binding, is undone within one and a half times this."""
 
 LONGEST_RETRY_SECONDS = 10.0

@@ -145,6 +145,20 @@ class PoolReconciler:
         steps.raise_first()
         return ROUND_SECONDS if decision.desired_replicas else None
 
+    async def stand_by(self, key: ObjectKey) -> float | None:
+        """Decide, for autoscalers to read, on a JobWorkerPool that another process looks after; as `reconcile` else.
+
+        Nothing is written.
+        """
+        manifest = self._objects.get(POOL_KIND, key)
+        if manifest is None:
+            self._forget(key)
+            return None
+        pool = parse(manifest, JobWorkerPool)
+        seen, _ = self._decisions.see(pool)
+        self._decisions.decide(pool, self._owned.deployment(pool), seen)
+        return ROUND_SECONDS
+
     async def _take(self, steps: Steps, pool: JobWorkerPool, manifest: Manifest) -> Decision:
         queues: Sequence[_Queue] = ()
         with steps.taking(Step.QUEUE):

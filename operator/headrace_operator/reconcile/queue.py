@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Manifest = Mapping[str, Any]
 
 ROUND_SECONDS = 30.0
-"""How often a queue that is in order is looked at: what breaks in its Secrets shows within twice this."""
+"""How often a queue is looked at in which jobs wait: what breaks in its Secrets shows within twice this."""
 
 WORKING_ROUND_SECONDS = 5.0
 """How often one is looked at whose place is being made or adjusted; the end of that wakes it, too."""
@@ -154,7 +154,35 @@ class QueueReconciler:
         problem = facts.failure or reading_failure(facts, self._clock.now())
         if problem is not None:
             raise problem
-        return seconds
+        sample = None if facts.reading is None else facts.reading.current
+        if sample is None or sample.depth.ready or seconds < ROUND_SECONDS:
+            # A first reading is awaited, jobs wait and grow older, or there are numbers to write.
+            return seconds
+        return self._until_due_seconds(key)
+
+    def _until_due_seconds(self, key: ObjectKey) -> float | None:
+        """When to make sure of the queue again: at the same time as of all others of its administration."""
+        errand = self._long_work.known(key)
+        if errand is None or errand.due_at is None:
+            return None
+        return max((errand.due_at - self._clock.now()).total_seconds(), 0.0)
+
+    async def stand_by(self, key: ObjectKey) -> float | None:
+        """Have the depth of a JobQueue read that another process looks after; returns when to look again.
+
+        Only of a place that is bound, and nothing is written.
+        """
+        manifest = self._objects.get(QUEUE_KIND, key)
+        if manifest is None:
+            self._forget(key)
+            return None
+        queue = parse(manifest, JobQueue)
+        provider = provider_of(queue, self._providers)
+        secrets = await self._read(queue, provider.secrets(queue))
+        binding = provider.binding(queue, secrets)
+        if self._bindings.revision(queue, binding) is not None or await self._bindings.is_there(queue, binding):
+            self._follow(key, provider.place(queue, secrets, self._seen_from_here(queue)))
+        return ROUND_SECONDS
 
     async def _keep_finalizer(self, queue: JobQueue) -> None:
         """Only Delete needs one: whatever else happens to Headrace, a retained queue's object can always go."""

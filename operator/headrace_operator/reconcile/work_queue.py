@@ -13,10 +13,10 @@ import random
 from collections import Counter, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from headrace_operator.core.model import PassingError, RefusedError
-from headrace_operator.reconcile.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -67,8 +67,6 @@ class WorkQueue(Generic[Key]):
         Is told of every look: the key, how many seconds it took, and the error that ended it, for logs and metrics.
     share_of
         What a key has in common with others, who take turns with the rest as one.
-    gate
-        While it is closed no look begins, and what is under way is given up.
     """
 
     def __init__(
@@ -78,18 +76,16 @@ class WorkQueue(Generic[Key]):
         options: WorkQueueOptions = WorkQueueOptions(),
         *,
         share_of: Callable[[Key], str] = lambda _: "",
-        gate: Gate | None = None,
     ) -> None:
         self._look = look
         self._observe = observe
         self._options = options
         self._share_of = share_of
-        self._gate = gate or Gate()
         self._waiting: dict[str, deque[Key]] = {}
         """Of each share the keys that wait, none of them empty; whose turn is next stands first."""
         self._queued: set[Key] = set()
         """Keys in `_waiting`."""
-        self._active: dict[Key, asyncio.Task[None]] = {}
+        self._active: dict[Key, asyncio.Task[float | None]] = {}
         self._active_by_share: Counter[str] = Counter()
         self._again: set[Key] = set()
         """Active keys that were added meanwhile: what the look has read may be old."""
@@ -98,7 +94,6 @@ class WorkQueue(Generic[Key]):
         self._group: asyncio.TaskGroup | None = None
         self._is_beginning = False
         self._last_progress_seconds = 0.0
-        self._gate.watch(self._gate_changed)
 
     def add(self, key: Key) -> None:
         """Look at the key as soon as possible; at one whose last look failed, after the shortest backoff.
@@ -123,10 +118,13 @@ class WorkQueue(Generic[Key]):
         return len(self._queued)
 
     def stuck_seconds(self) -> float:
-        """For how long keys have waited with no look coming to its end; 0 where none waits, or none may begin."""
-        if not self._queued or not self._gate.is_open:
-            return 0.0
-        return asyncio.get_running_loop().time() - self._last_progress_seconds
+        """For how long keys have waited with no look coming to its end; 0 where none waits."""
+        return asyncio.get_running_loop().time() - self._last_progress_seconds if self._queued else 0.0
+
+    def give_up_looks(self) -> None:
+        """Cancel those under way; they are begun anew."""
+        for task in list(self._active.values()):
+            task.cancel()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -139,14 +137,14 @@ class WorkQueue(Generic[Key]):
                 yield
             finally:
                 self._group = None
-                self._give_up_looks()
+                self.give_up_looks()
                 for key in list(self._timers):
                     self._cancel_timer(key)
 
     def _begin_looks(self) -> None:
         """Begin as many as there is room for."""
         self._is_beginning = False
-        while self._group is not None and self._gate.is_open and len(self._active) < self._options.concurrency:
+        while self._group is not None and len(self._active) < self._options.concurrency:
             share = self._next_share()
             if share is None:
                 return
@@ -158,22 +156,26 @@ class WorkQueue(Generic[Key]):
             self._queued.discard(key)
             self._cancel_timer(key)
             self._active_by_share[share] += 1
-            self._active[key] = self._group.create_task(self._work(key, share), name=f"look-{key}")
+            look = self._active[key] = self._group.create_task(self._attempt(key), name=f"look-{key}")
+            look.add_done_callback(partial(self._end, key, share))
 
     def _next_share(self) -> str | None:
         bound = self._options.concurrency_per_share
         return next((share for share in self._waiting if self._active_by_share[share] < bound), None)
 
-    async def _work(self, key: Key, share: str) -> None:
-        try:
-            delay_seconds = await self._attempt(key)
-        finally:
-            del self._active[key]
-            self._active_by_share[share] -= 1
-            if not self._active_by_share[share]:
-                del self._active_by_share[share]
+    def _end(self, key: Key, share: str, look: asyncio.Task[float | None]) -> None:
+        """A look has ended, or was cancelled, be it before it began."""
+        del self._active[key]
+        self._active_by_share[share] -= 1
+        if not self._active_by_share[share]:
+            del self._active_by_share[share]
+        if self._group is None:
+            return
         self._last_progress_seconds = asyncio.get_running_loop().time()
-        if delay_seconds is not None:
+        if look.cancelled():
+            # Given up, or cancelled by something within: whichever, the look is still owed.
+            self._again.add(key)
+        elif look.exception() is None and (delay_seconds := look.result()) is not None:
             self._schedule(key, delay_seconds)
         if key in self._again:
             self._again.discard(key)
@@ -187,12 +189,6 @@ class WorkQueue(Generic[Key]):
         try:
             async with asyncio.timeout(self._options.timeout_seconds):
                 delay_seconds = await self._look(key)
-        except asyncio.CancelledError:
-            if self._group is None:
-                raise
-            # Given up at the gate, or by something within: whichever, the look is still owed.
-            self._again.add(key)
-            return None
         except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
             self._failures[key] = self._failures.get(key, 0) + 1
             self._observe(key, loop.time() - started, error)
@@ -208,17 +204,6 @@ class WorkQueue(Generic[Key]):
         least = (error.retry_after_seconds or 0.0) if isinstance(error, PassingError) else 0.0
         spread = random.uniform(1 - options.spread, 1 + options.spread)  # noqa: S311 - nobody guesses it
         return max(least, backoff.delay_seconds(failures) * spread)
-
-    def _give_up_looks(self) -> None:
-        for task in list(self._active.values()):
-            task.cancel()
-
-    def _gate_changed(self) -> None:
-        if self._gate.is_open:
-            self._last_progress_seconds = asyncio.get_running_loop().time()
-            self._begin_looks()
-        else:
-            self._give_up_looks()
 
     def _push(self, key: Key) -> None:
         if key in self._queued:

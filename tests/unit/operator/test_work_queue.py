@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from headrace_operator.core.model import PassingError, RefusedError
-from headrace_operator.reconcile.gate import Gate
 from headrace_operator.reconcile.work_queue import Backoff, WorkQueue, WorkQueueOptions
 from support.jumping_loop import run_jumping
 
@@ -44,7 +43,6 @@ def told(
     journal: Journal,
     look: Look,
     story: Callable[[WorkQueue[str]], Coroutine[Any, Any, None]],
-    gate: Gate | None = None,
     **options: Any,
 ) -> None:
     """Run a story with a queue whose looks are noted."""
@@ -60,7 +58,6 @@ def told(
             journal.observe,
             WorkQueueOptions(**{"spread": 0.0, **options}),
             share_of=lambda key: key.partition("/")[0],
-            gate=gate,
         )
         async with queue.running():
             await story(queue)
@@ -336,27 +333,31 @@ def test_shares_take_turns(journal: Journal) -> None:
     assert [key for key, _ in journal.looks] == ["a/1", "b/1", "a/2", "b/2", "a/3"]
 
 
-def test_while_the_gate_is_closed_no_look_begins_and_when_it_opens_all_do_that_are_owed(journal: Journal) -> None:
-    gate = Gate()
-
-    async def slow(key: str) -> float | None:
+def test_looks_that_are_given_up_are_begun_anew(journal: Journal) -> None:
+    async def slow(_: str) -> float | None:
         await asyncio.sleep(1)
         return None
 
     async def story(queue: WorkQueue[str]) -> None:
-        queue.add("under way")
+        queue.add("a")
         await asyncio.sleep(0.5)
-        gate.close()
-        queue.add("later")
+        queue.give_up_looks()
         await asyncio.sleep(10)
-        assert journal.looks == [("under way", 0)]
-        assert queue.stuck_seconds() == 0
-        gate.open()
-        await asyncio.sleep(10)
-        assert sorted(journal.looks) == [("later", 10.5), ("under way", 0), ("under way", 10.5)]
 
-    told(journal, slow, story, gate)
+    told(journal, slow, story)
+    assert journal.times("a") == [0, 0.5]
     assert not journal.errors
+
+
+def test_a_look_that_is_given_up_before_it_began_is_begun_anew(journal: Journal) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        # After the queue has made the look's task, and before the loop has turned to it.
+        asyncio.get_running_loop().call_soon(queue.give_up_looks)
+        await asyncio.sleep(10)
+
+    told(journal, quick, story)
+    assert journal.times("a") == [0]
 
 
 def test_a_look_that_something_else_cancels_is_still_owed(journal: Journal) -> None:
