@@ -156,3 +156,29 @@ class TestAGroup:
             assert len(await worker.work()) == 1
             pages.append(meter.pages)
         assert growth(pages) < AT_MOST, (pages[SAMPLES : 2 * SAMPLES], pages[-SAMPLES:])
+
+
+UPDATES = """
+DO $$
+BEGIN
+    FOR number IN 1 .. 1500 LOOP
+        UPDATE headrace.leases SET expires_at = now() + interval '1 hour';
+        UPDATE headrace.watches SET seen_at = now();
+        COMMIT;
+    END LOOP;
+END $$
+"""
+
+
+@pytest.mark.usefixtures("_old_transaction")
+async def test_a_claim_passes_no_older_versions_of_lease_and_watch(meter: Meter, worker: Worker) -> None:
+    """They are written every few seconds: in three hours, by twenty workers, fifty thousand times."""
+    pages = []
+    for _ in range(2):
+        await worker.work()
+        await put(meter, [None])
+        meter.pages = 0
+        assert len(await worker.work()) == 1
+        pages.append(meter.pages)
+        await meter.connection.execute(UPDATES)
+    assert pages[1] < 1.5 * pages[0]

@@ -337,6 +337,7 @@ CREATE FUNCTION groups_of(p_queue integer, p_ids bigint[]) RETURNS text[];
 CREATE FUNCTION has_head(p_queue integer, p_group text) RETURNS boolean;
 CREATE FUNCTION has_ready(p_queue integer) RETURNS boolean;
 CREATE FUNCTION held_ids(p_queue integer, p_priority smallint, p_from bigint) RETURNS bigint[];
+CREATE FUNCTION hold_lease(p_lease bigint) RETURNS boolean;
 CREATE FUNCTION is_unfinished(p_queue integer, p_id bigint) RETURNS boolean;
 CREATE FUNCTION is_watched(p_queue integer, p_lease_seconds double precision) RETURNS boolean;
 CREATE FUNCTION judged_until(p_queue integer, p_lease_seconds double precision, p_silent_seconds double precision) RETURNS timestamp with time zone;

@@ -90,13 +90,16 @@ $body$;
 -- watch is locked then. Waits for nobody.
 CREATE OR REPLACE FUNCTION {schema}.take_turn(p_queue integer, p_is_hungry boolean) RETURNS boolean
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+DECLARE
+    due_at timestamptz;
 BEGIN
-    PERFORM
+    SELECT CASE WHEN p_is_hungry THEN hungry_at ELSE look_at END INTO due_at
     FROM {schema}.watches
-    WHERE queue_id = p_queue
-        AND CASE WHEN p_is_hungry THEN hungry_at ELSE look_at END NOT BETWEEN now() AND now() + interval '2 minutes'
+    WHERE queue_id >= p_queue AND queue_id <= p_queue
+    ORDER BY queue_id DESC
+    LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED;
-    RETURN FOUND;
+    RETURN FOUND AND due_at NOT BETWEEN now() AND now() + interval '2 minutes';
 END
 $body$;
 
@@ -347,11 +350,14 @@ BEGIN
         RETURN;
     END IF;
     -- Nobody ends the lease before this claim is committed.
-    PERFORM FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL FOR KEY SHARE;
-    IF NOT FOUND THEN
+    IF NOT {schema}.hold_lease(p_lease) THEN
         RETURN;
     END IF;
-    SELECT * INTO watch FROM {schema}.watches WHERE queue_id = p_queue;
+    SELECT * INTO watch
+    FROM {schema}.watches
+    WHERE queue_id >= p_queue AND queue_id <= p_queue
+    ORDER BY queue_id DESC
+    LIMIT 1;
     -- Without a watch, after a crash, every look is from the start. A heartbeat makes another.
     from_start := NOT FOUND;
     is_due := watch.look_at NOT BETWEEN now() AND now() + interval '2 minutes';
@@ -542,7 +548,9 @@ BEGIN
                     arrived_from = least(now() - interval '2 seconds', (
                         SELECT enqueued_at FROM {schema}.parked_jobs
                         WHERE queue_id = p_queue AND state = 'arrived' ORDER BY enqueued_at LIMIT 1))
-                WHERE queue_id = p_queue;
+                WHERE ctid = (
+                    SELECT ctid FROM {schema}.watches
+                    WHERE queue_id >= p_queue AND queue_id <= p_queue ORDER BY queue_id DESC LIMIT 1);
             END IF;
         END IF;
         EXIT WHEN wanted < p_limit OR is_second;

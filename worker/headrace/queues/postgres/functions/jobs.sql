@@ -27,6 +27,22 @@ BEGIN ATOMIC
     );
 END;
 
+-- Keep a lease from being ended before this transaction is over; false where it is gone, or judged. Rows that are written
+-- again every few seconds, leases and watches, are looked for from behind where it is done often: the newest version stands
+-- last, and an old transaction may keep very many before it.
+CREATE OR REPLACE FUNCTION {schema}.hold_lease(p_lease bigint) RETURNS boolean
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+BEGIN
+    PERFORM
+    FROM {schema}.leases
+    WHERE id >= p_lease AND id <= p_lease AND was_alone IS NULL
+    ORDER BY id DESC
+    LIMIT 1
+    FOR KEY SHARE;
+    RETURN FOUND;
+END
+$body$;
+
 -- Two rows of counts, added up place by place.
 CREATE OR REPLACE FUNCTION {schema}.added(p_one bigint[], p_other bigint[]) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE

@@ -11,8 +11,7 @@ DECLARE
     held {schema}.claims;
     mine bigint[];
 BEGIN
-    PERFORM FROM {schema}.leases WHERE id = p_lease AND was_alone IS NULL FOR KEY SHARE;
-    IF NOT FOUND THEN
+    IF NOT {schema}.hold_lease(p_lease) THEN
         RETURN;
     END IF;
     FOR held IN

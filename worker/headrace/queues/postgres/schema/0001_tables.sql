@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 0c9cf6d17b9c
+-- functions: 6dd64ffddc04
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
