@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,8 +20,6 @@ from headrace_operator.core import conditions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from msgspec.structs import FieldInfo
 
     from headrace_operator.core.deployment import WorkedQueue
     from headrace_operator.core.model import ObjectKey
@@ -181,12 +180,17 @@ def stopped_by(row: Mapping[ObjectKey, Stage], pool: ObjectKey) -> ObjectKey | N
 
 def _given(part: msgspec.Struct) -> dict[str, Any]:
     """What is not at its default: a field that is new in a release has been asked for by nobody."""
-    values = ((field, getattr(part, field.name)) for field in msgspec.structs.fields(part))
-    return {field.name: _plain(value) for field, value in values if value != _default(field)}
+    values = ((name, default, getattr(part, name)) for name, default in _defaults(type(part)))
+    return {name: _plain(value) for name, default, value in values if value != default}
 
 
-def _default(field: FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> Sequence[tuple[str, Any]]:
+    """The fields with their defaults; each look wants them, and they are slow to come by."""
+    return [
+        (field.name, field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory())
+        for field in msgspec.structs.fields(kind)
+    ]
 
 
 def _plain(value: Any) -> Any:
