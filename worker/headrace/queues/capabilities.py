@@ -10,7 +10,6 @@ from headrace.job import MAX_DELAY_SECONDS, MAX_PAYLOAD_BYTES, InvalidJobError, 
 from headrace.queues.errors import UnsupportedCapabilityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
 
@@ -76,42 +75,44 @@ def refuse_unsupported(jobs: Sequence[NewJob], capabilities: Capabilities, *, no
     for job in jobs:
         if not isinstance(job, NewJob):
             raise InvalidJobError(f"jobs: must be a list of NewJob, not of {type(job).__name__}; new_job() makes one")
-        for refusal in _refusals(job, capabilities, now):
+        if refusal := _refusal(job, capabilities, now):
             raise UnsupportedCapabilityError(refusal)
 
 
-def _refusals(job: NewJob, can: Capabilities, now: datetime | None) -> Iterator[str]:
+def _refusal(job: NewJob, can: Capabilities, now: datetime | None) -> str:
     if job.priority and not can.priorities:
-        yield "priority: this queue's backend has none; leave it out"
+        return "priority: this queue's backend has none; leave it out"
     if job.group is not None and not can.groups:
-        yield "group: this queue's backend has no groups; leave it out"
+        return "group: this queue's backend has no groups; leave it out"
     if job.expires_at is not None and not can.expiry:
-        yield "expires_at: this queue's backend knows no expiry of single jobs; leave it out"
+        return "expires_at: this queue's backend knows no expiry of single jobs; leave it out"
     delay_seconds = job.delay_seconds
     if job.run_at is not None and now is not None:
         delay_seconds = (job.run_at - now).total_seconds()
     if can.max_delay_seconds == 0 and (job.delay_seconds or job.run_at is not None):
-        yield "delay_seconds or run_at: this queue's backend has no delays; leave it out"
-    elif delay_seconds > can.max_delay_seconds:
-        yield f"a delay of {delay_seconds:g} s: this queue's backend delays by {can.max_delay_seconds:g} s at most"
+        return "delay_seconds or run_at: this queue's backend has no delays; leave it out"
+    if delay_seconds > can.max_delay_seconds:
+        return f"a delay of {delay_seconds:g} s: this queue's backend delays by {can.max_delay_seconds:g} s at most"
     if len(job.payload) > can.max_payload_bytes:
-        yield (
+        return (
             f"payload of {len(job.payload)} bytes: this queue's backend takes {can.max_payload_bytes} at most; "
             "store the data elsewhere and enqueue its address"
         )
     if job.deduplication_key is not None:
-        yield from _key_refusals(job, can)
+        return _key_refusal(job, can)
+    return ""
 
 
-def _key_refusals(job: NewJob, can: Capabilities) -> Iterator[str]:
+def _key_refusal(job: NewJob, can: Capabilities) -> str:
     window = job.deduplication_window_seconds
     longest = can.max_deduplication_window_seconds
     if not can.deduplicates_unfinished and not longest:
-        yield "deduplication_key: this queue's backend has no deduplication; leave it out"
-    elif window is None and not can.deduplicates_unfinished:
-        yield (
+        return "deduplication_key: this queue's backend has no deduplication; leave it out"
+    if window is None and not can.deduplicates_unfinished:
+        return (
             "deduplication_key: this queue's backend can't tell when a job is finished; "
             f"give deduplication_window_seconds, at most {longest:g}"
         )
-    elif window is not None and window > longest:
-        yield f"deduplication_window_seconds {window:g}: this queue's backend keeps a key for {longest:g} s at most"
+    if window is not None and window > longest:
+        return f"deduplication_window_seconds {window:g}: this queue's backend keeps a key for {longest:g} s at most"
+    return ""
