@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from support.kubectl import eventually
@@ -310,6 +312,20 @@ async def test_a_restarted_operator_goes_on_where_it_was(world: World) -> None:
     world.wait_replicas(1)
     world.wait_replicas(3, "busy")
     world.wait_replicas(0, "paused")
+
+
+async def test_a_job_wakes_a_pool_at_zero_long_before_its_queue_is_counted_again(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling=autoscaling("Direct", sampleIntervalSeconds=3600))
+    world.wait_replicas(0)
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        while not await connection.fetchval("SELECT count(*) FROM headrace.waiters"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+    await world.enqueue(25)
+    world.wait_replicas(3, within_seconds=15)
 
 
 async def test_what_happens_while_the_operator_is_away_is_made_up_for(world: World) -> None:

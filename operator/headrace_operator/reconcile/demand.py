@@ -38,7 +38,7 @@ class Demand:
 
 
 def _interval_seconds(spec: Mapping[str, Any]) -> float | None:
-    if spec.get("replicas") == 0:
+    if not spec.get("replicas"):
         return None
     # Not parsed as a whole, since it is asked for with every sample; the API server has checked and filled it in.
     scaling = spec.get("autoscaling") or {}

@@ -58,15 +58,11 @@ def test_of_several_pools_the_most_impatient_one_counts(pools: Pools) -> None:
     assert pools.demand.interval_seconds(QUEUE) == 3
 
 
-def test_pools_at_zero_and_none_at_all_sleep(pools: Pools) -> None:
+@pytest.mark.parametrize("replicas", [0, None])
+def test_pools_at_zero_or_without_a_number_and_none_at_all_sleep(pools: Pools, replicas: int | None) -> None:
     assert pools.demand.interval_seconds(QUEUE) is None
-    pools.add(replicas=0)
+    pools.add(replicas=replicas)
     assert pools.demand.interval_seconds(QUEUE) is None
-
-
-def test_a_pool_without_a_number_is_waited_for(pools: Pools) -> None:
-    pools.add(replicas=None)
-    assert pools.demand.interval_seconds(QUEUE) == 5
 
 
 def test_the_pods_of_all_pools_are_sources(pools: Pools) -> None:
