@@ -187,6 +187,32 @@ async def test_a_wrong_template_shows_within_10_s_and_heals(world: World, spec: 
     world.wait_replicas(1, within_seconds=10)
 
 
+async def test_a_wrong_template_keeps_no_number_from_being_carried_out(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(replicas=2)
+    world.wait_replicas(2)
+    patch = json.dumps({"spec": {"template": {"spec": {"nodeSelektor": {"disk": "ssd"}}}}})
+    world.kubectl.run("patch", "jwp", POOL, "--type=merge", f"--patch={patch}")
+    world.wait_condition("jobworkerpool", POOL, "Updated", status="False", reason="InvalidTemplate")
+    for number in (4, 0):
+        world.kubectl.run("scale", "jwp", POOL, f"--replicas={number}")
+        world.wait_replicas(number)
+    world.wait_condition("jobworkerpool", POOL, "Ready", status="False", reason="InvalidTemplate")
+
+
+async def test_workers_are_replaced_when_their_queue_is_bound_to_something_else(world: World) -> None:
+    def revision(deployment: Manifest) -> str:
+        annotations: dict[str, str] = deployment["spec"]["template"]["metadata"].get("annotations", {})
+        return annotations.get("headrace.dev/binding-revision", "")
+
+    world.apply_ready_queue()
+    world.apply_pool()
+    world.wait_object("deployment", POOL, lambda seen: revision(seen) == "1")
+    world.apply_secret(f"{world.dsn}{'&' if '?' in world.dsn else '?'}application_name=moved")
+    # A Secret is read again before a minute is over.
+    world.wait_object("deployment", POOL, lambda seen: revision(seen) == "2", within_seconds=90)
+
+
 async def test_a_template_is_merged_over_ours(world: World) -> None:
     world.apply_ready_queue()
     sidecar = {"name": "sidecar", "image": "sidecar:1"}
