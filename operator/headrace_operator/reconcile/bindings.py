@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from headrace_operator.core.binding import binding_secret
@@ -10,11 +11,16 @@ from headrace_operator.core.model import BINDING_REVISION_ANNOTATION, ObjectKey,
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from typing import Any
 
     from headrace_operator.core.binding import QueueBinding
     from headrace_operator.core.spec import JobQueue
-    from headrace_operator.reconcile.ports import Cluster
+    from headrace_operator.reconcile.ports import Clock, Cluster
+
+
+TRUSTED = timedelta(minutes=8)
+"""A Secret that was looked at is not looked at again for so long, unless it is to hold something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +30,21 @@ class _Bound:
     uid: str
     binding: QueueBinding
     revision: str
+    seen_at: datetime
 
 
 class Bindings:
     """Brings binding Secrets about. Each content of one has a revision of its own."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock) -> None:
         self._cluster = cluster
+        self._clock = clock
         self._bound: dict[ObjectKey, _Bound] = {}
 
     def revision(self, queue: JobQueue, binding: QueueBinding) -> str | None:
-        """That of this very content, as far as we know; None where the Secret must be looked at."""
-        bound = self._bound.get(queue.key)
-        return bound.revision if bound is not None and (bound.uid, bound.binding) == _wanted(queue, binding) else None
+        """That of this very content; None where the Secret must be looked at, since that was long ago, or never."""
+        bound = self._known(queue, binding)
+        return None if bound is None or self._clock.now() - bound.seen_at >= TRUSTED else bound.revision
 
     async def is_there(self, queue: JobQueue, binding: QueueBinding) -> bool:
         """Whether the Secret holds this very content, as it does for a queue that is in order when we start."""
@@ -83,24 +91,26 @@ class Bindings:
     def _next_revision(
         self, queue: JobQueue, binding: QueueBinding, existing: Mapping[str, Any] | None, before: Mapping[str, Any]
     ) -> str:
-        known = self.revision(queue, binding)
-        if known is not None:
-            return known
+        if (known := self._known(queue, binding)) is not None:
+            return known.revision
         newest = max(_number(before.get("revision")), _number(None if existing is None else _revision_of(existing)))
         if existing is not None and newest:
             same = existing.get("data") == binding_secret(queue, binding, "")["data"]
             return str(newest) if same else str(newest + 1)
         return str(newest + 1)
 
+    def _known(self, queue: JobQueue, binding: QueueBinding) -> _Bound | None:
+        bound = self._bound.get(queue.key)
+        is_this = bound is not None and (bound.uid, bound.binding) == (queue.metadata.uid, binding)
+        return bound if is_this else None
+
     async def _find(self, queue: JobQueue) -> Mapping[str, Any] | None:
         return await self._cluster.get("v1", "Secret", ObjectKey(queue.metadata.namespace, queue.binding_name))
 
     def _remember(self, queue: JobQueue, binding: QueueBinding, revision: str) -> None:
-        self._bound[queue.key] = _Bound(uid=queue.metadata.uid, binding=binding, revision=revision)
-
-
-def _wanted(queue: JobQueue, binding: QueueBinding) -> tuple[str, QueueBinding]:
-    return queue.metadata.uid, binding
+        self._bound[queue.key] = _Bound(
+            uid=queue.metadata.uid, binding=binding, revision=revision, seen_at=self._clock.now()
+        )
 
 
 def _revision_of(secret: Mapping[str, Any]) -> str | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 3600.0
-"""What others do to a queue's tables, or to its binding, is undone within one and a half times this."""
+"""What others do to a queue's settings is undone, and its owner seen in its place, within one and a half times this."""
 
 LONGEST_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 15.0

@@ -106,7 +106,7 @@ class QueueReconciler:
         self._as_seen_from_here = as_seen_from_here
         self._reporter = Reporter(cluster, objects, clock)
         self._long_work = LongWork(providers, clock, wake, gate)
-        self._bindings = Bindings(cluster)
+        self._bindings = Bindings(cluster, clock)
         self._removal = QueueRemoval(
             cluster=cluster,
             reporter=self._reporter,
@@ -233,8 +233,9 @@ class QueueReconciler:
             before = (manifest.get("status") or {}).get("binding") or {}
             revision = await self._bindings.bring_about(queue, binding, before)
             self._follow(key, place)
+            is_news = self._followed[key].bound_for != errand.ended_at
             self._followed[key] = replace(self._followed[key], bound_for=errand.ended_at)
-            if errand.provisioned.changed:
+            if is_news and errand.provisioned.changed:
                 await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", errand.provisioned.details)
         return {
             "binding": {"name": queue.binding_name, "revision": revision},

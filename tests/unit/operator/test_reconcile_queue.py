@@ -293,7 +293,8 @@ async def test_changed_settings_are_brought_about_at_once(scene: Scene) -> None:
 async def test_a_binding_that_somebody_deletes_is_back_after_some_minutes_and_no_other(scene: Scene) -> None:
     await scene.look()
     await scene.cluster.delete("v1", "Secret", BINDING)
-    await scene.look(seconds=1.5 * RESYNC_SECONDS)
+    await scene.look(seconds=600)
+    assert scene.backend.ensured == 1
     assert scene.cluster.find("Secret", BINDING) is not None
     assert scene.queue["status"]["binding"] == {"name": "thumbnails-binding", "revision": "1"}
 
