@@ -6,7 +6,8 @@ import json
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -184,4 +185,9 @@ async def _configuration(kubeconfig: str | None) -> client.Configuration:
             )
     except config.ConfigException as error:
         raise TransientError("NoCluster", f"there is no cluster to log in to: {error}; set KUBECONFIG") from None
+    # A session that trusts the environment looks for a proxy and a .netrc with every request, in a thread of its own.
+    configuration.client_session_kwargs = {"trust_env": False}
+    host = urlsplit(configuration.host)
+    if configuration.proxy is None and not proxy_bypass(host.netloc):
+        configuration.proxy = getproxies().get(host.scheme)
     return configuration
