@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace_operator.core.model import QueueDepth, Sample, SampleSource
@@ -16,6 +16,9 @@ from headrace_operator.core.scaling import Decision, History, SeenQueue, Situati
 from headrace_operator.core.spec import Autoscaling, Fallback, ScalingMode, Target
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+# A machine may be busy.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def scaling(mode: str = "Direct", *, per_replica: int | None = None, **changes: Any) -> Autoscaling:
@@ -272,6 +275,7 @@ def test_what_is_remembered_stays_small() -> None:
     assert len(story.history.recommendations) <= 10
 
 
+@unhurried
 @given(
     ready=st.integers(0, 10_000),
     in_flight=st.integers(0, 10_000),
@@ -295,6 +299,7 @@ def test_what_the_operator_decides_itself_is_within_bounds_or_a_zero(
     assert 1 <= wanted(spec, sample(ready)) <= spec.max_replicas
 
 
+@unhurried
 @given(ready=st.integers(0, 500), more=st.integers(0, 500))
 def test_more_jobs_never_want_fewer_workers(ready: int, more: int) -> None:
     spec = scaling(max_replicas=30)
@@ -360,6 +365,7 @@ def test_pools_share_a_load_to_the_last_job() -> None:
     assert decide_two(scaling(), 0, sample(1), sample(0), share=third).desired_replicas == 1
 
 
+@unhurried
 @given(
     loads=st.lists(st.integers(0, 5_000), min_size=1, max_size=4),
     capacities=st.lists(st.integers(1, 1_000), min_size=1, max_size=5),
@@ -448,6 +454,7 @@ STEPS = st.lists(
 )
 
 
+@unhurried
 @given(steps=STEPS, mode=st.sampled_from(["Direct", "HPA", "Off"]), minimum=st.integers(0, 3))
 def test_the_next_time_is_always_ahead(steps: list[tuple[float, int | None, int]], mode: str, minimum: int) -> None:
     story = Story(scaling(mode, min_replicas=minimum, fallback=Fallback(replicas=2)), current=2)
@@ -457,6 +464,7 @@ def test_the_next_time_is_always_ahead(steps: list[tuple[float, int | None, int]
         assert story.last.next_at is None or story.last.next_at > story.now
 
 
+@unhurried
 @given(ready=st.integers(0, 400), in_flight=st.integers(0, 50), current=st.integers(1, 30), minimum=st.integers(0, 3))
 def test_at_constant_load_the_number_settles_and_stays(ready: int, in_flight: int, current: int, minimum: int) -> None:
     story = Story(scaling(min_replicas=minimum, max_replicas=30), current=current)
@@ -466,6 +474,7 @@ def test_at_constant_load_the_number_settles_and_stays(ready: int, in_flight: in
     assert len(set(numbers[-30:])) == 1
 
 
+@unhurried
 @given(steps=STEPS, minimum=st.integers(0, 5), spread=st.integers(1, 5))
 def test_whatever_happens_the_number_stays_within_its_bounds(
     steps: list[tuple[float, int | None, int]], minimum: int, spread: int
@@ -477,6 +486,7 @@ def test_whatever_happens_the_number_stays_within_its_bounds(
         assert minimum <= number <= spec.max_replicas
 
 
+@unhurried
 @given(steps=STEPS, more=st.integers(0, 300))
 def test_with_more_jobs_throughout_there_are_never_fewer_workers(
     steps: list[tuple[float, int | None, int]], more: int
@@ -487,6 +497,7 @@ def test_with_more_jobs_throughout_there_are_never_fewer_workers(
         assert many.step(seconds, None if ready is None else ready + more, in_flight) >= number
 
 
+@unhurried
 @given(steps=STEPS)
 def test_deciding_at_its_next_times_alone_forgets_no_zero(steps: list[tuple[float, int | None, int]]) -> None:
     story = Story(scaling(scale_to_zero_after_seconds=45), current=1)
