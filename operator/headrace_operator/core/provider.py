@@ -100,8 +100,8 @@ class BacklogReader(Protocol[PlaceT]):
         """The depths of these queues, or why one can't be told: `CountTooLongError` where there was no time for it."""
         ...
 
-    async def have_ready(self, places: Collection[PlaceT]) -> Collection[PlaceT]:
-        """Those in which something could start now: cheap, however much they hold."""
+    async def have_ready(self, places: Collection[PlaceT]) -> Mapping[PlaceT, bool | OperatorError]:
+        """Whether something could start in them now, or why that can't be told: cheap, however much they hold."""
         ...
 
     async def listen(self, places: Collection[PlaceT]) -> Collection[PlaceT]:

@@ -177,10 +177,16 @@ class Questions:
             return
         asked_at = self._around.clock.now()
         async with asyncio.timeout(_QUESTION_SECONDS):
-            ready = await backlog.have_ready(frozenset(asleep.values()))
+            answers = await backlog.have_ready(frozenset(asleep.values()))
         for queue, place in asleep.items():
-            depth = QueueDepth(ready=1 if place in ready else 0, is_lower_bound=True)
-            self._following.tell(queue, depth, asked_at, SampleSource.BACKEND)
+            match answers[place]:
+                case OperatorError() as failure:
+                    self._following.tell_failure(queue, failure)
+                    self._following.postpone(queue, time.monotonic() + _REFUSED_SECONDS)
+                    continue
+                case has_ready:
+                    depth = QueueDepth(ready=int(has_ready), is_lower_bound=True)
+                    self._following.tell(queue, depth, asked_at, SampleSource.BACKEND)
             if self._schedule.may_count(queue, now := time.monotonic()):
                 self._following.postpone(queue, now)
 

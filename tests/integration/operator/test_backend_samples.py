@@ -258,6 +258,26 @@ async def test_a_queue_that_can_not_be_counted_in_time_wakes_its_pool_neverthele
         assert "takes too long" in lost.failure.message
 
 
+async def test_a_schema_that_is_locked_for_a_migration_holds_up_no_other_of_its_database(
+    database_dsn: str, stage: SamplerStage
+) -> None:
+    place, other = [await provisioned(database_dsn, schema=schema) for schema in ("headrace", "other")]
+    locked, free = ObjectKey("shop", "locked"), ObjectKey("shop", "free")
+    stage.intervals[free] = 0.5
+    async with observing(database_dsn) as admin, observing(database_dsn) as observer:
+        await stage.sample(free, other)
+        sessions = "SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'headrace-backlog'"
+        session = await observer.fetchval(sessions)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE headrace.jobs IN ACCESS EXCLUSIVE MODE")
+            assert "takes too long" in await stage.failure(locked, place)
+            tried = stage.sampler.reading(free)
+            assert tried is not None
+            await stage.until(free, lambda reading: reading.current is not None and reading.tried_at > tried.tried_at)
+        assert await observer.fetchval(sessions) == session, "the backend was not taken for one that is away"
+    assert (await stage.until(locked, lambda reading: reading.current is not None)).current is not None
+
+
 def places(*named: tuple[str, PostgresPlace]) -> Iterable[tuple[ObjectKey, PostgresPlace]]:
     return [(ObjectKey("shop", name), place) for name, place in named]
 

@@ -74,8 +74,8 @@ class StubbornBackend(PostgresProvider):
         answer = await self.answer()
         return dict.fromkeys(places, answer)
 
-    async def have_ready(self, places: Collection[MemoryPlace]) -> set[MemoryPlace]:
-        return {place for place in places if place.queue in self.ready}
+    async def have_ready(self, places: Collection[MemoryPlace]) -> dict[MemoryPlace, bool]:
+        return {place: place.queue in self.ready for place in places}
 
     async def listen(self, places: Collection[MemoryPlace]) -> Collection[MemoryPlace]:
         self.listening |= set(places)

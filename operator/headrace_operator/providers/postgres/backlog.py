@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from headrace.queues.errors import CountTooSlowError
@@ -32,6 +32,8 @@ class PostgresBacklogReader:
         self._on_news = on_news
         self._listening: dict[tuple[str, str], PostgresPlace] = {}
         """By schema and queue."""
+        self._deaf: set[str] = set()
+        """Schemas in which we may not ask to be told."""
         place = Place(dsn=backend.dsn, ca_certificates=backend.ca_certificates, direct_dsn=backend.direct_dsn)
         self._session = BacklogSession(place, on_jobs=self._hear)
         self._open = AsyncExitStack()
@@ -72,28 +74,41 @@ class PostgresBacklogReader:
         missing = TransientError("QueueMissing", f"schema {schema} has no such queue")
         return {place: _depth(depths[queue]) if queue in depths else missing for queue, place in wanted.items()}
 
-    async def have_ready(self, places: Collection[PostgresPlace]) -> set[PostgresPlace]:
+    async def have_ready(self, places: Collection[PostgresPlace]) -> dict[PostgresPlace, bool | OperatorError]:
         """See `core.provider.BacklogReader`."""
-        found: set[PostgresPlace] = set()
+        found: dict[PostgresPlace, bool | OperatorError] = {}
         for schema, wanted in _by_schema(places).items():
-            with operator_errors():
-                have_ready = await self._session.have_ready(schema, sorted(wanted))
-            found |= {
-                wanted[queue] for queue, (has_ready, is_paused) in have_ready.items() if has_ready and not is_paused
-            }
+            try:
+                with operator_errors():
+                    have_ready = await self._session.have_ready(schema, sorted(wanted))
+            except CountTooSlowError:
+                found |= dict.fromkeys(wanted.values(), _TOO_LONG)
+            except OperatorError as failure:
+                if not self._session.is_open:
+                    raise
+                found |= dict.fromkeys(wanted.values(), failure)
+            else:
+                for queue, place in wanted.items():
+                    has_ready, is_paused = have_ready.get(queue, (False, False))
+                    found[place] = has_ready and not is_paused
         return found
 
     async def listen(self, places: Collection[PostgresPlace]) -> set[PostgresPlace]:
         """See `core.provider.BacklogReader`. Whoever may only read a schema is told of nothing in it."""
         found: set[PostgresPlace] = set()
         for schema, wanted in _by_schema(places).items():
+            if schema in self._deaf:
+                continue
             self._listening |= {(schema, queue): place for queue, place in wanted.items()}
             try:
                 with operator_errors():
                     found |= {wanted[queue] for queue in await self._session.listen(schema, sorted(wanted))}
+            except CountTooSlowError:
+                continue
             except OperatorError:
                 if not self._session.is_open:
                     raise
+                self._deaf.add(schema)
         return found
 
     async def listen_no_more(self, places: Collection[PostgresPlace]) -> None:
@@ -101,7 +116,7 @@ class PostgresBacklogReader:
         for schema, wanted in _by_schema(places).items():
             for queue in wanted:
                 self._listening.pop((schema, queue), None)
-            with operator_errors():
+            with suppress(CountTooSlowError), operator_errors():
                 await self._session.listen_no_more(schema, sorted(wanted))
 
     def _hear(self, schema: str | None, queue: str) -> None:

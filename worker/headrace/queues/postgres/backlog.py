@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 COUNT_SECONDS = 3.0
 """The operator counts every few seconds, and one session serves all queues: a slow answer is as good as none."""
 
+_SHORT_SECONDS = 1.0
+"""What is not counting is done at once, unless a migration has the tables locked."""
+
 _PATIENCE_SECONDS = 2.0
 """How much longer than its limit a statement may take to be answered, before the session is given up."""
 
@@ -103,7 +106,7 @@ class BacklogSession:
 
     async def have_ready(self, schema: str, queues: Sequence[str]) -> dict[str, tuple[bool, bool]]:
         """Whether anything in these queues is ready, and whether they are paused."""
-        rows = await self._ask(schema, "have_ready", list(queues))
+        rows = await self._ask(schema, "have_ready", list(queues), limit_seconds=_SHORT_SECONDS)
         return {row["name"]: (row["has_ready"], row["paused"]) for row in rows}
 
     async def listen(self, schema: str, queues: Sequence[str]) -> set[str]:
@@ -111,7 +114,7 @@ class BacklogSession:
         if not self._hears or self._connection is None:
             return set()
         connection = self._connection
-        rows = await self._ask(schema, "want_news", list(queues))
+        rows = await self._ask(schema, "want_news", list(queues), limit_seconds=_SHORT_SECONDS)
         async with self._turn:
             with self._errors(schema):
                 for row in rows:
@@ -126,7 +129,7 @@ class BacklogSession:
         unwanted = [channel for channel, place in self._channels.items() if place[0] == schema and place[1] in queues]
         if connection is None or not unwanted:
             return
-        await self._ask(schema, "want_no_news", list(queues))
+        await self._ask(schema, "want_no_news", list(queues), limit_seconds=_SHORT_SECONDS)
         async with self._turn:
             with self._errors(schema):
                 for channel in unwanted:
@@ -192,7 +195,8 @@ class BacklogSession:
             self._connection = connection
             self._stands_in_until = time.monotonic() + _STAND_IN_SECONDS if place else float("inf")
             # Before anything else: LISTEN would stay in a session of the pooler's.
-            self._hears = not await is_pooled(connection)
+            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                self._hears = not await is_pooled(connection)
             connection.add_termination_listener(self._on_end)
             return connection
         assert error is not None
