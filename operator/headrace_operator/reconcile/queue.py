@@ -50,7 +50,7 @@ ROUND_SECONDS = 30.0
 """How often a queue is looked at in which jobs wait: what breaks in its Secrets shows within twice this."""
 
 WORKING_ROUND_SECONDS = 5.0
-"""How often one is looked at whose place is being made or adjusted; the end of that wakes it, too."""
+"""When one is looked at whose place has begun to be made or adjusted; the end of that wakes it, too."""
 
 
 BRIEFLY = timedelta(seconds=1)
@@ -150,7 +150,9 @@ class QueueReconciler:
         facts = self._observe(key, facts)
         seconds = await self._report(manifest, facts, status)
         if facts.work is not None:
-            return min(seconds, WORKING_ROUND_SECONDS)
+            # Its steps and its end wake the queue: a look in between says that it waits, and a thousand may wait.
+            is_told = self._clock.now() - facts.work.since >= BRIEFLY
+            return seconds if is_told else min(seconds, WORKING_ROUND_SECONDS)
         problem = facts.failure or reading_failure(facts, self._clock.now())
         if problem is not None:
             raise problem

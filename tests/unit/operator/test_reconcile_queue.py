@@ -283,6 +283,14 @@ async def test_what_others_do_to_a_queue_is_undone_after_some_minutes(scene: Sce
     assert scene.backend.ensured == 2
 
 
+async def test_a_queue_that_waits_for_its_turn_is_not_looked_at_every_few_seconds(scene: Scene) -> None:
+    scene.backend.held_up.clear()
+    assert await scene.reconciler.reconcile(KEY) == 5
+    scene.clock.move(5)
+    assert await scene.reconciler.reconcile(KEY) == 30
+    assert scene.reason("Provisioned") == "Provisioning"
+
+
 async def test_changed_settings_are_brought_about_at_once(scene: Scene) -> None:
     await scene.look()
     scene.put(maxRetries=7)
