@@ -285,6 +285,8 @@ def _update_state(rollout: Rollout) -> tuple[str, str]:
         return "WaitingForTurn", "a new release of the operator replaces the workers of one pool after another"
     if rollout.progress is RolloutProgress.FAILED:
         return NOT_COMING_UP, "workers were to be replaced, and their successors do not become ready"
+    if rollout.progress is RolloutProgress.PAUSED:
+        return "DeploymentPaused", "somebody has paused the Deployment, which replaces nobody: kubectl rollout resume"
     if rollout.progress is RolloutProgress.UNDER_WAY:
         return "Replacing", "workers of what the spec says start, in the place of those that run something else"
     return _UP_TO_DATE, "workers run what the spec says"

@@ -69,6 +69,8 @@ class RolloutProgress(Enum):
     UNDER_WAY = "under way"
     FAILED = "failed"
     """Nothing has happened for longer than the progress deadline; it may still go on."""
+    PAUSED = "paused"
+    """Somebody has told the Deployment to replace nobody (`kubectl rollout pause`)."""
 
 
 class Stage(IntEnum):
@@ -81,7 +83,7 @@ class Stage(IntEnum):
     """An earlier release's change never came to its end: this one may mend it."""
     WAITING = 3
     WAITING_BROKEN = 4
-    """No worker is ready, or the API server has refused the change: what it meets says nothing of the release."""
+    """No worker is ready: what it meets says nothing of the release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +134,17 @@ def progress_of(deployment: Manifest, *, since_generation: int | None = None) ->
         return RolloutProgress.UNDER_WAY
     if progressing.get("reason") == "NewReplicaSetAvailable":
         return RolloutProgress.COMPLETE
+    if progressing.get("reason") == "DeploymentPaused":
+        return RolloutProgress.PAUSED
     return RolloutProgress.FAILED if progressing.get("status") == "False" else RolloutProgress.UNDER_WAY
 
 
 def stage_after_turn(deployment: Manifest, progress: RolloutProgress) -> Stage | None:
     """Where a pool stands that has had its turn; None where it stands in nobody's way."""
     mark = _annotations(deployment).get(RELEASE_ANNOTATION)
-    if mark is None or progress is RolloutProgress.COMPLETE:
-        return None
-    if progress is RolloutProgress.UNDER_WAY:
+    if mark is not None and progress is RolloutProgress.UNDER_WAY:
         return Stage.UNDER_WAY
-    return Stage.STOPPED if mark == READY else None
+    return Stage.STOPPED if mark == READY and progress is RolloutProgress.FAILED else None
 
 
 def stage_before_turn(deployment: Manifest, progress: RolloutProgress) -> Stage:

@@ -51,7 +51,7 @@ class Applier:
         is_same = live["metadata"].get("uid") == applied.left["metadata"].get("uid")
         return applied.left if is_same and _generation(live) < _generation(applied.left) else live
 
-    def applied_generation(self, api_kind: tuple[str, str], pool: JobWorkerPool) -> int | None:
+    def applied_generation(self, api_kind: tuple[str, str], pool: Resource) -> int | None:
         """That our last apply has left; None where there was none since we started."""
         applied = self._applied.get((api_kind[1], pool.key))
         return None if applied is None else applied.generation

@@ -131,12 +131,14 @@ class PoolReconciler:
             return None
         if parse(manifest, Resource).metadata.deletion_timestamp is not None:
             # What the pool owns goes after it by itself.
+            self._owned.forget(key)
             return None
         try:
             pool = parse(manifest, JobWorkerPool)
         except OperatorError as failure:
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
             numbered = parse(manifest, NumberedPool)
+            self._owned.pass_over(numbered)
             if numbered.spec.replicas is not None:
                 await self._owned.carry_number(numbered, numbered.spec.replicas)
             raise
@@ -180,6 +182,8 @@ class PoolReconciler:
         if queues:
             with steps.taking(Step.WORKERS):
                 rollout = await self._apply_workers(pool, queues, replicas)
+        if rollout is None:
+            self._owned.pass_over(pool)
         if self._owned.deployment(pool) is not None:
             with steps.taking(Step.AUTOSCALER):
                 await self._owned.keep_autoscaler(pool)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.deployment import worker_deployment
 from headrace_operator.core.hpa import autoscaler_of_deployment, pool_autoscaler
-from headrace_operator.core.model import OperatorError, RefusedError
+from headrace_operator.core.model import RefusedError
 from headrace_operator.core.rollout import (
     ASKED_ANNOTATION,
     MADE_ANNOTATION,
@@ -120,9 +120,8 @@ class PoolObjects:
         wanted["metadata"]["annotations"] = annotations
         try:
             await self._applier.apply(DEPLOYMENT, pool, wanted, live)
-        except OperatorError as failure:
-            self._rollouts.put(pool.key, Stage.WAITING_BROKEN if cause is Cause.RELEASE else None)
-            if isinstance(failure, RefusedError) and failure.reason == "Invalid" and pool.spec.template:
+        except RefusedError as failure:
+            if failure.reason == "Invalid" and pool.spec.template:
                 raise RefusedError("InvalidTemplate", f"spec.template does not fit: {failure.message}") from None
             raise
         left = self.deployment(pool)
@@ -130,7 +129,12 @@ class PoolObjects:
         self._rollouts.put(pool.key, None if left is None else stage_after_turn(left, progress))
         return Rollout(progress=progress)
 
-    def _progress(self, pool: JobWorkerPool, deployment: Manifest) -> RolloutProgress:
+    def pass_over(self, pool: Resource) -> None:
+        """The pool's workers can't be changed at present: it waits for no turn. What has begun goes on by itself."""
+        live = self.deployment(pool)
+        self._rollouts.put(pool.key, None if live is None else stage_after_turn(live, self._progress(pool, live)))
+
+    def _progress(self, pool: Resource, deployment: Manifest) -> RolloutProgress:
         return progress_of(deployment, since_generation=self._applier.applied_generation(DEPLOYMENT, pool))
 
     async def keep_autoscaler(self, pool: JobWorkerPool) -> None:

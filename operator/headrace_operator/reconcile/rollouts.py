@@ -55,7 +55,8 @@ class Rollouts:
 
     def _known_row(self) -> dict[ObjectKey, Stage]:
         if self._row is None:
-            found = ((pool, stage_after_turn(each, progress_of(each))) for pool, each in self._cluster.deployments())
+            owned = (each for each in self._cluster.deployments() if each[1]["metadata"].get("ownerReferences"))
+            found = ((pool, stage_after_turn(each, progress_of(each))) for pool, each in owned)
             self._row = {pool: stage for pool, stage in found if stage is not None}
         return self._row
 

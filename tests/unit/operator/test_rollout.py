@@ -22,6 +22,7 @@ MAIL = ObjectKey("mail", "a")
 API_VERSION = "headrace.dev/v1alpha1"
 PROGRESSING = {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}
 UPDATED = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
+PAUSED = {"type": "Progressing", "status": "Unknown", "reason": "DeploymentPaused"}
 STUCK = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
 
 
@@ -288,6 +289,96 @@ async def test_a_pool_that_the_api_server_refuses_lets_others_pass() -> None:
     assert fleet.updated(A) == ("False", "Forbidden")
     await fleet.look(B)
     assert fleet.images() == "1 2"
+
+
+async def test_a_pool_that_can_not_be_changed_in_its_turn_lets_others_pass() -> None:
+    fleet = await settled(A, B, C)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    assert fleet.images() == "2 1 1"
+    fleet.tell(A, PROGRESSING)
+    # B waits, and before its turn comes its queue is another one that there is not.
+    fleet.put(B, queueRef={"name": "lost"})
+    with pytest.raises(OperatorError):
+        await fleet.look(B)
+    fleet.tell(A)
+    await fleet.look(A, C)
+    assert fleet.images() == "2 1 2"
+
+
+@pytest.mark.parametrize("trouble", [{"queueRef": {"name": "lost"}}, {"handler": {}}], ids=["no queue", "no spec"])
+async def test_a_pool_in_trouble_while_its_workers_are_replaced_holds_the_turn_no_longer_than_that(
+    trouble: dict[str, Any],
+) -> None:
+    fleet = await settled(A, MAIL)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    fleet.tell(A, PROGRESSING)
+    fleet.put(A, **trouble)
+    with pytest.raises(OperatorError):
+        await fleet.look(A)
+    await fleet.look(MAIL)
+    assert fleet.images() == "2 1"
+    fleet.tell(A)
+    with pytest.raises(OperatorError):
+        await fleet.look(A)
+    await fleet.look(MAIL)
+    assert fleet.images() == "2 2"
+
+
+async def test_a_pool_that_waits_to_be_gone_waits_for_no_turn() -> None:
+    fleet = await settled(A, B)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    fleet.tell(A, PROGRESSING)
+    pool = fleet.cluster.find("JobWorkerPool", A)
+    assert pool is not None
+    leaving = {**pool["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["backup.example/hold"]}
+    fleet.cluster.put({**pool, "metadata": leaving})
+    await fleet.look()
+    assert fleet.image(B) == "2"
+
+
+async def test_workers_whose_pool_is_gone_hold_no_turn() -> None:
+    fleet = await settled(A, B)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    fleet.tell(A, PROGRESSING)
+    # As `kubectl delete --cascade=orphan` leaves them.
+    orphan = fleet.deployment(A)
+    metadata = {name: value for name, value in orphan["metadata"].items() if name != "ownerReferences"}
+    fleet.cluster.put({**orphan, "metadata": metadata})
+    await fleet.cluster.delete(API_VERSION, "JobWorkerPool", A)
+    fleet.start("headrace/worker:2")
+    await fleet.look(B)
+    assert fleet.image(B) == "2"
+
+
+async def test_a_pool_that_the_api_server_refuses_keeps_no_broken_one_from_its_turn() -> None:
+    fleet = await settled(A, B)
+    fleet.tell(A, UPDATED, ready=0)
+    fleet.tell(B, UPDATED, ready=0)
+    fleet.start("headrace/worker:2")
+    fleet.cluster.apply_failures["Deployment"] = RefusedError("Forbidden", "denied by a policy")
+    with pytest.raises(OperatorError):
+        await fleet.look(A)
+    fleet.cluster.apply_failures.clear()
+    await fleet.look(B)
+    assert fleet.images() == "1 2"
+
+
+async def test_a_deployment_that_somebody_has_paused_holds_no_turn_and_says_nothing_of_the_release() -> None:
+    fleet = await settled(A, B)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    fleet.tell(A, PAUSED)
+    await fleet.look(A)
+    assert fleet.updated(A) == ("False", "DeploymentPaused")
+    await fleet.look(B)
+    assert fleet.images() == "2 2"
+    fleet.tell(A)
+    await fleet.look(A)
+    assert fleet.updated(A) == ("True", "UpToDate")
 
 
 async def test_a_number_that_changes_later_is_no_replacing_of_workers() -> None:
