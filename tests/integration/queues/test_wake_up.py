@@ -11,6 +11,7 @@ import pytest
 from headrace.job import NewJob
 from headrace.queues.base import Delivery, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue, receiving
+from headrace.queues.postgres.statements import queries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -177,6 +178,24 @@ async def test_nobody_is_notified_where_nobody_waits(
     async with asyncio.timeout(SOON):
         await end.wait()
     assert heard == ["end"]
+
+
+async def test_one_at_a_time_tells_with_its_jobs_and_the_others_do_not_wait_for_its_commit(
+    place: Place, connection: asyncpg.Connection[asyncpg.Record], database_dsn: str
+) -> None:
+    """Commits that notify wait for each other, and each for its flush: producers must not queue up for that."""
+    enqueue = queries("headrace")["enqueue"]
+    arguments = (1, [b"1"], ["job"], [], [], [], [], [], True)
+    other = await asyncpg.connect(database_dsn)
+    try:
+        async with PostgresQueue(place, "orders", listens=True) as worker:
+            waiting = await resting(worker)
+            async with other.transaction():
+                assert (await other.fetchrow(enqueue, *arguments))["is_told"]
+                assert not (await connection.fetchrow(enqueue, *arguments))["is_told"]
+            assert await received(waiting) == ["job"]
+    finally:
+        await other.close()
 
 
 async def test_a_busy_worker_takes_its_flag_down(place: Place, connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -383,5 +383,5 @@ CREATE FUNCTION text_field(p_job jsonb, p_field text, p_where text) RETURNS text
 CREATE FUNCTION try_lock_groups(p_queue integer, p_groups text[]) RETURNS text[];
 CREATE FUNCTION unclaim(p_lease bigint, p_claims bigint[], p_ids bigint[]) RETURNS TABLE(queue_id integer, priority smallint, job_ids bigint[]);
 CREATE FUNCTION unpark(p_places tid[]) RETURNS integer;
-CREATE FUNCTION wake(p_queue integer) RETURNS boolean;
+CREATE FUNCTION wake(p_queue integer, p_alone boolean DEFAULT false) RETURNS boolean;
 CREATE FUNCTION with_failure(p_failures jsonb, p_attempt integer, p_failure jsonb) RETURNS jsonb;

@@ -7,12 +7,17 @@ BEGIN ATOMIC
     SELECT 'headrace_' || to_hex(hashtextextended({schema_literal}, p_queue));
 END;
 
--- Tell workers that wait of new jobs; whether any waits. A hint: where the server's queue of notifications is half full,
+-- Tell workers that wait of new jobs; whether it does. A hint: where the server's queue of notifications is half full,
 -- since somebody listens and does not read, none is sent, so that no commit fails of it.
-CREATE OR REPLACE FUNCTION {schema}.wake(p_queue integer) RETURNS boolean
+--
+-- Commits that notify come one after the other, each after the flush of the one before. So of those that tell with their
+-- jobs (p_alone) one at a time does, and the others, which would wait, do not.
+CREATE OR REPLACE FUNCTION {schema}.wake(p_queue integer, p_alone boolean DEFAULT false) RETURNS boolean
 LANGUAGE plpgsql SET jit = off AS $body$
 BEGIN
-    IF EXISTS (SELECT FROM {schema}.waiters WHERE queue_id = p_queue) AND pg_notification_queue_usage() < 0.5 THEN
+    IF EXISTS (SELECT FROM {schema}.waiters WHERE queue_id = p_queue) AND pg_notification_queue_usage() < 0.5
+        AND (NOT p_alone OR pg_try_advisory_xact_lock(hashtextextended('headrace.dev/wake', 0)))
+    THEN
         PERFORM pg_notify({schema}.channel(p_queue), '');
         RETURN true;
     END IF;

@@ -2,8 +2,8 @@
 
 -- name: enqueue
 -- Insert plain jobs, which can start at once, in the order given. Arrays may be empty: then the column has its default.
--- One name alone is the name of all. With $9 idle workers are told of them, by the same commit; is_told is whether there are
--- any.
+-- One name alone is the name of all. With $9 idle workers are told of them, by the same commit; is_told is whether they
+-- are: not where there are none, or where another commit tells just now.
 INSERT INTO {schema}.jobs (queue_id, payload, name, priority, content_type, headers, expires_at, extra)
 SELECT queue.id, raw.payload, coalesce(raw.name, ($3::text[])[1], ''), coalesce(raw.priority, 0), raw.content_type, raw.headers,
     coalesce(raw.expires_at, now() + queue.message_retention_seconds * interval '1 second'), raw.extra
@@ -12,7 +12,7 @@ FROM {schema}.queues AS queue,
         WITH ORDINALITY AS raw (payload, name, priority, content_type, headers, expires_at, extra, place)
 WHERE queue.id = $1
 ORDER BY raw.place
-RETURNING id, true AS is_new, (SELECT CASE WHEN $9 THEN {schema}.wake($1) END) AS is_told
+RETURNING id, true AS is_new, (SELECT CASE WHEN $9 THEN {schema}.wake($1, true) END) AS is_told
 
 -- name: put
 -- Enqueue jobs that ask for more: a delay, a group, a deduplication key.

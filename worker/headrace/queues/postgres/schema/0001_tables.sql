@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 6dd64ffddc04
+-- functions: c6101932878c
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
