@@ -18,8 +18,8 @@ async def test_an_idle_operator_writes_nothing_logs_in_nowhere_and_holds_one_con
         await stage.until_ready(many)
         await stage.until_sampled(SIZE)
         # What a start leaves to do: the Events and statuses of objects that have just become Ready.
-        await asyncio.sleep(15)
-        window = await look_at(stage, 30)
+        await asyncio.sleep(10)
+        window = await look_at(stage, 20)
     assert (window.writes, window.logins) == (0, 0)
     assert window.connections == DSNS
     # A Secret a minute for each DSN in each namespace that uses it, and the certificate's.

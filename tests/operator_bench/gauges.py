@@ -67,18 +67,6 @@ def writes(page: str) -> float:
     return total(page, "headrace_operator_api_requests_total", method=_WRITES)
 
 
-def below(page: str, histogram: str, share: float) -> float:
-    """The least bound of a histogram below which this share of its values is; infinity where the last has too few."""
-    buckets = sorted(
-        (math.inf if labels["le"] == "+Inf" else float(labels["le"]), float(found["value"]))
-        for found in _SAMPLE.finditer(page)
-        if found["name"] == f"{histogram}_bucket"
-        for labels in [dict(_LABEL.findall(found["labels"] or ""))]
-    )
-    everything = buckets[-1][1] if buckets else 0.0
-    return next((bound for bound, count in buckets if everything and count >= share * everything), math.inf)
-
-
 async def logins(dsn: str) -> int:
     """Sessions that have begun, but for ours that ask."""
     connection = await asyncpg.connect(dsn)

@@ -27,7 +27,8 @@ the operator is stopped and started; a minute after it knows the depth of every 
 window of a minute begins in which nobody changes anything. Writes and requests are the operator's own, counted by its
 `headrace_operator_api_requests_total`; logins are PostgreSQL's `pg_stat_database.sessions`.
 
-*Busy*: each of a tenth of the pools has a worker whose page shows another depth each time. *Dead*: the databases take
+*Busy*: each of a tenth of the pools has a worker whose page shows another depth each time; a sample's age is what the
+external metrics API says of it. *Dead*: the databases take
 connections and never say a word; the hostile page is a megabyte in the place of a worker's depth. A wake is the time
 from before a first job is enqueued to the moment when the API shows that the pool wants a worker.
 
