@@ -288,3 +288,17 @@ async def test_more_workers_than_can_connect_are_warned_about_with_the_numbers(w
 
     world.apply_pool(autoscaling={"mode": "Direct", "maxReplicas": fitting})
     world.wait_condition("jobworkerpool", POOL, "ScalingLimited", status="False", reason="WithinBounds")
+
+
+async def test_how_workers_are_replaced_is_changed_in_place(world: World) -> None:
+    def strategy(seen: Manifest) -> Any:
+        return seen["spec"]["strategy"]
+
+    world.apply_ready_queue()
+    world.apply_pool()
+    rolling = {"maxSurge": "25%", "maxUnavailable": 1}
+    world.wait_object("deployment", POOL, lambda seen: strategy(seen)["rollingUpdate"] == rolling)
+    world.apply_pool(strategy={"type": "Recreate"})
+    world.wait_object("deployment", POOL, lambda seen: strategy(seen) == {"type": "Recreate"})
+    world.apply_pool()
+    world.wait_object("deployment", POOL, lambda seen: strategy(seen).get("rollingUpdate") == rolling)

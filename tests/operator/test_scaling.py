@@ -338,3 +338,12 @@ async def test_what_happens_while_the_operator_is_away_is_made_up_for(world: Wor
     world.operator.start()
     world.wait_replicas(3)
     world.wait_condition("jobqueue", "new", "Ready", status="True")
+
+
+async def test_what_others_do_to_our_autoscaler_is_undone(world: World) -> None:
+    world.apply_ready_queue()
+    world.apply_pool(autoscaling={"mode": "HPA", "maxReplicas": 4})
+    world.wait_object("hpa", POOL, lambda seen: seen["spec"]["maxReplicas"] == 4)
+    patch = '{"spec":{"maxReplicas":40}}'
+    world.kubectl.run("patch", "hpa", POOL, "--type=merge", f"--patch={patch}")
+    world.wait_object("hpa", POOL, lambda seen: seen["spec"]["maxReplicas"] == 4)

@@ -172,10 +172,13 @@ class MemoryCluster:
         place = manifest["kind"], key_of(manifest)
         before = self._objects.get(place)
         stored: Manifest = copy.deepcopy({**manifest, "metadata": {"uid": f"uid-{place[1]}", **manifest["metadata"]}})
-        generation = before["metadata"]["generation"] if before else 0
+        generation = before["metadata"].get("generation", 0) if before else 0
         if before is None or before.get("spec") != stored.get("spec"):
             generation += 1
-        stored["metadata"] |= {"generation": generation, "resourceVersion": str(next(self._versions))}
+        stored["metadata"]["resourceVersion"] = str(next(self._versions))
+        # Older Kubernetes counts none of autoscalers.
+        if stored["kind"] != "HorizontalPodAutoscaler":
+            stored["metadata"]["generation"] = generation
         self._objects[place] = stored
         return stored
 

@@ -48,10 +48,12 @@ def trim_deployment(manifest: Manifest) -> dict[str, Any]:
 
 
 def trim_autoscaler(manifest: Manifest) -> dict[str, Any]:
-    """Of a HorizontalPodAutoscaler: whose it is, its target, and how it fares."""
+    """Of a HorizontalPodAutoscaler: whose it is, how it fares, its target; and where it may be ours, its whole spec."""
+    spec = manifest["spec"]
+    is_of_a_deployment = spec["scaleTargetRef"].get("kind") == "Deployment"
     return {
         "metadata": _trim_metadata(manifest),
-        "spec": {"scaleTargetRef": manifest["spec"]["scaleTargetRef"]},
+        "spec": {"scaleTargetRef": spec["scaleTargetRef"]} if is_of_a_deployment else spec,
         "status": {"conditions": _trim_conditions(manifest.get("status") or {}, "ScalingActive")},
     }
 

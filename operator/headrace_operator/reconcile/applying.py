@@ -72,7 +72,7 @@ class Applier:
         elif (
             (applied := self._applied.get((kind, pool.key))) is not None
             and applied.wanted == digest
-            and _generation(applied.left) == _generation(live)
+            and _is_the_same(applied.left, live)
         ):
             return
         left = await self._cluster.apply(wanted)
@@ -104,12 +104,24 @@ def _digest(wanted: Manifest) -> bytes:
 
 def _kept(manifest: Manifest) -> Manifest:
     """As little as the watch keeps: thousands of these are held."""
-    metadata, status = manifest["metadata"], manifest.get("status") or {}
+    metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     return {
         "metadata": {name: metadata[name] for name in _METADATA if name in metadata},
-        "spec": {"replicas": manifest["spec"].get("replicas")},
+        "spec": spec if _is_autoscaler(manifest) else {"replicas": spec.get("replicas")},
         "status": {name: status[name] for name in _STATUS if name in status},
     }
+
+
+def _is_the_same(left: Manifest, live: Manifest) -> bool:
+    """Whether nobody has changed it since."""
+    if _generation(left) != _generation(live):
+        return False
+    # Of an autoscaler older Kubernetes counts no generations.
+    return not _is_autoscaler(live) or bool(left["spec"] == live["spec"])
+
+
+def _is_autoscaler(manifest: Manifest) -> bool:
+    return "scaleTargetRef" in manifest["spec"]
 
 
 def _generation(manifest: Manifest) -> int:

@@ -136,6 +136,8 @@ class PoolReconciler:
         try:
             pool = parse(manifest, JobWorkerPool)
         except OperatorError as failure:
+            # What it wanted before may be wrong by now: an autoscaler that is told nothing holds.
+            self._observations.forget_pool(key)
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
             numbered = parse(manifest, NumberedPool)
             self._owned.pass_over(numbered)

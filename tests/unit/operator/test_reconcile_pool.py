@@ -8,6 +8,7 @@ import pytest
 
 from headrace.queues.postgres import CONNECTIONS_PER_WORKER
 from headrace_operator.core.conditions import find
+from headrace_operator.core.external_metrics import DESIRED_WORKERS_METRIC
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
@@ -47,13 +48,13 @@ class Scene:
 
     def restart(self) -> None:
         """The operator ends, and another begins."""
-        observations = Observations(self.clock)
+        self.observations = Observations(self.clock)
         self.reconciler = PoolReconciler(
             cluster=self.cluster,
             secrets=Secrets(self.cluster, self.clock),
             sampling=self.backend,
             objects=self.objects,
-            observations=observations,
+            observations=self.observations,
             clock=self.clock,
             providers={"Postgres": self.backend},
             release=self.release,
@@ -329,6 +330,21 @@ async def test_the_number_is_there_before_the_autoscaler(scene: Scene) -> None:
     assert ("delete", "HorizontalPodAutoscaler") in scene.writes()
 
 
+async def test_what_others_do_to_our_autoscaler_is_undone(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "mode": "HPA"})
+    await scene.look(25)
+    hpa = scene.cluster.find("HorizontalPodAutoscaler", KEY)
+    assert hpa is not None
+    scene.cluster.put({**hpa, "spec": {**hpa["spec"], "maxReplicas": 40}})
+    await scene.look(25)
+    mended = scene.cluster.find("HorizontalPodAutoscaler", KEY)
+    assert mended is not None
+    assert mended["spec"]["maxReplicas"] == 10
+    scene.writes()
+    await scene.look(25)
+    assert scene.writes() == []
+
+
 async def test_every_rescale_is_one_event_in_the_words_of_the_status(scene: Scene) -> None:
     await scene.look()
     await scene.look(25)
@@ -581,6 +597,20 @@ async def test_a_spec_that_can_not_be_read_keeps_no_number_from_being_carried_ou
         await scene.look(25)
     assert scene.deployment["spec"]["replicas"] == 0
     assert scene.condition("Ready") == ("False", "InvalidSpec")
+
+
+async def test_of_a_spec_that_can_not_be_read_autoscalers_are_told_nothing(scene: Scene) -> None:
+    scene.put(autoscaling={**SCALING, "mode": "HPA"})
+    await scene.look(25)
+    sampled = scene.backend.reading(QUEUE)
+    assert sampled is not None
+    scene.observations.remember_reading(QUEUE, sampled)
+    [told] = scene.observations.values(DESIRED_WORKERS_METRIC, "shop")
+    assert told.value == 3
+    scene.put(handler={})
+    with pytest.raises(RefusedError):
+        await scene.look(80)
+    assert scene.observations.values(DESIRED_WORKERS_METRIC, "shop") == []
 
 
 def autoscaler(name: str) -> Manifest:

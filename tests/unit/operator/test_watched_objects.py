@@ -161,6 +161,16 @@ def test_of_an_autoscaler_it_counts_whether_it_can_scale() -> None:
     assert autoscaler(able) != autoscaler({**able, "status": "False"})
 
 
+def test_of_an_autoscaler_that_may_be_ours_it_counts_what_it_asks_for() -> None:
+    def autoscaler(kind: str, most: int) -> dict[str, Any]:
+        target = {"apiVersion": "headrace.dev/v1alpha1", "kind": kind, "name": "workers"}
+        spec = {"scaleTargetRef": target, "maxReplicas": most}
+        return trim_autoscaler({"metadata": {"name": "any"}, "spec": spec})
+
+    assert autoscaler("JobWorkerPool", 10) != autoscaler("JobWorkerPool", 40)
+    assert autoscaler("Deployment", 10) == autoscaler("Deployment", 40)
+
+
 @pytest.mark.parametrize(
     ("status", "message", "kind", "reason", "told"),
     [
