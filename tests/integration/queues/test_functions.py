@@ -680,6 +680,29 @@ class TestGroups:
         left = await one.connection.fetch("SELECT group_key FROM headrace.groups ORDER BY group_key")
         assert [row["group_key"] for row in left] == ["running", "waiting"]
 
+    async def test_of_very_many_so_many_are_looked_at_and_the_next_in_a_moment(self, one: Session) -> None:
+        """A statement about all of them would take longer than it may, and be tried again for ever."""
+        await one.execute(
+            "INSERT INTO headrace.groups (queue_id, head_id, next_id, head_priority, group_key) "
+            "SELECT 1, 0, 1, 0, 'g' || number FROM generate_series(1, 10100) AS number"
+        )
+        await one.execute(
+            "INSERT INTO headrace.parked_jobs (id, queue_id, group_key, state) VALUES (5, 1, 'h', 'behind')"
+        )
+        await one.rows("sweep_groups", QUEUE)
+        assert await one.one("SELECT count(*) FROM headrace.groups") == 100
+        (chores,) = await one.rows("housekeeping", "orders")
+        assert not chores["groups"]
+        await one.execute("UPDATE headrace.watches SET swept_at = now() - interval '3 seconds'")
+        (chores,) = await one.rows("housekeeping", "orders")
+        assert chores["groups"]
+        assert await one.value("sweep_groups", QUEUE) == 1
+        left = await one.connection.fetch("SELECT group_key FROM headrace.groups")
+        assert [row["group_key"] for row in left] == ["h"]
+        await one.execute("UPDATE headrace.watches SET swept_at = now() - interval '3 seconds'")
+        (chores,) = await one.rows("housekeeping", "orders")
+        assert not chores["groups"], "all were looked at, within this minute"
+
     async def test_who_makes_a_head_due_waits_for_who_lets_its_group_go_on(self, one: Session, other: Session) -> None:
         await one.put(["g", "g"], delays=[0.0, 600.0])
         lease = await one.lease()

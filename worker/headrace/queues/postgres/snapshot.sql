@@ -289,6 +289,7 @@ CREATE UNLOGGED TABLE watches (
     since timestamp with time zone NOT NULL,
     seen_at timestamp with time zone NOT NULL,
     swept_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    swept_to text NOT NULL DEFAULT ''::text,
     judging_from timestamp with time zone,
     look bigint NOT NULL DEFAULT 0,
     look_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
@@ -338,6 +339,7 @@ CREATE FUNCTION has_head(p_queue integer, p_group text) RETURNS boolean;
 CREATE FUNCTION has_ready(p_queue integer) RETURNS boolean;
 CREATE FUNCTION held_ids(p_queue integer, p_priority smallint, p_from bigint) RETURNS bigint[];
 CREATE FUNCTION hold_lease(p_lease bigint) RETURNS boolean;
+CREATE FUNCTION is_sweep_due(p_swept_at timestamp with time zone, p_swept_to text) RETURNS boolean;
 CREATE FUNCTION is_unfinished(p_queue integer, p_id bigint) RETURNS boolean;
 CREATE FUNCTION is_watched(p_queue integer, p_lease_seconds double precision) RETURNS boolean;
 CREATE FUNCTION judged_until(p_queue integer, p_lease_seconds double precision, p_silent_seconds double precision) RETURNS timestamp with time zone;

@@ -269,27 +269,36 @@ BEGIN
 END
 $body$;
 
--- Look at every group that waits without a head, whatever the cause: once a minute a queue, whoever asks. Waits for
--- nobody. It needs no word of who completed the head in a transaction, so what nobody will let go on any more is dropped;
--- and so are the rows of groups that have nothing left.
+-- Whether groups are to be looked at, where that has been done up to a group, or to the end ('').
+CREATE OR REPLACE FUNCTION {schema}.is_sweep_due(p_swept_at timestamptz, p_swept_to text) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p_swept_at NOT BETWEEN now() - CASE WHEN p_swept_to = '' THEN interval '1 minute' ELSE interval '2 seconds' END
+        AND now() + interval '5 seconds';
+END;
+
+-- Look at every group that waits without a head, whatever the cause: once a minute a queue, whoever asks, and of very many
+-- groups ten thousand at a time. Waits for nobody. It needs no word of who completed the head in a transaction, so what
+-- nobody will let go on any more is dropped; and so are the rows of groups that have nothing left.
 CREATE OR REPLACE FUNCTION {schema}.sweep_groups(p_queue integer) RETURNS integer
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $body$
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off AS $body$
 DECLARE
+    most CONSTANT integer := 10000;
+    passed text;
+    up_to text;
     held bigint[];
-    groups text[];
+    waiting text[];
+    known text[];
+    places tid[];
+    next_ids bigint[];
     locked text[];
-    idle tid[];
     advanced integer;
 BEGIN
-    UPDATE {schema}.watches
-    SET swept_at = now()
-    WHERE queue_id IN (
-        SELECT queue_id
-        FROM {schema}.watches
-        WHERE queue_id = p_queue AND (swept_at <= now() - interval '1 minute' OR swept_at > now() + interval '5 seconds')
-        FOR UPDATE SKIP LOCKED
-    );
+    SELECT swept_to INTO passed
+    FROM {schema}.watches
+    WHERE queue_id = p_queue AND {schema}.is_sweep_due(swept_at, swept_to)
+    FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
@@ -301,10 +310,11 @@ BEGIN
         WHERE head.queue_id = p_queue AND head.job_id NOT IN (SELECT unnest(held))
         FOR UPDATE SKIP LOCKED
     ));
-    groups := ARRAY (
+    waiting := ARRAY (
         WITH RECURSIVE waiting (name) AS (
             (SELECT group_key FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state IN ('arrived', 'behind') ORDER BY group_key LIMIT 1)
+                WHERE queue_id = p_queue AND state IN ('arrived', 'behind') AND group_key > passed
+                ORDER BY group_key LIMIT 1)
             UNION ALL
             SELECT (SELECT group_key FROM {schema}.parked_jobs
                 WHERE queue_id = p_queue AND state IN ('arrived', 'behind') AND group_key > waiting.name
@@ -315,29 +325,52 @@ BEGIN
         SELECT waiting.name
         FROM waiting
         WHERE waiting.name IS NOT NULL
-            AND NOT {schema}.has_head(p_queue, waiting.name)
+        LIMIT most
     );
-    groups := {schema}.try_lock_groups(p_queue, groups);
-    -- From the very first on.
-    advanced := {schema}.advance_groups(p_queue, groups, array_fill(0::bigint, ARRAY [cardinality(groups)]));
-    SELECT array_agg(known.group_key), array_agg(known.place)
-    INTO groups, idle
+    SELECT array_agg(few.group_key), array_agg(few.place), array_agg(few.next_id)
+    INTO known, places, next_ids
     FROM (
-        SELECT known.group_key, known.ctid AS place
-        FROM {schema}.groups AS known
-        WHERE known.queue_id = p_queue
-            AND NOT {schema}.has_head(p_queue, known.group_key)
-            AND (SELECT job.id
-                FROM {schema}.parked_jobs AS job
-                WHERE job.queue_id = p_queue AND job.group_key = known.group_key AND job.state IN ('arrived', 'behind')
-                    AND job.id >= known.next_id
+        SELECT group_key, ctid AS place, next_id
+        FROM {schema}.groups
+        WHERE queue_id = p_queue AND group_key > passed
+        ORDER BY group_key
+        LIMIT most
+    ) AS few;
+    -- So far both have come.
+    up_to := least(waiting[most], known[most]);
+    UPDATE {schema}.watches SET swept_at = now(), swept_to = coalesce(up_to, '') WHERE queue_id = p_queue;
+    waiting := ARRAY (
+        SELECT name
+        FROM unnest(waiting) AS name
+        WHERE (up_to IS NULL OR name <= up_to)
+            -- As has_head(); a call for each would cost more than the look.
+            AND (SELECT head.head_id
+                FROM {schema}.group_heads AS head
+                WHERE head.queue_id = p_queue AND head.group_key >= name AND head.group_key <= name
+                ORDER BY head.group_key DESC
                 LIMIT 1) IS NULL
-        LIMIT 50000
-    ) AS known;
-    IF idle IS NOT NULL THEN
+    );
+    waiting := {schema}.try_lock_groups(p_queue, waiting);
+    -- From the very first on.
+    advanced := {schema}.advance_groups(p_queue, waiting, array_fill(0::bigint, ARRAY [cardinality(waiting)]));
+    SELECT array_agg(few.name), array_agg(few.place)
+    INTO known, places
+    FROM unnest(known, places, next_ids) AS few (name, place, next_id)
+    WHERE (up_to IS NULL OR few.name <= up_to)
+        AND (SELECT head.head_id
+            FROM {schema}.group_heads AS head
+            WHERE head.queue_id = p_queue AND head.group_key >= few.name AND head.group_key <= few.name
+            ORDER BY head.group_key DESC
+            LIMIT 1) IS NULL
+        AND (SELECT job.id
+            FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = p_queue AND job.group_key = few.name AND job.state IN ('arrived', 'behind')
+                AND job.id >= few.next_id
+            LIMIT 1) IS NULL;
+    IF places IS NOT NULL THEN
         -- A row whose group has another head by now has another place.
-        locked := {schema}.try_lock_groups(p_queue, groups);
-        DELETE FROM {schema}.groups WHERE ctid = ANY (idle) AND (group_key IN (SELECT unnest(locked))) IS TRUE;
+        locked := {schema}.try_lock_groups(p_queue, known);
+        DELETE FROM {schema}.groups WHERE ctid = ANY (places) AND (group_key IN (SELECT unnest(locked))) IS TRUE;
     END IF;
     RETURN advanced;
 END

@@ -39,8 +39,7 @@ BEGIN
             EXISTS (SELECT FROM {schema}.cancellations WHERE queue_id = p_queue),
             EXISTS (
                 SELECT FROM {schema}.watches
-                WHERE queue_id = p_queue
-                    AND (swept_at <= now() - interval '1 minute' OR swept_at > now() + interval '5 seconds'))
+                WHERE queue_id = p_queue AND {schema}.is_sweep_due(swept_at, swept_to))
             AND (EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'behind')
                 OR EXISTS (SELECT FROM {schema}.groups WHERE queue_id = p_queue)
                 OR EXISTS (SELECT FROM {schema}.completed_heads WHERE queue_id = p_queue)),

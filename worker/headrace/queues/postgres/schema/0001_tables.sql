@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: c6101932878c
+-- functions: 5ada0a68c714
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
@@ -267,6 +267,7 @@ CREATE UNLOGGED TABLE {schema}.watches (
     since timestamptz NOT NULL,
     seen_at timestamptz NOT NULL,
     swept_at timestamptz NOT NULL DEFAULT '-infinity',
+    swept_to text NOT NULL DEFAULT '',
     judging_from timestamptz,
     look bigint NOT NULL DEFAULT 0,
     look_at timestamptz NOT NULL DEFAULT '-infinity',
@@ -278,7 +279,8 @@ CREATE UNLOGGED TABLE {schema}.watches (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE {schema}.watches IS 'Since when each queue has been looked after without a break, and when it was last.';
-COMMENT ON COLUMN {schema}.watches.swept_at IS 'When all of its groups were looked at last.';
+COMMENT ON COLUMN {schema}.watches.swept_at IS 'When its groups were looked at last.';
+COMMENT ON COLUMN {schema}.watches.swept_to IS 'Up to which group, where the next look goes on; empty: all of them.';
 COMMENT ON COLUMN {schema}.watches.look IS 'The number of the last look for jobs from the start; what follows it is for claim() alone.';
 COMMENT ON COLUMN {schema}.watches.look_at IS 'When the next is due.';
 COMMENT ON COLUMN {schema}.watches.hungry_at IS 'From when on whoever finds nothing may make one before.';
