@@ -57,15 +57,18 @@ class Office:
             await enqueue(queue, [new_job("task", name) for _ in range(jobs)])
 
     @asynccontextmanager
-    async def working(self, slots: int, *, urgent: Queue | None = None, **settings: Any) -> AsyncIterator[None]:
+    async def working(
+        self, slots: int, *, urgent: Queue | None = None, urgent_at_most: int | None = None, **settings: Any
+    ) -> AsyncIterator[None]:
         shared = SharedSlots(slots)
         queues: list[Queue] = [urgent or self.queue("urgent"), self.queue("bulk")]
+        at_most = {"urgent": urgent_at_most}
         workers = [
             Worker(
                 queue,
                 PythonHandler(self.app, threads=slots),
                 Metrics().of("shop", queue.name),
-                **{"slots": shared.share(), "heartbeat_seconds": 0.05, **settings},
+                **{"slots": shared.share(at_most.get(queue.name)), "heartbeat_seconds": 0.05, **settings},
             )
             for queue in queues
         ]
@@ -116,6 +119,14 @@ async def test_the_second_queue_is_taken_from_at_once_when_the_first_is_empty(of
     await office.enqueue("bulk", 5)
     async with office.working(2, poll_interval_seconds=3600.0):
         await eventually(lambda: office.started.count("bulk") == 5, what="the others have started")
+
+
+async def test_slots_that_a_first_queue_may_not_take_are_the_others(office: Office) -> None:
+    await office.enqueue("urgent", 200)
+    await office.enqueue("bulk", 5)
+    async with office.working(3, urgent_at_most=1):
+        await eventually(lambda: len(office.started) == 205, what="all have started")
+    assert office.started[:100].count("bulk") == 5
 
 
 async def test_a_first_queue_that_can_not_be_reached_stands_in_nobodys_way(office: Office) -> None:

@@ -46,8 +46,13 @@ class Share:
 
     @property
     def may_take(self) -> bool:
-        """Whether none that comes before it may have jobs."""
-        return not any(share.may_have_more for share in self._before)
+        """Whether none that comes before it may have jobs for the slots that are free."""
+        return not any(share.may_have_more and not share.leaves_slots for share in self._before)
+
+    @property
+    def leaves_slots(self) -> bool:
+        """Whether slots are free that it may not take, since as many of its jobs run as ever may."""
+        return self.running() >= self.count and self._slots.free > 0
 
     @property
     def keeps_others_waiting(self) -> bool:
@@ -61,6 +66,11 @@ class Share:
     def found(self, jobs: int) -> None:
         """Its queue was looked at, and gave so many jobs. After some there may be more."""
         self._note(more=jobs > 0)
+
+    def began(self) -> None:
+        """Jobs of its queue have begun: from slots that it leaves, others may take."""
+        if self.leaves_slots:
+            self._slots.look_again(besides=self)
 
     def can_not_take(self) -> None:
         """Whatever its queue holds: it takes none for now."""

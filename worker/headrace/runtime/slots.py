@@ -237,6 +237,7 @@ class Slots:
             self._limits.start(attempt, loop, loop_now)
             waits.append(now - attempt.delivery.job.run_at.timestamp())
             free -= 1
+        self._share.began()
         self._metrics.queue_wait_time.observe(waits)
         self._settle([(attempt, STOPPED) for attempt in refused])
 
