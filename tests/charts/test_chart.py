@@ -120,6 +120,15 @@ def test_no_role_has_a_wildcard_and_none_lists_secrets(render: Render) -> None:
                 assert not {"list", "watch", "delete", "deletecollection"} & set(rule["verbs"])
 
 
+def test_the_operator_may_delete_nothing_but_autoscalers(render: Render) -> None:
+    roles = [role for kind in ("Role", "ClusterRole") for role in of_kind(render(), kind)]
+    rules = [
+        rule for role in roles if role["metadata"]["name"].startswith("headrace-operator") for rule in role["rules"]
+    ]
+    deleting = [rule["resources"] for rule in rules if {"delete", "deletecollection"} & set(rule["verbs"])]
+    assert deleting == [["horizontalpodautoscalers"]]
+
+
 def test_only_our_own_apiservice_may_be_touched(render: Render) -> None:
     [rule] = [rule for rule in all_rules(render()) if "apiservices" in rule["resources"]]
     assert rule["resourceNames"] == ["v1beta1.external.metrics.k8s.io"]

@@ -61,7 +61,7 @@ watched; the bindings it made go with their JobQueue.
   verbs: [patch]
 - apiGroups: [headrace.dev]
   resources: [jobqueues/status, jobworkerpools/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # A pool's number, and beside it the mark of whose zero it is: /scale takes no annotation.
 - apiGroups: [headrace.dev]
   resources: [jobworkerpools]
@@ -69,9 +69,10 @@ watched; the bindings it made go with their JobQueue.
 - apiGroups: [apps]
   resources: [deployments/scale]
   verbs: [patch]
+# A Deployment goes with its pool, by itself.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
