@@ -94,7 +94,7 @@ async def test_a_queue_in_trouble_shows_at_its_pool_whose_workers_stay(world: Wo
     world.apply_ready_queue()
     world.apply_pool(replicas=2)
     world.wait_replicas(2)
-    world.kubectl.delete("secret", "postgres")
+    world.apply_queue(postgres={"connection": {"secretRef": {"name": "lost"}}})
     trouble = world.wait_condition(
         "jobworkerpool", POOL, "Ready", status="False", reason="QueueNotReady", within_seconds=10
     )
