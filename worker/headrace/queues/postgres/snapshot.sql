@@ -335,7 +335,6 @@ CREATE FUNCTION free_group_and_key(p_queue integer, p_groups text[], p_keys text
 CREATE FUNCTION group_lock(p_queue integer, p_place integer) RETURNS bigint;
 CREATE FUNCTION group_places(p_groups text[]) RETURNS integer[];
 CREATE FUNCTION groups_of(p_queue integer, p_ids bigint[]) RETURNS text[];
-CREATE FUNCTION has_head(p_queue integer, p_group text) RETURNS boolean;
 CREATE FUNCTION has_ready(p_queue integer) RETURNS boolean;
 CREATE FUNCTION held_ids(p_queue integer, p_priority smallint, p_from bigint) RETURNS bigint[];
 CREATE FUNCTION hold_lease(p_lease bigint) RETURNS boolean;

@@ -109,7 +109,6 @@ BEGIN
         INTO arrivals
         FROM (
             SELECT of_group.count, head.since, head.is_due, head.is_unexpired,
-                -- As has_head(); a call for each would cost more than the look.
                 (SELECT held.head_id
                     FROM {schema}.group_heads AS held
                     WHERE held.queue_id = queue.id AND held.group_key >= of_group.group_key
@@ -258,7 +257,12 @@ BEGIN
             SELECT FROM {schema}.parked_jobs AS job
             WHERE job.queue_id = p_queue AND job.state = 'arrived' AND (job.run_at IS NULL OR job.run_at <= now())
                 AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                AND NOT {schema}.has_head(p_queue, job.group_key)
+                AND (SELECT held.head_id
+                    FROM {schema}.group_heads AS held
+                    WHERE held.queue_id = p_queue AND held.group_key >= job.group_key
+                        AND held.group_key <= job.group_key
+                    ORDER BY held.group_key DESC
+                    LIMIT 1) IS NULL
                 AND (SELECT before.id
                     FROM {schema}.parked_jobs AS before
                     WHERE before.queue_id = p_queue AND before.group_key = job.group_key
