@@ -80,8 +80,19 @@ class TestLookingPastWhatIsLeftOut:
         assert frontier.of(WITHOUT_SLOW, NOW + 0.6)[0] == NOWHERE
         for look in range(1000):
             frontier.passed(WITHOUT_SLOW, [(0, 10_000 * (look + 1), None, 7)], NOW)
+        frontier.passed(WITHOUT_SLOW, [], NOW)
         assert frontier.of(WITHOUT_SLOW, NOW + 140)[0] != NOWHERE
         assert frontier.of(WITHOUT_SLOW, NOW + 160)[0] == NOWHERE
+
+    def test_the_way_is_gone_to_its_end_however_slow_looks_are(self, frontier: Frontier) -> None:
+        """Else, with many left out and a busy server, what stands behind them would never be reached."""
+        for look in range(100):
+            now = NOW + 0.3 * look
+            assert frontier.of(WITHOUT_SLOW, now)[0][0] == (10_000 * look + 1 if look else 0)
+            assert frontier.passed(WITHOUT_SLOW, [(0, 10_000 * (look + 1), None, 7)], now)
+        assert not frontier.passed(WITHOUT_SLOW, [], NOW + 30)
+        assert frontier.of(WITHOUT_SLOW, NOW + 44)[0] != NOWHERE, "as long as ever, from there on"
+        assert frontier.of(WITHOUT_SLOW, NOW + 46)[0] == NOWHERE
 
     def test_who_leaves_nothing_out_does_not_pass_again_what_is_done(self, frontier: Frontier) -> None:
         assert not frontier.passed(ALL, [(0, 10_000, None, 7)], NOW), "the look did not end early"

@@ -20,8 +20,8 @@ LEVELS = 11
 # Of so many sets of names left out a frontier is kept.
 _MAX_SETS = 32
 
-# Where names are left out: for at least so long, and for so long for each look that ended early. (One takes a few
-# milliseconds: two in a hundred of the time are spent on them.)
+# Where names are left out: for at least so long, and for so long for each look that ended early, from the last of them
+# on. (One takes a few milliseconds: two in a hundred of the time are spent on them.)
 _KEPT_SECONDS = 0.5
 _KEPT_SECONDS_A_LOOK = 0.15
 
@@ -40,7 +40,7 @@ class Frontier:
     def of(self, without: frozenset[str], now: float) -> tuple[list[int], int | None]:
         """By lane, from where on to look; and after which look from the start that was found."""
         found = self._frontiers.get(without)
-        if found is not None and without and now >= found.until:
+        if found is not None and without and now >= found.until and not found.is_under_way:
             found = None
             del self._frontiers[without]
         return ([0] * 2 * LEVELS, None) if found is None else (found.floors, found.look)
@@ -55,16 +55,23 @@ class Frontier:
             frontier.raise_to(priority, job_id, came_back)
 
     def passed(self, without: frozenset[str], marks: Iterable[Claimed], now: float) -> bool:
-        """A look passed these in vain; whether the next will get further where it ended early."""
+        """A look passed these in vain; whether the next will get further where it ended early.
+
+        Call it after each look: until one ends of itself, none begins anew, however slow they are.
+        """
         is_further = False
         frontier = self._frontiers.get(without)
         for priority, job_id, came_back, look in marks:
             if frontier is None or (frontier.look != look and not without):
                 frontier = self._begin(without, look, now)
             is_further |= frontier.raise_to(priority, job_id, came_back)
-        if frontier is not None and is_further:
-            frontier.until += _KEPT_SECONDS_A_LOOK
-        return is_further and bool(without)
+        is_under_way = is_further and bool(without)
+        if frontier is not None:
+            frontier.is_under_way = is_under_way
+            if is_under_way:
+                frontier.looks += 1
+                frontier.until = now + _KEPT_SECONDS + frontier.looks * _KEPT_SECONDS_A_LOOK
+        return is_under_way
 
     def _begin(self, without: frozenset[str], look: int | None, now: float) -> _Frontier:
         if without not in self._frontiers and len(self._frontiers) >= _MAX_SETS:
@@ -79,6 +86,8 @@ class _Frontier:
     def __init__(self, look: int | None, until: float) -> None:
         self.look = look
         self.until = until
+        self.looks = 0
+        self.is_under_way = False
         self.floors = [0] * 2 * LEVELS
 
     def raise_to(self, priority: int, job_id: int, came_back: int | None) -> bool:

@@ -164,8 +164,8 @@ class Receiving:
         marks = [row for row in rows if row[0] is None]
         if marks:
             rows = [row for row in rows if row[0] is not None]
-            # Where names are left out, a look may end early.
-            self._is_under_way = self._frontier.passed(without, map(_of_frontier, marks), now)
+        # Where names are left out, a look may end early.
+        self._is_under_way = self._frontier.passed(without, map(_of_frontier, marks), now)
         self._in_vain = None if rows or self._is_under_way else (asyncio.get_running_loop().time(), without)
         rows.sort(key=_id)
         if len({row[3] for row in rows}) > 1:
