@@ -70,8 +70,12 @@ class Following:
         self.schedule = Schedule()
         self.listening: set[ObjectKey] = set()
         """Of which the backend tells when there are new jobs."""
+        self.left: set[Place] = set()
+        """Places that were listened to, and in which nothing is followed any more."""
         self.wanted: dict[ObjectKey, None] = {}
         """Whom the backend is to be asked for, in order."""
+        self.asked: dict[ObjectKey, None] = {}
+        """Whom it was asked for, and has not told of."""
         self.is_backend_wanted = asyncio.Event()
         self._places: dict[ObjectKey, Place] = {}
         self._is_due = asyncio.Event()
@@ -91,21 +95,28 @@ class Following:
 
     def remove(self, queue: ObjectKey) -> None:
         """Read it no more."""
-        self._places.pop(queue, None)
+        place = self._places.pop(queue, None)
         self.wanted.pop(queue, None)
+        self.asked.pop(queue, None)
+        if queue in self.listening and place is not None:
+            self.left.add(place)
         self.listening.discard(queue)
         self.schedule.forget(queue)
 
     def begin_anew(self) -> None:
         """Whoever read is gone, with all that was under way."""
-        self.wanted.clear()
-        self.listening.clear()
+        for known in (self.wanted, self.asked, self.listening, self.left):
+            known.clear()
         for queue in self._places:
             self.schedule.follow(queue, time.monotonic())
 
     def places(self, queues: Iterable[ObjectKey]) -> Mapping[ObjectKey, Place]:
         """Where those of the queues live that are still followed."""
         return {queue: self._places[queue] for queue in queues if queue in self._places}
+
+    def still(self, places: Mapping[ObjectKey, Place]) -> Mapping[ObjectKey, Place]:
+        """Those of `places` that have not been left since, be it for a while: what was asked before is too old."""
+        return {queue: place for queue, place in places.items() if self._places.get(queue) is place}
 
     def at(self, place: Place) -> Iterable[ObjectKey]:
         """The queues that are said to live there."""
@@ -128,9 +139,15 @@ class Following:
         self.wanted[queue] = None
         self.is_backend_wanted.set()
 
+    def ask_wanted(self) -> Sequence[ObjectKey]:
+        """Whom the backend is asked for now. Who is wanted from here on is asked for once more: there may be news."""
+        self.asked, self.wanted = self.wanted, {}
+        return list(self.asked)
+
     def postpone(self, queue: ObjectKey, until: float) -> None:
         """It need not be tried before."""
         self.wanted.pop(queue, None)
+        self.asked.pop(queue, None)
         self.schedule.postpone(queue, until)
         self._be_due(until)
 
@@ -152,7 +169,7 @@ class Following:
             return
         self._observe(queue, source, "succeeded")
         period = period_seconds(self.around.interval_seconds(queue), depth, is_listening=queue in self.listening)
-        self.wanted.pop(queue, None)
+        self.asked.pop(queue, None)
         self._be_due(self.schedule.read(queue, time.monotonic(), period_seconds=period, age_seconds=age_seconds))
         sample = Sample(depth=depth, sampled_at=sampled_at, source=source)
         self.around.tell(queue, Reading(sample=sample, failure=None, tried_at=self.around.clock.now()))

@@ -117,13 +117,13 @@ class Questions:
 
     def _fail_wanted(self) -> None:
         assert self._failure is not None
-        for queue in list(self._following.wanted):
+        for queue in [*self._following.asked, *self._following.wanted]:
             self._following.tell_failure(queue, self._failure)
             self._following.postpone(queue, max(self._breaker.closed_until, time.monotonic() + _RETRY_SECONDS))
 
     async def _ask(self, backlog: AnyBacklogReader) -> None:
         """Count those that are wanted; what can't be counted in time must not hold up the others."""
-        queues = list(self._following.wanted)
+        queues = self._following.ask_wanted()
         now = time.monotonic()
         countable = [queue for queue in queues if self._schedule.may_count(queue, now)]
         is_suspect_asked = False
@@ -145,7 +145,7 @@ class Questions:
         async with asyncio.timeout(_QUESTION_SECONDS):
             answers = await backlog.depths(frozenset(places.values()))
         too_slow = []
-        for queue, place in places.items():
+        for queue, place in self._following.still(places).items():
             match answers[place]:
                 case CountTooLongError():
                     too_slow.append(queue)
@@ -178,7 +178,7 @@ class Questions:
         asked_at = self._around.clock.now()
         async with asyncio.timeout(_QUESTION_SECONDS):
             answers = await backlog.have_ready(frozenset(asleep.values()))
-        for queue, place in asleep.items():
+        for queue, place in self._following.still(asleep).items():
             match answers[place]:
                 case OperatorError() as failure:
                     self._following.tell_failure(queue, failure)
@@ -197,14 +197,17 @@ class Questions:
         unwanted = following.listening & (set(queues) - wanted)
         wanted -= following.listening
         async with asyncio.timeout(_QUESTION_SECONDS):
+            if following.left:
+                left, following.left = frozenset(following.left), set()
+                await backlog.listen_no_more(left)
             if unwanted:
                 following.listening -= unwanted
                 await backlog.listen_no_more(frozenset(following.places(unwanted).values()))
             if wanted:
                 places = following.places(wanted)
                 heard = await backlog.listen(frozenset(places.values()))
-                for queue in following.places(wanted):
-                    if places[queue] in heard:
+                for queue, place in following.still(places).items():
+                    if place in heard:
                         following.listening.add(queue)
                         following.postpone(queue, time.monotonic())
 
@@ -222,6 +225,7 @@ class Questions:
         following = self._following
         if place is None:
             heard, following.listening = following.listening, set()
+            following.left.clear()
         else:
             heard = {queue for queue in following.at(place) if queue in following.listening}
         for queue in heard:

@@ -166,4 +166,8 @@ async def _keep_running(reader: BackendReader) -> None:
             await reader.run()
         except Exception:
             logger.exception("A backend's reader failed")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # What fails while it is left would hide that.
+                return
             await asyncio.sleep(_RESTART_SECONDS)

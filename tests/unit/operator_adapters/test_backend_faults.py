@@ -172,9 +172,6 @@ async def test_of_a_queue_that_can_not_be_counted_it_is_known_whether_there_is_a
 
 
 async def test_news_are_looked_at_in_one_question_for_a_burst(backend: StubbornBackend, stage: SamplerStage) -> None:
-    async def nothing() -> QueueDepth:
-        return QueueDepth()
-
     backend.answer = nothing
     places = {ObjectKey("shop", f"queue-{number}"): MemoryPlace(f"queue-{number}") for number in range(50)}
     for key, place in places.items():
@@ -193,6 +190,90 @@ async def test_news_are_looked_at_in_one_question_for_a_burst(backend: StubbornB
     assert backend.questions == [{place.queue for place in places.values()}]
     while backend.listening:  # noqa: ASYNC110 - producers are to be told that nobody listens
         await asyncio.sleep(0.01)
+
+
+async def nothing() -> QueueDepth:
+    return QueueDepth()
+
+
+def held(depth: QueueDepth) -> tuple[asyncio.Event, Callable[[], Awaitable[QueueDepth]]]:
+    """An answer that comes when the event is set, and is as old as its question."""
+    let_go = asyncio.Event()
+
+    async def answer() -> QueueDepth:
+        await let_go.wait()
+        return depth
+
+    return let_go, answer
+
+
+async def until_asked(backend: StubbornBackend, times: int) -> None:
+    while len(backend.questions) < times:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def test_of_jobs_that_come_while_their_queue_is_counted_nobody_hears_late(
+    backend: StubbornBackend, stage: SamplerStage
+) -> None:
+    backend.answer = nothing
+    await stage.sample(QUEUE, PLACE)
+    await until_asked(backend, 2)
+    let_go, backend.answer = held(QueueDepth())
+    backend.on_news(PLACE)
+    await until_asked(backend, 3)
+    backend.on_news(PLACE)
+    # News are gathered for half a second: by then the count is still under way.
+    await asyncio.sleep(1)
+    backend.answer = backend.well
+    let_go.set()
+    # Long before the queue would be counted without news.
+    await stage.until(
+        QUEUE, lambda reading: reading.current is not None and reading.current.depth.ready > 0, within_seconds=8
+    )
+
+
+async def test_of_a_queue_that_moved_within_a_backend_no_count_of_the_old_place_comes_in_late(
+    backend: StubbornBackend, stage: SamplerStage
+) -> None:
+    let_go, backend.answer = held(QueueDepth(ready=99))
+    stage.sampler.follow(ObjectKey("shop", "mails"), MemoryPlace("mails"))
+    stage.sampler.follow(QUEUE, PLACE)
+    await until_asked(backend, 1)
+    stage.sampler.follow(QUEUE, MemoryPlace("elsewhere"))
+    backend.answer = nothing
+    let_go.set()
+    read = await stage.until(QUEUE, lambda reading: reading.sample is not None)
+    assert read.sample is not None
+    assert read.sample.depth.ready == 0
+
+
+async def test_a_queue_that_is_followed_no_more_is_listened_to_no_more(
+    backend: StubbornBackend, stage: SamplerStage
+) -> None:
+    backend.answer = nothing
+    mails = MemoryPlace("mails")
+    await stage.sample(QUEUE, PLACE)
+    await stage.sample(ObjectKey("shop", "mails"), mails)
+    async with asyncio.timeout(10):
+        while backend.listening != {PLACE, mails}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        stage.sampler.forget(QUEUE)
+        backend.on_news(mails)
+        while backend.listening != {mails}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_backend_that_breaks_off_while_it_is_left_is_left_nevertheless(backend: StubbornBackend) -> None:
+    @asynccontextmanager
+    async def open_badly() -> AsyncIterator[Any]:
+        try:
+            yield backend
+        finally:
+            raise RuntimeError("nobody has thought of that")
+
+    backend._open = open_badly  # type: ignore[method-assign]
+    async with asyncio.timeout(10), sampling({"Memory": backend}) as stage:
+        await stage.sample(QUEUE, PLACE)
 
 
 async def test_metrics_tell_how_many_backends_are_away(backend: StubbornBackend) -> None:
