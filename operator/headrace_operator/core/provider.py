@@ -67,8 +67,8 @@ class QueueOwner:
     uid: str
     cluster: str = ""
     """What tells its cluster from others."""
-    adopts: bool = False
-    """Whether it takes its place over from a JobQueue of the same name in another cluster, which may be alive."""
+    adopts_from: str = ""
+    """The uid of the JobQueue of the same name in another cluster from which it takes its place over, be that alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

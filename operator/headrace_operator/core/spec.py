@@ -151,9 +151,9 @@ class JobQueue(Resource, frozen=True, kw_only=True):
         return self.spec.settings() | {"paused": self.paused}
 
     @property
-    def adopts(self) -> bool:
-        """Whether the annotation lets it take its place over from another cluster."""
-        return self.metadata.annotations.get(ADOPT_ANNOTATION, "").lower() == "true"
+    def adopts_from(self) -> str:
+        """The uid of the JobQueue in another cluster from which the annotation lets it take its place over."""
+        return self.metadata.annotations.get(ADOPT_ANNOTATION, "")
 
     @property
     def binding_name(self) -> str:

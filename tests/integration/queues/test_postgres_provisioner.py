@@ -160,7 +160,7 @@ class TestTwoClusters:
     async def test_a_living_owner_of_another_cluster_keeps_its_queue(self, database_dsn: str) -> None:
         provisioner = PostgresProvisioner(Place(dsn=database_dsn))
         await provisioner.ensure("orders", QueueSettings(), HERE)
-        with pytest.raises(PlaceTakenError, match=r"JobQueue shop/orders of another cluster.* headrace.dev/adopt"):
+        with pytest.raises(PlaceTakenError, match=r'JobQueue shop/orders of another cluster.* headrace.dev/adopt: "1"'):
             await provisioner.ensure("orders", QueueSettings(max_retries=7), ELSEWHERE)
         assert not (await provisioner.ensure("orders", QueueSettings(), HERE)).changed
         assert await provisioner.remove("orders", ELSEWHERE) is None
@@ -195,10 +195,20 @@ class TestTwoClusters:
     async def test_a_living_owners_queue_is_taken_over_when_that_is_asked_for(self, database_dsn: str) -> None:
         provisioner = PostgresProvisioner(Place(dsn=database_dsn))
         await provisioner.ensure("orders", QueueSettings(), HERE)
-        assert (await provisioner.ensure("orders", QueueSettings(), ELSEWHERE, adopts=True)).changed
+        assert (await provisioner.ensure("orders", QueueSettings(), ELSEWHERE, adopts_from=HERE.uid)).changed
         stranger = Owner(namespace="other", name="orders", uid="9", cluster="elsewhere")
         with pytest.raises(PlaceTakenError, match="belongs to JobQueue shop/orders:"):
-            await provisioner.ensure("orders", QueueSettings(), stranger, adopts=True)
+            await provisioner.ensure("orders", QueueSettings(), stranger, adopts_from=ELSEWHERE.uid)
+
+    async def test_what_asks_for_that_takes_nothing_back_where_it_is_left_standing_in_both(
+        self, database_dsn: str
+    ) -> None:
+        provisioner = PostgresProvisioner(Place(dsn=database_dsn))
+        await provisioner.ensure("orders", QueueSettings(), HERE)
+        await provisioner.ensure("orders", QueueSettings(), ELSEWHERE, adopts_from=HERE.uid)
+        with pytest.raises(PlaceTakenError, match=r'headrace\.dev/adopt: "2"'):
+            await provisioner.ensure("orders", QueueSettings(), HERE, adopts_from=HERE.uid)
+        assert not (await provisioner.ensure("orders", QueueSettings(), ELSEWHERE, adopts_from=HERE.uid)).changed
 
 
 async def test_removing_tells_how_many_jobs_went(database_dsn: str) -> None:

@@ -47,7 +47,7 @@ class PostgresQueueProvisioner:
         """See `core.provider.QueueProvisioner`."""
         with operator_errors(None if place.admin_dsn is None else "adminConnection"):
             done = await self._administrator(place, progress).ensure(
-                place.queue, QueueSettings(**settings), _owner(owner), adopts=owner.adopts
+                place.queue, QueueSettings(**settings), _owner(owner), adopts_from=owner.adopts_from
             )
         max_connections, per_worker = done.facts["max_connections"], CONNECTIONS_PER_WORKER
         # Those of the owner of the tables are none of the workers' business.

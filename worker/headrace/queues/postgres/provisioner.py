@@ -132,15 +132,18 @@ class PostgresProvisioner:
                     self._progress(f"waiting for a table of schema {self._place.schema} that is in use ({error})")
                     await asyncio.sleep(_MIGRATION_PAUSE_SECONDS)
 
-    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner, *, adopts: bool = False) -> Provisioned:
+    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner, *, adopts_from: str = "") -> Provisioned:
         """See `headrace.queues.base.Provisioner`.
 
         Parameters
         ----------
-        adopts
-            Take the queue over from an owner of the same name in another cluster, who may be alive.
+        adopts_from
+            The uid of an owner of the same name in another cluster: take the queue over from it, be it alive. From
+            nobody else, so that two of whom this is asked don't pull it to and fro.
         """
-        return await self._patiently(lambda connection: self._ensure(connection, queue, settings, owner, adopts=adopts))
+        return await self._patiently(
+            lambda connection: self._ensure(connection, queue, settings, owner, adopts_from=adopts_from)
+        )
 
     async def _ensure(
         self,
@@ -149,7 +152,7 @@ class PostgresProvisioner:
         settings: QueueSettings,
         owner: Owner,
         *,
-        adopts: bool,
+        adopts_from: str,
     ) -> Provisioned:
         steps = await migrate(connection, self._place.schema, self._progress)
         done = [f"schema {self._place.schema} migrated to version {steps[-1].version}"] if steps else []
@@ -163,7 +166,12 @@ class PostgresProvisioner:
         else:
             present = _owner(row)
             _check_adoptable(
-                queue, self._place.schema, present, owner, unseen_seconds=row["owner_unseen_seconds"], adopts=adopts
+                queue,
+                self._place.schema,
+                present,
+                owner,
+                unseen_seconds=row["owner_unseen_seconds"],
+                adopts_from=adopts_from,
             )
             if present != owner:
                 done.append(f"queue {queue} adopted")
@@ -250,7 +258,7 @@ def _owner(row: asyncpg.Record) -> Owner:
 
 
 def _check_adoptable(
-    queue: str, schema: str, present: Owner, owner: Owner, *, unseen_seconds: float, adopts: bool
+    queue: str, schema: str, present: Owner, owner: Owner, *, unseen_seconds: float, adopts_from: str
 ) -> None:
     """An object made anew in the same cluster takes its queue back; from another cluster's, only what is left there."""
     place = f"queue {queue!r} in schema {schema!r}"
@@ -260,11 +268,11 @@ def _check_adoptable(
             holder = "`headrace migrate` (no JobQueue)"
         raise PlaceTakenError(f"{place} belongs to {holder}: choose another schema, database or name")
     is_elsewhere = present.cluster and present.cluster != owner.cluster
-    if is_elsewhere and not adopts and unseen_seconds < OWNER_STALE_SECONDS:
+    if is_elsewhere and present.uid != adopts_from and unseen_seconds < OWNER_STALE_SECONDS:
         raise PlaceTakenError(
             f"{place} belongs to JobQueue {present.namespace}/{present.name} of another cluster, whose operator was "
             f"there {unseen_seconds / 60:.0f} minutes ago: choose another schema, database or name, or take it over "
-            'with the annotation headrace.dev/adopt: "true"'
+            f'with the annotation headrace.dev/adopt: "{present.uid}"'
         )
 
 
