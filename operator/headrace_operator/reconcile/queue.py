@@ -116,6 +116,7 @@ class QueueReconciler:
             owner=self._owner,
         )
         self._followed: dict[ObjectKey, _Followed] = {}
+        self._uids: dict[ObjectKey, str] = {}
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What takes long goes on inside the block."""
@@ -133,7 +134,12 @@ class QueueReconciler:
         if manifest is None:
             self._forget(key)
             return None
-        if parse(manifest, Resource).metadata.deletion_timestamp is not None:
+        metadata = parse(manifest, Resource).metadata
+        if self._uids.setdefault(key, metadata.uid) != metadata.uid:
+            # Made anew since the last look: nothing that is known is known of this one.
+            self._forget(key)
+            self._uids[key] = metadata.uid
+        if metadata.deletion_timestamp is not None:
             return await self._removal.reconcile(manifest)
         status: dict[str, Any] = {}
         facts = QueueFacts(
@@ -267,7 +273,7 @@ class QueueReconciler:
             name=metadata.name,
             uid=metadata.uid,
             cluster=await self._cluster.identity(),
-            adopts=queue.adopts,
+            adopts_from=queue.adopts_from,
         )
 
     def _observe(self, key: ObjectKey, facts: QueueFacts) -> QueueFacts:
@@ -315,6 +321,7 @@ class QueueReconciler:
         self._bindings.forget(key)
         self._removal.forget(key)
         self._followed.pop(key, None)
+        self._uids.pop(key, None)
         self._wake_pools(key)
 
 

@@ -642,6 +642,23 @@ async def test_the_place_is_registered_with_the_cluster_and_taken_over_where_the
     scene: Scene,
 ) -> None:
     await scene.look()
-    scene.put({"annotations": {"headrace.dev/adopt": "true"}})
+    scene.put({"annotations": {"headrace.dev/adopt": "uid-there"}})
     await scene.look()
-    assert [(owner.cluster, owner.adopts) for owner in scene.backend.owners] == [("here", False), ("here", True)]
+    assert [(owner.cluster, owner.adopts_from) for owner in scene.backend.owners] == [
+        ("here", ""),
+        ("here", "uid-there"),
+    ]
+
+
+async def test_of_a_queue_that_was_made_anew_between_two_looks_nothing_is_taken_over(scene: Scene) -> None:
+    await scene.look()
+    scene.woken.clear()
+    scene.backend.held_up.clear()
+    await scene.cluster.delete("v1", "Secret", BINDING)
+    scene.put({"uid": "another"})
+    await scene.look()
+    assert scene.backend.followed == {}, "what is read is that of the one before"
+    assert scene.woken
+    scene.backend.held_up.set()
+    await scene.look()
+    assert [place.label for place in scene.backend.followed.values()] == ["queue thumbnails in schema headrace"]
