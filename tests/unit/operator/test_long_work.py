@@ -221,6 +221,18 @@ async def test_what_can_not_be_read_is_made_sure_of_at_once_and_then_after_pause
     assert crowd.work.is_due(key, crowd.order("orders"))
 
 
+async def test_what_was_cut_off_from_within_has_failed_and_is_tried_again(crowd: Crowd) -> None:
+    crowd.provider.failure = asyncio.CancelledError()  # type: ignore[assignment]
+    crowd.ask("orders")
+    await settle()
+    assert crowd.woken == [ObjectKey("shop", "orders")]
+    crowd.provider.failure = None
+    crowd.clock.move(20)
+    crowd.ask("orders")
+    await settle()
+    assert crowd.provider.done == ["orders"]
+
+
 async def test_leaving_ends_what_is_under_way() -> None:
     crowd = Crowd()
     crowd.hold_up()
