@@ -143,10 +143,13 @@ class Secrets:
     def forget(self, user: SecretUser) -> None:
         """The user is gone."""
         for secret in self._used.pop(user, ()):
-            entry = self._remembered[secret]
-            del entry.users[user]
-            if not entry.users:
-                del self._remembered[secret]
+            self._leave(user, secret)
+
+    def _leave(self, user: SecretUser, secret: ObjectKey) -> None:
+        entry = self._remembered[secret]
+        del entry.users[user]
+        if not entry.users:
+            del self._remembered[secret]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -162,8 +165,11 @@ class Secrets:
         while True:
             await asyncio.sleep(_ROUND_SECONDS)
             now = self._clock.now()
-            for user in [user for entry in self._remembered.values() for user in _idle(entry, now)]:
-                self.forget(user)
+            for secret, entry in list(self._remembered.items()):
+                for user in _idle(entry, now):
+                    # It may use another one by now.
+                    self._used[user].discard(secret)
+                    self._leave(user, secret)
             due = [each for each in self._remembered.items() if each[1].due_at is not None and each[1].due_at <= now]
             for start in range(0, len(due), _READS_AT_A_TIME):
                 some = due[start : start + _READS_AT_A_TIME]

@@ -162,6 +162,27 @@ def test_a_secret_in_use_is_read_once_a_minute_and_one_that_nobody_uses_never(sc
     assert scene.reads == before
 
 
+def test_whoever_names_another_secret_is_told_of_that_one_for_ever(scene: Scene) -> None:
+    scene.cluster.secrets[ObjectKey("shop", "pg-2")] = {"dsn": b"first"}
+
+    async def story() -> None:
+        await scene.read(MAIL)
+        async with scene.secrets.watching():
+            for second in range(3650):
+                if second % 600 == 0:
+                    await scene.secrets.read(MAIL, "pg-2", "dsn")
+                scene.clock.move(1)
+                await asyncio.sleep(1)
+            scene.cluster.secrets[ObjectKey("shop", "pg-2")] = {"dsn": b"rotated"}
+            for _ in range(60):
+                scene.clock.move(1)
+                await asyncio.sleep(1)
+
+    run_jumping(story())
+    assert scene.told == [MAIL]
+    assert scene.cluster.secrets_read.count(DATABASE) < 80, "the one before is read no more"
+
+
 def test_one_that_will_not_do_is_read_again_soon_and_less_and_less_often(scene: Scene) -> None:
     async def story() -> None:
         await scene.read(MAIL)
