@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 PAGE_BYTES = 64 * 1024
 """A queue takes about half a KiB. What answers is the user's image: more than this is not read, let alone parsed."""
 
-_MOST_JOBS = 2**53
-"""No count is larger: beyond it, sums and quantities would be wrong."""
+_MOST = 2**53
+"""No number is larger: beyond it, sums and quantities would be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
     """
     try:
         lines = _PAGE.decode(page)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     line = next((line for line in lines if (line.namespace, line.queue) == (queue.namespace, queue.name)), None)
     if line is None or not _is_sound(line):
@@ -91,6 +90,5 @@ def _is_sound(line: _Line) -> bool:
         *(line.dead_lettered, line.oldest_ready_age_seconds, line.arrived or 0, line.completed or 0, line.failed or 0),
         line.service_seconds or 0,
     )
-    return all(math.isfinite(number) and 0 <= number <= _MOST_JOBS for number in numbers) and math.isfinite(
-        line.next_due_seconds or 0
-    )
+    # Compared and not converted: an integer may have thousands of digits. What is no number is within no bounds.
+    return all(0 <= number <= _MOST for number in numbers) and -_MOST <= (line.next_due_seconds or 0) <= _MOST

@@ -76,6 +76,9 @@ def test_another_queue_says_nothing_about_this_one(other: dict[str, str]) -> Non
     [
         ("ready", -1),
         ("ready", 2**60),
+        pytest.param("ready", 10**400, id="endless"),
+        ("next_due_seconds", math.inf),
+        ("next_due_seconds", 1e300),
         ("ready", 1.5),
         ("ready", "1"),
         ("ready", None),
