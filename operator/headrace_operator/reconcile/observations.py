@@ -5,9 +5,10 @@ All of it is in memory and comes back by itself after a restart, within a round.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from headrace_operator.core.external_metrics import (
     DESIRED_WORKERS_METRIC,
@@ -20,7 +21,7 @@ from headrace_operator.core.external_metrics import (
 from headrace_operator.core.scaling import History
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from headrace_operator.core.model import ObjectKey, Reading, Sample
     from headrace_operator.reconcile.ports import Clock
@@ -30,6 +31,8 @@ FRESH = timedelta(seconds=15)
 
 FRESH_WHILE_IDLE = timedelta(seconds=30)
 """The same where nothing was to be done: such queues are counted less often, and tell of new jobs by themselves."""
+
+Remembered = TypeVar("Remembered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,38 +51,43 @@ class Observations:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._readings: dict[ObjectKey, Reading] = {}
-        self._pools: dict[ObjectKey, PoolMemory] = {}
+        # By namespace: autoscalers ask for one, and each of them does every 15 s.
+        self._readings: defaultdict[str, dict[ObjectKey, Reading]] = defaultdict(dict)
+        self._pools: defaultdict[str, dict[ObjectKey, PoolMemory]] = defaultdict(dict)
 
     def reading(self, queue: ObjectKey) -> Reading | None:
         """The newest reading of a queue; None before the first."""
-        return self._readings.get(queue)
+        return self._readings.get(queue.namespace, {}).get(queue)
 
     def remember_reading(self, queue: ObjectKey, reading: Reading) -> None:
         """A queue was read, or could not be."""
-        self._readings[queue] = reading
+        self._readings[queue.namespace][queue] = reading
 
     def forget_reading(self, queue: ObjectKey) -> None:
         """The queue is read no more, or elsewhere."""
-        self._readings.pop(queue, None)
+        _forget(self._readings, queue)
 
     def history(self, pool: ObjectKey, uid: str) -> History:
         """What the pool's previous decision left; a namesake's is none of it."""
-        memory = self._pools.get(pool)
+        memory = self._pools.get(pool.namespace, {}).get(pool)
         return memory.history if memory is not None and memory.uid == uid else History()
 
     def remember_pool(self, pool: ObjectKey, memory: PoolMemory) -> None:
         """How the pool was decided on."""
-        self._pools[pool] = memory
+        self._pools[pool.namespace][pool] = memory
 
     def forget_pool(self, pool: ObjectKey) -> None:
         """The pool is gone."""
-        self._pools.pop(pool, None)
+        _forget(self._pools, pool)
 
     def fresh_samples(self) -> dict[ObjectKey, Sample]:
         """The samples that are fit for others to act on."""
+        everywhere = (self._fresh_samples(readings) for readings in self._readings.values())
+        return {queue: sample for samples in everywhere for queue, sample in samples.items()}
+
+    def _fresh_samples(self, readings: Mapping[ObjectKey, Reading]) -> dict[ObjectKey, Sample]:
         now = self._clock.now()
-        samples = ((queue, reading.sample) for queue, reading in self._readings.items())
+        samples = ((queue, reading.sample) for queue, reading in readings.items())
         return {
             queue: sample
             for queue, sample in samples
@@ -88,7 +96,7 @@ class Observations:
 
     def values(self, metric: str, namespace: str) -> Sequence[MetricValue]:
         """The fresh values of an external metric in a namespace."""
-        samples = {queue: sample for queue, sample in self.fresh_samples().items() if queue.namespace == namespace}
+        samples = self._fresh_samples(self._readings.get(namespace, {}))
         if metric == QUEUE_DEPTH_METRIC:
             return [_queue_value(queue, sample, sample.depth.ready) for queue, sample in samples.items()]
         if metric == QUEUE_LOAD_METRIC:
@@ -96,12 +104,20 @@ class Observations:
         if metric == DESIRED_WORKERS_METRIC:
             return [
                 MetricValue(labels={POOL_METRIC_LABEL: pool.name}, value=memory.wanted_replicas, sampled_at=min(times))
-                for pool, memory in self._pools.items()
+                for pool, memory in self._pools.get(namespace, {}).items()
                 # What is wanted while one of several can't be read is no less than there is.
                 if (times := [samples[queue].sampled_at for queue in memory.queues if queue in samples])
                 and memory.wanted_replicas is not None
             ]
         return []
+
+
+def _forget(known: dict[str, dict[ObjectKey, Remembered]], key: ObjectKey) -> None:
+    """Nothing is left of a namespace in which nothing is left."""
+    there = known.get(key.namespace, {})
+    there.pop(key, None)
+    if not there:
+        known.pop(key.namespace, None)
 
 
 def _queue_value(queue: ObjectKey, sample: Sample, value: int) -> MetricValue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -171,6 +171,16 @@ def test_autoscalers_are_given_fresh_values_of_their_namespace_alone(
     assert observations.values(metric, "other") == []
     clock.move(16)
     assert observations.values(metric, "shop") == []
+
+
+@pytest.mark.parametrize("metric", ["background_jobs_queue_load", "background_jobs_desired_workers"])
+def test_what_an_autoscaler_asks_costs_nothing_for_what_is_in_other_namespaces(
+    observations: Observations, metric: str
+) -> None:
+    # Whoever looks at these fails.
+    observations.remember_reading(ObjectKey("other", "thumbnails"), cast("Reading", None))
+    observations.remember_pool(ObjectKey("other", "workers"), cast("PoolMemory", None))
+    assert len(observations.values(metric, "shop")) == 1
 
 
 def test_autoscalers_are_given_no_load_that_a_paused_queue_can_not_start(
