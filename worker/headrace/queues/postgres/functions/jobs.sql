@@ -98,7 +98,7 @@ BEGIN
     p_job.run_at := coalesce(now() + p_delay_seconds * interval '1 second', p_job.run_at);
     IF p_failure IS NULL THEN
     ELSIF p_job.failures IS NULL THEN
-        -- A tenth of what the function costs, which is a third of all that a first failure does.
+        -- As with_failure does, for 17 us a failed job in place of 27.
         p_job.failures := jsonb_build_array(jsonb_build_object('attempt', p_job.attempt, 'at', now()) || p_failure);
     ELSE
         p_job.failures := {schema}.with_failure(p_job.failures, p_job.attempt, p_failure);

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 327cb416169e
+-- functions: d6293827f2c0
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
