@@ -45,10 +45,12 @@ def test_a_backend_that_has_only_what_every_broker_has_still_runs_the_four_basic
         def capabilities(self) -> Capabilities:
             return replace(
                 MemoryBench.offer().capabilities,
+                ordered=False,
                 priorities=False,
                 groups=False,
                 expiry=False,
-                max_delay_seconds=0,
+                max_enqueue_delay_seconds=0,
+                max_retry_delay_seconds=0,
                 deduplicates_unfinished=False,
                 max_deduplication_window_seconds=0,
                 attempts="deliveries",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -58,7 +58,11 @@ class PostgresBench:
     def offer(cls) -> Offer:
         place = Place(dsn="postgresql://nowhere/none")
         return Offer(
-            name="Postgres", queue=PostgresQueue(place, QUEUE), inspector=PostgresInspector(place), moves_time=True
+            name="Postgres",
+            queue=PostgresQueue(place, QUEUE),
+            inspector=PostgresInspector(place),
+            moves_time=True,
+            takes_parts=True,
         )
 
     def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> PostgresQueue:
@@ -69,6 +73,12 @@ class PostgresBench:
             await self.connection.execute(update, float(seconds))
         # However long a test takes, its queue is looked after all the while.
         await self.connection.execute('UPDATE "head ""race".watches SET seen_at = now()')
+
+    @asynccontextmanager
+    async def faulty(self) -> AsyncIterator[None]:
+        await self.connection.execute('ALTER TABLE "head ""race".dead_jobs RENAME TO away')
+        yield
+        await self.connection.execute('ALTER TABLE "head ""race".away RENAME TO dead_jobs')
 
     async def inspector(self) -> PostgresInspector:
         # Opened late: the schema must be there.

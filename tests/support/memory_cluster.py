@@ -214,7 +214,7 @@ class MemoryBackend(PostgresProvider):
         self.jobs: int | None = 0
         """How many are removed; None: the queue isn't this owner's."""
         self.status: dict[str, Any] = {"schemaVersion": 1}
-        self.backend_limits = BackendLimits(max_delay_seconds=10_000_000_000)
+        self.backend_limits = BackendLimits(max_retry_delay_seconds=10_000_000_000)
         self.removed: list[PostgresPlace] = []
         self._clock = clock
 

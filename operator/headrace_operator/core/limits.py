@@ -19,7 +19,7 @@ class BackendLimits:
 
     max_hold_seconds: float | None = None
     """The longest time for which a worker can hold a job. None: there is no limit."""
-    max_delay_seconds: float
+    max_retry_delay_seconds: float
     """The longest time for which a retry can wait."""
     can_pause: bool = True
 
@@ -41,7 +41,7 @@ def pool_refusal(pool: JobWorkerPool, provider: str, limits: BackendLimits) -> R
     spec = pool.spec
     held_too_long = _excess("jobTimeoutSeconds", spec.job_timeout_seconds, provider, limits.max_hold_seconds)
     return held_too_long or _excess(
-        "retry.maxDelaySeconds", spec.retry.max_delay_seconds, provider, limits.max_delay_seconds
+        "retry.maxDelaySeconds", spec.retry.max_delay_seconds, provider, limits.max_retry_delay_seconds
     )
 
 

@@ -27,7 +27,7 @@ from support.verbs import dead_letter, enqueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AsyncExitStack
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
     from contract.queue.needs import Offer
     from headrace.job import NewJob
@@ -65,6 +65,14 @@ class Bench(Protocol):
 
     async def pass_time(self, seconds: float) -> None:
         """Let everything in the backend be older by so much: only where the bench's offer `moves_time`."""
+        ...
+
+
+class FaultyBench(Bench, Protocol):
+    """One whose backend can be made to take a part of a call: only where its offer `takes_parts`."""
+
+    def faulty(self) -> AbstractAsyncContextManager[None]:
+        """Meanwhile it takes of each call a part: every other job, or all settlements but dead letters."""
         ...
 
 

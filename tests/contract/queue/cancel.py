@@ -29,6 +29,8 @@ from contract.queue.needs import (
     HOUSEKEEPING,
     JOBS,
     KEYS,
+    LATER,
+    ORDER,
     TIME,
     UNCHARGED,
     Part,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Delivery, Queue
 
 
-@needs(CANCELLATION, JOBS, COUNTING, TIME, HOUSEKEEPING, DELAYS, GROUPS, KEYS, UNCHARGED)
+@needs(CANCELLATION, JOBS, COUNTING, TIME, HOUSEKEEPING, DELAYS, GROUPS, KEYS, UNCHARGED, LATER)
 class CancelContract(Part):
     async def test_what_nobody_runs_is_gone_at_once(self, bench: Bench) -> None:
         await made(bench)
@@ -70,6 +72,7 @@ class CancelContract(Part):
         await made(bench)
         assert await cancel(bench, job_id) is None
 
+    @needs(ORDER)
     async def test_a_running_job_is_stopped_by_its_worker(self, bench: Bench) -> None:
         await made(bench)
         async with AsyncExitStack() as stack:

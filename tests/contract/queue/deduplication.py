@@ -23,6 +23,7 @@ from contract.queue.needs import (
     HOUSEKEEPING,
     JOBS,
     KEYS,
+    LATER,
     TIME,
     WINDOWS,
     Part,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 @needs(KEYS)
 class DeduplicationContract(Part):
+    @needs(LATER)
     async def test_while_a_job_with_the_key_is_unfinished_no_other_is_enqueued(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue, bench.queue() as other:

@@ -37,6 +37,8 @@ from contract.queue.needs import (
     GROUPS,
     HOUSEKEEPING,
     JOBS,
+    LATER,
+    ORDER,
     PAUSING,
     PRIORITIES,
     TIME,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Queue
 
 
-@needs(COUNTING, TIME, HOUSEKEEPING, DELAYS, PRIORITIES, GROUPS, EXPIRY, JOBS)
+@needs(COUNTING, TIME, HOUSEKEEPING, DELAYS, PRIORITIES, GROUPS, EXPIRY, JOBS, LATER)
 class DepthContract(Part):
     async def test_every_job_is_counted_once_and_where_it_stands(self, bench: Bench) -> None:
         await made(bench, max_retries=0)
@@ -252,13 +254,14 @@ def added_up(totals: Totals | None) -> Totals:
     return totals
 
 
-@needs(COUNTING, TIME, HOUSEKEEPING, EXPIRY, JOBS, DEAD_LETTERS, CANCELLATION, DELAYS)
+@needs(COUNTING, TIME, HOUSEKEEPING, EXPIRY, JOBS, DEAD_LETTERS, CANCELLATION, DELAYS, LATER)
 class TotalsContract(Part):
     async def test_a_new_queue_has_seen_nothing(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
             assert (await counted(queue)).totals == Totals()
 
+    @needs(ORDER)
     async def test_what_arrived_is_what_has_ended_and_what_is_there(self, bench: Bench) -> None:
         await made(bench, max_retries=1)
         async with bench.queue() as queue:

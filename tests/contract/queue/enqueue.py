@@ -37,8 +37,8 @@ def beyond(can: Capabilities) -> dict[str, NewJob]:
         "expiry": (can.expiry, NewJob(expires_at=datetime(2100, 1, 1, tzinfo=UTC))),
         "key": (can.deduplicates_unfinished, NewJob(deduplication_key="k")),
         "window": (window >= 3600, NewJob(deduplication_key="k", deduplication_window_seconds=3600)),
-        "delay": (can.max_delay_seconds >= 86_400, NewJob(delay_seconds=86_400)),
-        "moment": (can.max_delay_seconds >= 86_400 * 365, NewJob(run_at=datetime(2100, 1, 1, tzinfo=UTC))),
+        "delay": (can.max_enqueue_delay_seconds >= 86_400, NewJob(delay_seconds=86_400)),
+        "moment": (can.max_enqueue_delay_seconds >= 86_400 * 365, NewJob(run_at=datetime(2100, 1, 1, tzinfo=UTC))),
         "payload": (can.max_payload_bytes >= MAX_PAYLOAD_BYTES, NewJob(payload=b"." * MAX_PAYLOAD_BYTES)),
     }
     return {what: job for what, (has, job) in asked.items() if not has}
@@ -126,7 +126,7 @@ class EnqueueContract(Part):
             can = queue.capabilities
             kinds = [
                 NewJob(),
-                NewJob(delay_seconds=0.001 if can.max_delay_seconds else 0),
+                NewJob(delay_seconds=0.001 if can.max_enqueue_delay_seconds else 0),
                 NewJob(group="g" if can.groups else None),
                 NewJob(deduplication_key="k" if can.deduplicates_unfinished else None),
             ]

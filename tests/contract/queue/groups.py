@@ -34,6 +34,7 @@ from contract.queue.needs import (
     GROUPS,
     HOUSEKEEPING,
     JOBS,
+    LATER,
     PRIORITIES,
     TIME,
     UNCHARGED,
@@ -96,7 +97,7 @@ class GroupContract(Part):
             assert names(await arrival(queue)) == ["next"]
 
 
-@needs(GROUPS, PRIORITIES, DELAYS, UNCHARGED, TIME, HOUSEKEEPING, COUNTING, JOBS)
+@needs(GROUPS, PRIORITIES, DELAYS, UNCHARGED, TIME, HOUSEKEEPING, COUNTING, JOBS, LATER)
 class GroupOverTimeContract(Part):
     """Groups beside priorities, delays and whatever else can become of a head."""
 

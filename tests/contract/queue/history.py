@@ -14,6 +14,7 @@ from contract.queue.needs import (
     COUNTING,
     HOUSEKEEPING,
     JOBS,
+    ORDER,
     TIME,
     Part,
     needs,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 @needs(JOBS, TIME, HOUSEKEEPING, COUNTING)
 class HistoryContract(Part):
+    @needs(ORDER)
     async def test_finished_jobs_are_kept_where_the_queue_says_so_and_for_so_long(self, bench: Bench) -> None:
         await made(bench, completed_retention_seconds=60)
         async with bench.queue() as queue:

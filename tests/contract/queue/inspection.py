@@ -38,6 +38,7 @@ from contract.queue.needs import (
     HOUSEKEEPING,
     JOBS,
     KEYS,
+    ORDER,
     PRIORITIES,
     QUEUES,
     STUCK,
@@ -108,6 +109,7 @@ class InspectContract(Part):
             with pytest.raises(QueueNotFoundError, match="nowhere"):
                 await asked
 
+    @needs(ORDER)
     async def test_a_job_is_known_wherever_it_stands(self, bench: Bench) -> None:
         await made(bench, completed_retention_seconds=60)
         async with AsyncExitStack() as stack:
@@ -284,7 +286,7 @@ class InspectContract(Part):
             await bench.pass_time(50)
             assert (await received_one(queue)).job.id == job_id
 
-    @needs(STUCK)
+    @needs(STUCK, ORDER)
     async def test_what_nobody_keeps_alive_can_be_put_back_by_hand(self, bench: Bench) -> None:
         await made(bench)
         async with AsyncExitStack() as stack:

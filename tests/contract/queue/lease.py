@@ -29,6 +29,7 @@ from contract.queue.needs import (
     FENCED,
     HOUSEKEEPING,
     JOBS,
+    ORDER,
     TIME,
     UNCHARGED,
     Part,
@@ -167,6 +168,7 @@ class LeaseOverTimeContract(Part):
                 assert refused(await settle(lost, held, verb)) == [held]
             assert (await complete(other, [taken])).accepted == 1
 
+    @needs(ORDER)
     async def test_a_heartbeat_tells_what_is_lost_and_begins_another_lease(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as worker, bench.queue() as other:

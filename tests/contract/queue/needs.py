@@ -24,6 +24,8 @@ class Offer:
     inspector: inspection.Inspector | None
     moves_time: bool
     """Whether tests move the backend's clock on; else its clock is the real one."""
+    takes_parts: bool = False
+    """Whether tests can have the backend take a part of a call and refuse the rest."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -46,11 +48,13 @@ def _role(words: str, role: type) -> Need:
     return Need(words, lambda offer: isinstance(offer.queue, role) or isinstance(offer.inspector, role))
 
 
+ORDER = _capability("order", lambda can: can.ordered)
 PRIORITIES = _capability("priorities", lambda can: can.priorities)
 GROUPS = _capability("groups", lambda can: can.groups)
 EXPIRY = _capability("expiry of single jobs", lambda can: can.expiry)
-DELAYS = _capability("delays", lambda can: can.max_delay_seconds >= 1)
-LONG_DELAYS = _capability("delays of days", lambda can: can.max_delay_seconds >= 2 * 86_400)
+DELAYS = _capability("delays", lambda can: can.max_enqueue_delay_seconds >= 1)
+LONG_DELAYS = _capability("delays of days", lambda can: can.max_enqueue_delay_seconds >= 2 * 86_400)
+LATER = _capability("delays of retries", lambda can: can.max_retry_delay_seconds >= 1)
 KEYS = _capability("keys of unfinished jobs", lambda can: can.deduplicates_unfinished)
 WINDOWS = _capability("deduplication windows", lambda can: can.max_deduplication_window_seconds > 0)
 UNCHARGED = _capability("uncharged interruptions", lambda can: can.attempts == "failures")
@@ -72,6 +76,8 @@ JOBS = _role("looks at single jobs", inspection.Jobs)
 DEAD_LETTERS = _role("redrive and purge", inspection.DeadLetters)
 STUCK = _role("recovery by hand", inspection.Stuck)
 
+PARTS = _capability("batches in parts", lambda can: not can.atomic_batches)
+FAULTS = Need("fault that tests can cause", lambda offer: offer.takes_parts)
 TIME = Need("a clock that tests move", lambda offer: offer.moves_time)
 
 

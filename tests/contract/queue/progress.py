@@ -10,6 +10,7 @@ from contract.queue.bench import (
 )
 from contract.queue.needs import (
     JOBS,
+    ORDER,
     PROGRESS,
     UNCHARGED,
     Part,
@@ -30,6 +31,7 @@ async def report(queue: Queue, reports: list[tuple[Delivery, Progress]]) -> None
 
 @needs(PROGRESS, JOBS, UNCHARGED)
 class ProgressContract(Part):
+    @needs(ORDER)
     async def test_how_far_a_running_job_is_can_be_seen_and_the_newest_word_holds(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as worker:
@@ -48,6 +50,7 @@ class ProgressContract(Part):
             assert (await record_of(bench, first)).progress == Progress(fraction=0.5, message="page 2")
             assert (await record_of(bench, second)).progress == Progress(message='half a "snowman" \u2603')
 
+    @needs(ORDER)
     async def test_a_message_that_no_database_stores_keeps_no_other_back(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as worker:

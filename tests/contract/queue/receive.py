@@ -26,6 +26,7 @@ from contract.queue.needs import (
     HOUSEKEEPING,
     LISTENING,
     LONG_DELAYS,
+    ORDER,
     PAUSING,
     PRIORITIES,
     QUEUES,
@@ -53,7 +54,17 @@ class ReceiveContract(Part):
             assert await queue.receive(10) == []
             assert await queue.receive(10, wait_seconds=0.01) == []
 
-    @needs(PRIORITIES)
+    @needs(ORDER)
+    async def test_the_oldest_comes_first(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue, bench.queue() as other:
+            await queue.enqueue([NewJob(name="1"), NewJob(name="2")])
+            await other.enqueue([NewJob(name="3")])
+            await queue.enqueue([NewJob(name="4")])
+            assert names(await arrivals(queue, 3)) == ["1", "2", "3"]
+            assert names(await arrivals(other, 1)) == ["4"]
+
+    @needs(PRIORITIES, ORDER)
     async def test_higher_priority_comes_first_then_the_older(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
@@ -71,7 +82,6 @@ class ReceiveContract(Part):
             rest = await arrivals(other, 3)
             assert len({delivery.job.id for delivery in (*first, *rest)}) == 5
 
-    @needs(COUNTING)
     @pytest.mark.parametrize("limit", [0, -1])
     async def test_where_there_is_no_room_nothing_is_given(self, bench: Bench, limit: int) -> None:
         await made(bench)
@@ -80,6 +90,7 @@ class ReceiveContract(Part):
             assert await queue.receive(limit) == []
             assert len(await queue.receive(1)) == 1
 
+    @needs(COUNTING)
     async def test_what_is_given_is_in_flight_and_the_rest_ready(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
@@ -227,7 +238,7 @@ class ReceiveContract(Part):
             assert await queue.receive(10, without={"a"}) == []
             assert names(await arrivals(queue, 2)) == ["a", "a"]
 
-    @needs(SKIPPING, PRIORITIES)
+    @needs(SKIPPING, PRIORITIES, ORDER)
     async def test_what_was_left_out_has_its_old_place_when_it_is_wanted_again(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:

@@ -21,9 +21,9 @@ from contract.queue.bench import (
 )
 from contract.queue.needs import (
     COUNTING,
-    DELAYS,
     ERRORS,
     JOBS,
+    LATER,
     TIME,
     UNCHARGED,
     Part,
@@ -146,7 +146,7 @@ class SettleContract(Part):
                 2,
             )
 
-    @needs(DELAYS)
+    @needs(LATER)
     async def test_a_retry_comes_back_after_its_delay(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
@@ -201,7 +201,7 @@ class SettleContract(Part):
             assert await complete(queue, deliveries) == Settled(accepted=2)
 
 
-@needs(JOBS, COUNTING, DELAYS)
+@needs(JOBS, COUNTING, LATER)
 class SettledJobsContract(Part):
     """Where settled jobs stand afterwards."""
 

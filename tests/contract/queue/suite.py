@@ -7,6 +7,7 @@ from contract.queue.dead_letters import DeadLetterContract
 from contract.queue.deduplication import DeduplicationContract, DeduplicationWindowContract
 from contract.queue.depth import DepthContract, TotalsContract
 from contract.queue.enqueue import EnqueueContract
+from contract.queue.faults import FaultContract
 from contract.queue.groups import GroupContract, GroupOverTimeContract
 from contract.queue.history import HistoryContract
 from contract.queue.housekeeping import HousekeepingContract
@@ -45,5 +46,6 @@ class QueueContract(
     ProvisionContract,
     TransactionContract,
     TogetherContract,
+    FaultContract,
 ):
     """All of it."""

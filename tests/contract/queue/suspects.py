@@ -28,6 +28,8 @@ from contract.queue.needs import (
     HOUSEKEEPING,
     JOBS,
     KEYS,
+    LATER,
+    ORDER,
     PRIORITIES,
     SKIPPING,
     TIME,
@@ -50,7 +52,7 @@ async def holding_all(worker: Queue, jobs: list[NewJob]) -> list[Delivery]:
     return held
 
 
-@needs(TIME, HOUSEKEEPING, UNCHARGED, COUNTING, DELAYS, PRIORITIES, GROUPS, KEYS, JOBS, SKIPPING)
+@needs(TIME, HOUSEKEEPING, UNCHARGED, COUNTING, DELAYS, PRIORITIES, GROUPS, KEYS, JOBS, SKIPPING, LATER)
 class SuspectContract(Part):
     """What becomes of jobs whose worker was lost: at the first loss nothing, from the second on they are held alone."""
 
@@ -113,6 +115,7 @@ class SuspectContract(Part):
             await complete(busy, [suspect])
             assert len(await busy.receive(10)) == 9
 
+    @needs(ORDER)
     async def test_making_room_ends_after_thirty_seconds(self, bench: Bench) -> None:
         await made(bench)
         async with AsyncExitStack() as stack:
@@ -226,6 +229,7 @@ class SuspectContract(Part):
             assert (await counted(other)).ready == 1
             assert (await received_one(other)).is_suspect
 
+    @needs(ORDER)
     async def test_a_suspect_that_fails_as_others_do_is_no_suspect_any_more(self, bench: Bench) -> None:
         await made(bench)
         async with AsyncExitStack() as stack:

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contract.queue.bench import PATIENCE_SECONDS, Bench, counted, kept, made, standing, working
-from contract.queue.needs import COUNTING, DELAYS, GROUPS, HOUSEKEEPING, PRIORITIES, SKIPPING, UNCHARGED, Part, needs
+from contract.queue.needs import (
+    COUNTING,
+    DELAYS,
+    GROUPS,
+    HOUSEKEEPING,
+    LATER,
+    PRIORITIES,
+    SKIPPING,
+    UNCHARGED,
+    Part,
+    needs,
+)
 from headrace.job import NewJob
 from headrace.queues.base import Depth, KeptAlive
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Failure, Release, Retry
@@ -54,7 +65,7 @@ class Ledger:
         self._groups.discard(delivery.job.group or "")
 
 
-@needs(GROUPS, PRIORITIES, DELAYS, SKIPPING, UNCHARGED, HOUSEKEEPING, COUNTING)
+@needs(GROUPS, PRIORITIES, DELAYS, SKIPPING, UNCHARGED, HOUSEKEEPING, COUNTING, LATER)
 class TogetherContract(Part):
     """All that workers do, at once and in any mix."""
 

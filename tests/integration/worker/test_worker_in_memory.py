@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
-from headrace import App, new_job
+from headrace import App, Context, new_job
 from headrace.metrics import Metrics
 from headrace.queues.base import Owner, QueueSettings
-from headrace.queues.errors import QueueUnavailableError
+from headrace.queues.errors import PartlyEnqueuedError, QueueUnavailableError
 from headrace.queues.inspection import Cancel
 from headrace.queues.memory import MemoryBackend, MemoryInspector, MemoryQueue, counting
 from headrace.retry import RetryPolicy
@@ -24,7 +25,8 @@ from support.worker_process import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from headrace.queues.base import Delivery, Depth, Queue
+    from headrace.job import NewJob
+    from headrace.queues.base import Delivery, Depth, Enqueued, Queue
     from headrace.queues.settlement import Settled, Settlement
 
 
@@ -69,6 +71,38 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+async def test_what_a_handler_is_known_to_have_enqueued_is_counted(world: World) -> None:
+    class Broker(MemoryQueue):
+        """Doesn't tell of keys; of several jobs it takes only the first."""
+
+        async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+            (first,) = await super().enqueue(jobs[:1])
+            if jobs[1:]:
+                raise PartlyEnqueuedError({0: first}, dict.fromkeys(range(1, len(jobs)), "throttled"))
+            return [structs.replace(first, is_new=None) if jobs[0].deduplication_key else first]
+
+    told: list[bool | None] = []
+    failed: list[Any] = []
+
+    @world.app.job("parent")
+    async def parent(payload: None, context: Context) -> None:
+        for key in (None, "k", "k"):
+            told.extend(each.is_new for each in await context.enqueue([new_job("child", deduplication_key=key)]))
+        try:
+            await context.enqueue([new_job("child")] * 3)
+        except PartlyEnqueuedError as error:
+            failed.extend(error.failed)
+
+    @world.app.job("child")
+    async def child(payload: None) -> None: ...
+
+    async with world.queue() as producer, world.working(Broker(world.backend, "orders")):
+        await producer.enqueue([new_job("parent")])
+        await eventually(lambda: world.counted("completed_total") == 4, what="all completed")
+    assert (told, failed) == ([True, None, None], [1, 2])
+    assert world.counted("enqueued_total") == 2, "the plain one, and the first of three"
 
 
 async def test_a_lost_lease_cancels_its_jobs_and_nothing_of_theirs_is_settled(world: World) -> None:

@@ -741,7 +741,7 @@ async def test_a_secret_that_can_not_be_read_at_present_is_not_a_missing_one(sce
 
 
 async def test_what_the_queues_backend_can_not_do_is_said_and_no_worker_starts(scene: Scene) -> None:
-    scene.backend.backend_limits = BackendLimits(max_hold_seconds=1799, max_delay_seconds=900)
+    scene.backend.backend_limits = BackendLimits(max_hold_seconds=1799, max_retry_delay_seconds=900)
     with pytest.raises(RefusedError, match=r"spec.jobTimeoutSeconds is 1800: provider Postgres takes 1799 at most"):
         await scene.look(20)
     assert scene.condition("Ready") == ("False", "UnsupportedByProvider")

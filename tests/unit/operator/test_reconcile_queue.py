@@ -165,7 +165,7 @@ async def test_a_pause_shows_with_where_it_was_made(scene: Scene) -> None:
 
 
 async def test_what_the_backend_can_not_do_is_said_and_nothing_is_made(scene: Scene) -> None:
-    scene.backend.backend_limits = BackendLimits(max_hold_seconds=43200, max_delay_seconds=900, can_pause=False)
+    scene.backend.backend_limits = BackendLimits(max_hold_seconds=43200, max_retry_delay_seconds=900, can_pause=False)
     scene.put(visibilityTimeoutSeconds=43201)
     with pytest.raises(RefusedError, match=r"spec.visibilityTimeoutSeconds is 43201: provider Postgres takes 43200"):
         await scene.look()

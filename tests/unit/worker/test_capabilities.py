@@ -21,14 +21,24 @@ LACKS: list[tuple[str, dict[str, Any], NewJob, str]] = [
     ("no priorities", {"priorities": False}, NewJob(priority=1), "priority: .* leave it out"),
     ("no groups", {"groups": False}, NewJob(group="g"), "group: .* leave it out"),
     ("no expiry", {"expiry": False}, NewJob(expires_at=NOW), "expires_at: .* leave it out"),
-    ("no delays", {"max_delay_seconds": 0}, NewJob(delay_seconds=1), "delay_seconds or run_at: .* leave it out"),
-    ("no delays", {"max_delay_seconds": 0}, NewJob(run_at=NOW), "delay_seconds or run_at: .* leave it out"),
-    ("short delays", {"max_delay_seconds": 900}, NewJob(delay_seconds=901), "delay of 901 s: .* by 900 s at most"),
+    (
+        "no delays",
+        {"max_enqueue_delay_seconds": 0},
+        NewJob(delay_seconds=1),
+        "delay_seconds or run_at: .* leave it",
+    ),
+    ("no delays", {"max_enqueue_delay_seconds": 0}, NewJob(run_at=NOW), "delay_seconds or run_at: .* leave it"),
     (
         "short delays",
-        {"max_delay_seconds": 900},
+        {"max_enqueue_delay_seconds": 900},
+        NewJob(delay_seconds=901),
+        "delay of 901 s: .* a new job by 900 s at",
+    ),
+    (
+        "short delays",
+        {"max_enqueue_delay_seconds": 900},
         NewJob(run_at=NOW + timedelta(hours=1)),
-        "delay of 3600 s: .* by 900 s at most",
+        "delay of 3600 s: .* a new job by 900 s at most",
     ),
     ("small payloads", {"max_payload_bytes": 9}, NewJob(payload=b"0123456789"), "payload of 10 bytes: .* takes 9 at"),
     (
@@ -68,7 +78,7 @@ def test_what_a_backend_has_is_not_refused_for_what_else_it_lacks(lacks: dict[st
 
 
 def test_what_is_just_within_the_bounds_is_taken() -> None:
-    bounded = replace(ALL, max_delay_seconds=900, max_payload_bytes=9, max_deduplication_window_seconds=300)
+    bounded = replace(ALL, max_enqueue_delay_seconds=900, max_payload_bytes=9, max_deduplication_window_seconds=300)
     refuse_unsupported(
         [
             NewJob(delay_seconds=900, payload=b"012345678"),
@@ -81,7 +91,7 @@ def test_what_is_just_within_the_bounds_is_taken() -> None:
 
 
 def test_a_moment_is_compared_with_the_longest_delay_only_where_the_time_is_known() -> None:
-    refuse_unsupported([NewJob(run_at=NOW + timedelta(days=1))], replace(ALL, max_delay_seconds=900))
+    refuse_unsupported([NewJob(run_at=NOW + timedelta(days=1))], replace(ALL, max_enqueue_delay_seconds=900))
 
 
 def test_a_plain_job_asks_for_nothing() -> None:
@@ -90,7 +100,7 @@ def test_a_plain_job_asks_for_nothing() -> None:
         priorities=False,
         groups=False,
         expiry=False,
-        max_delay_seconds=0,
+        max_enqueue_delay_seconds=0,
         deduplicates_unfinished=False,
         max_deduplication_window_seconds=0,
     )

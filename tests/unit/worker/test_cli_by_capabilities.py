@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from click.testing import CliRunner
 
 from headrace import queues
 from headrace.cli import main
-from headrace.queues.base import Enqueued
+from headrace.cli.output import count_of
+from headrace.queues.base import Depth, Enqueued
 from headrace.queues.errors import PartlyEnqueuedError
 from headrace.queues.postgres.capabilities import CAPABILITIES
 
@@ -52,7 +54,8 @@ class Broker(Opened):
         failed = {place: "throttled" for place in range(len(jobs)) if place in self.refused_places}
         if failed:
             raise PartlyEnqueuedError({}, failed)
-        return [Enqueued(id=str(place), is_new=job.deduplication_key is None) for place, job in enumerate(jobs)]
+        told = {None: True, "taken": False}
+        return [Enqueued(id=str(place), is_new=told.get(job.deduplication_key)) for place, job in enumerate(jobs)]
 
 
 class BrokersDeadLetters(Opened):
@@ -209,9 +212,29 @@ def test_who_waits_for_stuck_jobs_is_told_so(broker: Broker, monkeypatch: pytest
     assert "orders: waiting for signs of life of its workers" in done.stderr
 
 
+def test_what_a_backend_does_not_tell_of_a_key_is_said_to_be_unknown(broker: Broker) -> None:
+    arguments = ("enqueue", "orders", "resize", "--deduplication-key", "silent")
+    assert headrace(*arguments).stdout == "job 0 with the key silent is in orders; whether it is new is unknown\n"
+    assert json.loads(headrace(*arguments, "--output", "json").stdout) == {
+        "queue": "orders",
+        "enqueued": 0,
+        "ids": ["0"],
+        "duplicates": [],
+        "unknown": ["0"],
+    }
+    assert broker.connections == 2
+
+
+def test_a_count_says_whether_there_are_more_and_whether_it_is_about_so_many() -> None:
+    assert count_of(12, Depth()) == "12"
+    assert count_of(12, Depth(is_lower_bound=True)) == "12+"
+    assert count_of(12, Depth(is_approximate=True)) == "~12"
+    assert count_of(0, Depth(is_lower_bound=True, is_approximate=True)) == "~0"
+
+
 def test_a_job_whose_key_is_taken_is_said_to_be_no_new_one(broker: Broker) -> None:
-    done = headrace("enqueue", "orders", "resize", "--deduplication-key", "k")
-    assert done.stdout == "nothing enqueued into orders: job 0 has the key k\n"
+    done = headrace("enqueue", "orders", "resize", "--deduplication-key", "taken")
+    assert done.stdout == "nothing enqueued into orders: job 0 has the key taken\n"
     assert headrace("enqueue", "orders", "resize").stdout == "job 0 enqueued into orders\n"
     assert headrace("enqueue", "orders", "resize", "--count", "2").stdout == "2 jobs enqueued into orders\n"
     assert broker.connections == 3

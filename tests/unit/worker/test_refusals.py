@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from headrace import App, RetryPolicy
-from headrace.queues.capabilities import Capabilities
+from headrace.job import NewJob
+from headrace.queues.capabilities import Capabilities, refuse_unsupported
 from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.queues.memory.capabilities import CAPABILITIES as MEMORY
 from headrace.runtime.refusals import refusals, refuse_to_start, remarks
 
 BROKER = Capabilities(
+    ordered=False,
     priorities=False,
     groups=False,
     expiry=False,
-    max_delay_seconds=900.0,
+    max_enqueue_delay_seconds=60.0,
+    max_retry_delay_seconds=900.0,
     deduplicates_unfinished=False,
     max_deduplication_window_seconds=300.0,
     max_hold_seconds=43200.0,
@@ -70,6 +74,15 @@ def test_a_retry_that_would_wait_longer_than_the_backend_delays_is_refused(
     assert bool(refusals(declared(retry=policy).jobs.values(), BROKER)) == is_refused
     assert bool(refusals((), BROKER, retry=policy)) == is_refused
     assert not refusals((), MEMORY, retry=policy)
+
+
+def test_how_long_a_new_job_can_wait_says_nothing_of_retries() -> None:
+    policy = RetryPolicy(max_delay_seconds=900)
+    assert policy.max_delay_seconds > BROKER.max_enqueue_delay_seconds
+    assert refusals((), BROKER, retry=policy) == []
+    at_once = replace(MEMORY, max_retry_delay_seconds=0)
+    assert bool(refusals((), at_once, retry=policy))
+    refuse_unsupported([NewJob(delay_seconds=86_400)], at_once)
 
 
 def test_all_that_is_refused_is_said_at_once() -> None:

@@ -127,13 +127,18 @@ def enqueue(
 
 def _report(all_enqueued: list[Enqueued], queue: str, key: str | None, *, as_json: bool) -> None:
     ids = [enqueued.id for enqueued in all_enqueued]
-    duplicates = [enqueued.id for enqueued in all_enqueued if not enqueued.is_new]
+    duplicates = [enqueued.id for enqueued in all_enqueued if enqueued.is_new is False]
+    unknown = [enqueued.id for enqueued in all_enqueued if enqueued.is_new is None]
     if as_json:
-        print_json({"queue": queue, "enqueued": len(ids) - len(duplicates), "ids": ids, "duplicates": duplicates})
+        new = len(ids) - len(duplicates) - len(unknown)
+        print_json({"queue": queue, "enqueued": new, "ids": ids, "duplicates": duplicates, "unknown": unknown})
     elif duplicates:
         # Keys are for one job at a time.
         holder = f"job {ids[0]}" if ids[0] else "another job"
         click.echo(f"nothing enqueued into {queue}: {holder} has the key {key}")
+    elif unknown:
+        job = f"job {ids[0]}" if ids[0] else "a job"
+        click.echo(f"{job} with the key {key} is in {queue}; whether it is new is unknown")
     elif len(ids) == 1 and ids[0]:
         click.echo(f"job {ids[0]} enqueued into {queue}")
     else:

@@ -58,9 +58,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def at_least(number: int, depth: Depth) -> str:
-    """A count, with a + where counting stopped and there are more."""
-    return f"{number}+" if depth.is_lower_bound and number else str(number)
+def count_of(number: int, depth: Depth) -> str:
+    """A count: with a + where counting stopped and there are more, with a ~ where the backend tells it about."""
+    about = "~" if depth.is_approximate else ""
+    return f"{about}{number}+" if depth.is_lower_bound and number else f"{about}{number}"
 
 
 def printable(text: str) -> str:
@@ -100,6 +101,7 @@ def queue_json(record: QueueRecord) -> dict[str, Any]:
         "in_flight": record.depth.in_flight,
         "dead_lettered": record.depth.dead_lettered,
         "is_lower_bound": record.depth.is_lower_bound,
+        "is_approximate": record.depth.is_approximate,
         "oldest_ready_age_seconds": record.depth.oldest_ready_age_seconds,
         "totals": _totals_json(record.depth.totals),
         "paused": record.settings.paused or record.paused_by_hand,

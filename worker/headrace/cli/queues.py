@@ -8,7 +8,7 @@ import click
 
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import Asked, block, change_options, output_option
-from headrace.cli.output import age, at_least, print_json, print_table, queue_json
+from headrace.cli.output import age, count_of, print_json, print_table, queue_json
 from headrace.queues.inspection import Pause, Queues
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def list_queues(connection: Connection, *, as_json: bool) -> None:
 
     READY could start now; BLOCKED waits behind the head of its group, DELAYED for its time; IN FLIGHT is held by a
     worker; DEAD is in the dead-letter queue; OLDEST is how long the oldest ready job has been due. With a + there are
-    more: who counts stopped there.
+    more: who counts stopped there; with a ~ it is about so many.
     """
     records = connection.ask(Queues, lambda queues: queues.queues())
     if as_json:
@@ -47,7 +47,7 @@ def list_queues(connection: Connection, *, as_json: bool) -> None:
         [
             (
                 record.name,
-                *(at_least(number, record.depth) for number in _numbers(record.depth)),
+                *(count_of(number, record.depth) for number in _numbers(record.depth)),
                 age(record.depth.oldest_ready_age_seconds) if record.depth.ready else "",
                 _pauses(record),
                 f"{record.owner.namespace}/{record.owner.name}" if record.owner and record.owner.namespace else "",

@@ -105,6 +105,8 @@ class Depth:
     """Nothing is received: what is ready can't start."""
     is_lower_bound: bool = False
     """The queue is so long that counting stopped: there are at least so many."""
+    is_approximate: bool = False
+    """There may be somewhat more or fewer, by the backend's own account: a count of nothing is no proof of nothing."""
     counted_at: datetime | None = None
     """When this was counted, by the backend's clock. None: just now."""
     age_seconds: float = 0.0
@@ -137,8 +139,9 @@ class Enqueued(Struct, frozen=True, gc=False):
 
     id: str
     """The job's, or that of the job which has its deduplication key. Empty where the backend doesn't tell."""
-    is_new: bool = True
-    """False: the deduplication key is taken, and nothing was enqueued."""
+    is_new: bool | None = True
+    """False: the deduplication key is taken, and nothing was enqueued. None: there is one job of that key, and whether
+    this call made it is unknown: the backend doesn't tell, or its first answer was lost."""
 
 
 class KeptAlive(Struct, frozen=True, kw_only=True):

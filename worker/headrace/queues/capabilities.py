@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 class Capabilities:
     """What a backend can do; what it can't is refused with `UnsupportedCapabilityError`, never ignored."""
 
+    ordered: bool
+    """Whether jobs of one priority are given oldest first; else in about that order."""
     priorities: bool
     groups: bool
+    """Whether jobs can run one at a time and in order, each group for itself."""
     expiry: bool
     """Whether a job can have a time by which it must have started."""
-    max_delay_seconds: float = MAX_DELAY_SECONDS
-    """The longest delay of a job or a retry; 0: none at all."""
+    max_enqueue_delay_seconds: float = MAX_DELAY_SECONDS
+    """The longest time from its enqueue for which a job can be told to wait; 0: none at all."""
+    max_retry_delay_seconds: float = MAX_DELAY_SECONDS
+    """The longest time for which a job that was received can wait until it is given again, by a retry or a release."""
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
     """The largest payload of text. Where messages hold text alone, one of other bytes travels as base64, and may be
     refused from three quarters of that on."""
@@ -89,10 +94,13 @@ def _refusal(job: NewJob, can: Capabilities, now: datetime | None) -> str:
     delay_seconds = job.delay_seconds
     if job.run_at is not None and now is not None:
         delay_seconds = (job.run_at - now).total_seconds()
-    if can.max_delay_seconds == 0 and (job.delay_seconds or job.run_at is not None):
+    if can.max_enqueue_delay_seconds == 0 and (job.delay_seconds or job.run_at is not None):
         return "delay_seconds or run_at: this queue's backend has no delays; leave it out"
-    if delay_seconds > can.max_delay_seconds:
-        return f"a delay of {delay_seconds:g} s: this queue's backend delays by {can.max_delay_seconds:g} s at most"
+    if delay_seconds > can.max_enqueue_delay_seconds:
+        return (
+            f"a delay of {delay_seconds:g} s: this queue's backend delays a new job by "
+            f"{can.max_enqueue_delay_seconds:g} s at most"
+        )
     if len(job.payload) > can.max_payload_bytes:
         return (
             f"payload of {len(job.payload)} bytes: this queue's backend takes {can.max_payload_bytes} at most; "

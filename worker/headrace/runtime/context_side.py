@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.app import Context
 from headrace.queues.base import Transactional
-from headrace.queues.errors import UnsupportedCapabilityError
+from headrace.queues.errors import PartlyEnqueuedError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from headrace.job import NewJob
     from headrace.metrics import QueueMetrics
@@ -51,10 +51,17 @@ class ContextSide:
         self._progress[delivery.key] = (delivery, progress)
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
-        """Enqueue into the worker's own queue, and count what is new."""
-        enqueued = await self._queue.enqueue(jobs)
-        self._metrics.enqueued.inc(sum(each.is_new for each in enqueued))
+        """Enqueue into the worker's own queue, and count what is known to be new."""
+        try:
+            enqueued = await self._queue.enqueue(jobs)
+        except PartlyEnqueuedError as error:
+            self._count(error.done.values())
+            raise
+        self._count(enqueued)
         return enqueued
+
+    def _count(self, enqueued: Iterable[Enqueued]) -> None:
+        self._metrics.enqueued.inc(sum(each.is_new is True for each in enqueued))
 
     def transactional(self) -> Transactional:
         """The queue, as one that takes part in transactions."""

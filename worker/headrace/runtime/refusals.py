@@ -76,10 +76,10 @@ def _refusals(whose: str, can: Capabilities, timeout_seconds: float | None, retr
             f"{whose}a timeout of {timeout_seconds:g} s: this queue's backend lets a job be held for {hold:g} s at "
             "most; make it shorter, or let the job enqueue the rest of its work"
         )
-    if retry is not None and (longest := _longest(retry)) > can.max_delay_seconds:
+    if retry is not None and (longest := _longest(retry)) > can.max_retry_delay_seconds:
         yield (
-            f"{whose}retries after up to {longest:g} s: this queue's backend delays by {can.max_delay_seconds:g} s at "
-            "most; lower max_delay_seconds of the retry policy"
+            f"{whose}retries after up to {longest:g} s: this queue's backend delays a retry by "
+            f"{can.max_retry_delay_seconds:g} s at most; lower max_delay_seconds of the retry policy"
         )
 
 

@@ -34,7 +34,9 @@ class PostgresProvider:
         """See `core.provider.Provider`."""
         can = BACKENDS["postgresql"].capabilities
         return BackendLimits(
-            max_hold_seconds=can.max_hold_seconds, max_delay_seconds=can.max_delay_seconds, can_pause=can.pausing
+            max_hold_seconds=can.max_hold_seconds,
+            max_retry_delay_seconds=can.max_retry_delay_seconds,
+            can_pause=can.pausing,
         )
 
     def secrets(self, queue: JobQueue) -> Sequence[SecretKey]:

@@ -6,6 +6,7 @@ from headrace.job import MAX_DELAY_SECONDS
 from headrace.queues.capabilities import Capabilities
 
 CAPABILITIES = Capabilities(
+    ordered=True,
     priorities=True,
     groups=True,
     expiry=True,
