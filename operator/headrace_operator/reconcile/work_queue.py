@@ -228,7 +228,10 @@ class WorkQueue(Generic[Key]):
 
     def _due(self, key: Key) -> None:
         del self._timers[key]
-        self._push(key)
+        if key in self._active:
+            self._again.add(key)
+        else:
+            self._push(key)
 
     def _cancel_timer(self, key: Key) -> None:
         if timer := self._timers.pop(key, None):

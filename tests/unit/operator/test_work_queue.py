@@ -101,6 +101,27 @@ def test_a_key_added_while_it_is_looked_at_is_looked_at_again_and_never_twice_at
     assert not journal.errors
 
 
+def test_a_look_whose_time_comes_while_its_key_is_looked_at_waits_for_the_end_of_that(journal: Journal) -> None:
+    active = Counter[str]()
+
+    async def slow(key: str) -> float | None:
+        active[key] += 1
+        assert active[key] == 1
+        await asyncio.sleep(10)
+        active[key] -= 1
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(1)
+        queue.add_within("a", 5)
+        await asyncio.sleep(60)
+
+    told(journal, slow, story)
+    assert journal.times("a") == [0, 10]
+    assert not journal.errors
+
+
 def test_a_look_says_when_it_wants_to_be_repeated(journal: Journal) -> None:
     async def every_five_seconds(_: str) -> float | None:
         return 5.0
