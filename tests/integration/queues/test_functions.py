@@ -387,6 +387,18 @@ class TestCounting:
         await one.rows("release", lease, claims, ids[:1], [0.0])
         assert await one.value("has_ready", QUEUE)
 
+    async def test_of_more_arrivals_than_are_looked_at_some_may_be_ready(self, one: Session) -> None:
+        """Each would be asked for the head of its group: a worker that is woken looks at them."""
+        await one.put(["g"], delays=[60.0])
+        await one.value("promote", QUEUE, 1)
+        arrive = "INSERT INTO headrace.parked_jobs (id, queue_id, group_key, state) "
+        await one.execute(f"{arrive} SELECT 10 + number, 1, 'g', 'arrived' FROM generate_series(1, 20000) AS number")
+        assert not await one.value("has_ready", QUEUE)
+        await one.execute(f"{arrive} VALUES (50000, 1, 'g', 'arrived')")
+        assert await one.value("has_ready", QUEUE)
+        await one.value("promote", QUEUE, 30000)
+        assert not await one.value("has_ready", QUEUE)
+
 
 class TestClaiming:
     async def test_a_batch_has_no_more_than_sixteen_megabytes(self, one: Session) -> None:

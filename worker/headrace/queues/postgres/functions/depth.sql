@@ -223,6 +223,7 @@ CREATE OR REPLACE FUNCTION {schema}.has_ready(p_queue integer) RETURNS boolean
 LANGUAGE plpgsql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 AS $body$
 DECLARE
+    most_arrivals CONSTANT bigint := 20000;
     held bigint[];
 BEGIN
     held := ARRAY (
@@ -254,20 +255,33 @@ BEGIN
             WHERE job.queue_id = p_queue AND job.state = 'suspect' AND (job.run_at IS NULL OR job.run_at <= now())
                 AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now()))
         OR EXISTS (
-            SELECT FROM {schema}.parked_jobs AS job
-            WHERE job.queue_id = p_queue AND job.state = 'arrived' AND (job.run_at IS NULL OR job.run_at <= now())
-                AND (job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now())
-                AND (SELECT held.head_id
-                    FROM {schema}.group_heads AS held
-                    WHERE held.queue_id = p_queue AND held.group_key >= job.group_key
-                        AND held.group_key <= job.group_key
-                    ORDER BY held.group_key DESC
-                    LIMIT 1) IS NULL
-                AND (SELECT before.id
-                    FROM {schema}.parked_jobs AS before
-                    WHERE before.queue_id = p_queue AND before.group_key = job.group_key
-                        AND before.state IN ('arrived', 'behind') AND before.id < job.id
-                    LIMIT 1) IS NULL
-        );
+            SELECT
+            FROM (
+                SELECT few.group_key, min(few.id) AS first_id
+                FROM (
+                    SELECT job.id, job.group_key FROM {schema}.parked_jobs AS job
+                    WHERE job.queue_id = p_queue AND job.state = 'arrived'
+                    ORDER BY job.enqueued_at LIMIT most_arrivals) AS few
+                GROUP BY few.group_key
+            ) AS of_group
+                JOIN LATERAL (
+                    SELECT job.run_at IS NULL OR job.run_at <= now() AS is_due,
+                        job.expires_at IS NULL OR job.attempt > 0 OR job.expires_at > now() AS is_unexpired
+                    FROM {schema}.parked_jobs AS job
+                    WHERE job.queue_id = p_queue AND job.id = of_group.first_id
+                    OFFSET 0
+                ) AS head ON head.is_due AND head.is_unexpired
+            WHERE (SELECT held.head_id
+                FROM {schema}.group_heads AS held
+                WHERE held.queue_id = p_queue AND held.group_key >= of_group.group_key
+                    AND held.group_key <= of_group.group_key
+                ORDER BY held.group_key DESC
+                LIMIT 1) IS NULL
+        )
+        -- Of so many that nobody has looked at, some may: a worker will.
+        OR (SELECT job.id
+            FROM {schema}.parked_jobs AS job
+            WHERE job.queue_id = p_queue AND job.state = 'arrived'
+            OFFSET most_arrivals LIMIT 1) IS NOT NULL;
 END
 $body$;
