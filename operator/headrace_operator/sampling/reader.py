@@ -52,7 +52,8 @@ class BackendReader:
         self._following = Following(surroundings)
         self._questions = Questions(open_backlog, self._following)
         self._crews: dict[ObjectKey, _Crew] = {}
-        self._asking: set[asyncio.Task[None]] = set()
+        self.is_left = False
+        """Whether it is to end, however that goes."""
 
     @property
     def is_idle(self) -> bool:
@@ -73,24 +74,18 @@ class BackendReader:
     async def run(self) -> None:
         """Read, until cancelled."""
         self._following.begin_anew()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read_who_is_due())
-                group.create_task(self._questions.run())
-        finally:
-            for task in self._asking:
-                task.cancel()
-            await asyncio.gather(*self._asking, return_exceptions=True)
+        # One group for all: were one to fail silently, its queue would never be due again.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_who_is_due(group))
+            group.create_task(self._questions.run())
 
-    async def _read_who_is_due(self) -> None:
+    async def _read_who_is_due(self, group: asyncio.TaskGroup) -> None:
         while True:
             now = time.monotonic()
             for queue in self._following.schedule.take_due(now):
                 addresses = self._workers_to_ask(queue, now)
                 if addresses:
-                    task = asyncio.create_task(self._ask_workers(queue, addresses), name=f"ask-workers-{queue}")
-                    self._asking.add(task)
-                    task.add_done_callback(self._asking.discard)
+                    group.create_task(self._ask_workers(queue, addresses), name=f"ask-workers-{queue}")
                 else:
                     self._following.want_backend(queue)
             await self._following.until_due()

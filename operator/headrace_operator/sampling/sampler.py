@@ -96,8 +96,8 @@ class Sampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+        for reader in list(self._tasks):
+            self._leave(reader)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._open.aclose()
 
@@ -129,11 +129,15 @@ class Sampler:
         reader.forget(queue)
         if reader.is_idle:
             del self._readers[backend]
-            self._tasks[reader].cancel()
+            self._leave(reader)
 
     def reading(self, queue: ObjectKey) -> Reading | None:
         """See `reconcile.ports.Sampling`."""
         return self._observations.reading(queue)
+
+    def _leave(self, reader: BackendReader) -> None:
+        reader.is_left = True
+        self._tasks[reader].cancel()
 
     def _tell(self, queue: ObjectKey, reading: Reading) -> None:
         before = self._observations.reading(queue)
@@ -166,8 +170,7 @@ async def _keep_running(reader: BackendReader) -> None:
             await reader.run()
         except Exception:
             logger.exception("A backend's reader failed")
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # What fails while it is left would hide that.
+            # What fails while it is being left hides that it was cancelled.
+            if reader.is_left:
                 return
             await asyncio.sleep(_RESTART_SECONDS)

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from headrace_operator.core.model import ObjectKey, SampleSource, WorkerPod
 from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
+from headrace_operator.sampling.sampler import NoObserver
 from support.sampling import SamplerStage, sampling
 
 QUEUE = ObjectKey("shop", "thumbnails")
@@ -222,6 +223,20 @@ async def test_only_what_a_decision_reads_is_news(stage: SamplerStage) -> None:
         await stage.sample(QUEUE, NOWHERE)
         await stage.until(QUEUE, lambda _: len(stage.news) == 5)
     assert [is_urgent for _, is_urgent in stage.news] == [True, True, False, False, True]
+
+
+async def test_a_fault_of_ours_with_what_a_worker_tells_does_not_end_its_reading() -> None:
+    class FaultyOnce(NoObserver):
+        is_faulty = True
+
+        def sampled(self, *_: object) -> None:
+            if self.is_faulty:
+                self.is_faulty = False
+                raise RuntimeError("nobody has thought of that")
+
+    async with worker(publishing(4)) as pod, sampling(observer=FaultyOnce()) as stage:
+        stage.pods[QUEUE] = [pod]
+        assert (await stage.sample(QUEUE, NOWHERE)).depth.ready == 4
 
 
 async def test_stopping_ends_readings_that_are_under_way() -> None:
