@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import conditions
 from headrace_operator.core.conditions import Condition
-from headrace_operator.core.model import QUEUE_FINALIZER, EventType, OperatorError, PassingError
+from headrace_operator.core.model import QUEUE_FINALIZER, EventType, OperatorError, PassingError, TransientError
 from headrace_operator.core.queue_status import REMOVING, at_work
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, parse
 from headrace_operator.reconcile.long_work import WorkOrder
@@ -89,7 +89,8 @@ class QueueRemoval:
             raise
         except OperatorError as failure:
             await self._reporter.write_status(manifest, [Condition.failed(conditions.READY, failure)])
-            raise
+            # Nothing is waited for longer than the patience: the object goes then, whoever should have mended what.
+            raise TransientError(failure.reason, failure.message) from None
         if errand is not None and errand.work is not None:
             if errand.work.step is not None:
                 await self._reporter.write_status(manifest, [at_work(conditions.READY, errand.work, REMOVING)])

@@ -514,6 +514,17 @@ class TestRemoval:
         await going.settle()
         assert (going.backend.attempts, going.backend.removed) == (2, [])
 
+    async def test_one_whose_spec_can_not_be_read_is_tried_every_few_seconds_since_a_minute_is_all_it_has(
+        self, going: Scene
+    ) -> None:
+        stored = going.queue
+        going.cluster.put({**stored, "spec": {**stored["spec"], "postgres": {}}})
+        with pytest.raises(TransientError) as raised:
+            await going.look()
+        assert raised.value.reason == going.reason() == "InvalidSpec"
+        await going.look(seconds=60)
+        assert going.queue["metadata"]["finalizers"] == []
+
     async def test_what_became_of_it_is_told_once(self, going: Scene) -> None:
         going.cluster.finalizer_failures = 1
         with pytest.raises(ConflictError):
