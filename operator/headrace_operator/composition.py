@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from headrace_operator import endpoints
 from headrace_operator.core.hosts import seen_from_elsewhere
-from headrace_operator.core.model import ObjectKey, OperatorError, RefusedError
+from headrace_operator.core.model import ObjectKey, OperatorError, RefusedError, TransientError
 from headrace_operator.core.rollout import OperatorRelease
 from headrace_operator.kubernetes import KubernetesApi, KubernetesCluster, MetricsApiAccess
 from headrace_operator.metrics import OperatorMetrics
@@ -123,7 +123,11 @@ class _MetricsApi:
             except OperatorError as error:
                 self._server, self._failure = None, error
                 logger.warning("The external metrics can't be served: %s", error.message)
-                self.tried.set()
+            except Exception as error:
+                self._server = None
+                self._failure = TransientError("Unexpected", f"an unexpected error: {type(error).__name__}")
+                logger.exception("The external metrics can't be served")
+            self.tried.set()
             await asyncio.sleep(METRICS_API_RETRY_SECONDS)
 
 

@@ -83,6 +83,8 @@ class Informer(Generic[Item]):
                 logger.debug("Watching %s: too old, listing anew", self._path)
             except OperatorError as error:
                 logger.warning("Watching %s: %s", self._path, error.message)
+            except Exception:
+                logger.exception("Watching %s", self._path)
             failures += 1
             await asyncio.sleep(backoff.delay_seconds(failures))
 
@@ -120,12 +122,18 @@ class Informer(Generic[Item]):
         return version
 
     def _put(self, manifest: Manifest) -> None:
-        key, group = _key(manifest), self._group(manifest)
+        key = _key(manifest)
+        try:
+            group = self._group(manifest)
+            item = None if group is None else self._convert(manifest)
+        except Exception:
+            # An object that nobody has thought of must not hide all others.
+            logger.exception("%s: %s can't be read", self._path, key)
+            group = item = None
         if self._group_of.get(key) != group:
             self._remove(key)
-        if group is None:
+        if group is None or item is None:
             return
-        item = self._convert(manifest)
         members = self._groups.setdefault(group, {})
         if key not in members or members[key] != item:
             members[key] = item
