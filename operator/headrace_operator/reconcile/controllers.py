@@ -77,8 +77,13 @@ class Controllers:
 
     def show(self, manifest: Manifest) -> None:
         """The watch shows an object."""
+        kind, key = manifest["kind"], key_of(manifest)
+        is_first = self.objects.get(kind, key) is None
         if self.objects.seen(manifest):
-            self._work[manifest["kind"]].add(key_of(manifest))
+            self._work[kind].add(key)
+        if is_first and kind == QUEUE_KIND:
+            # They may have waited for it.
+            self._wake_pools(key)
 
     def show_gone(self, manifest: Manifest) -> None:
         """The watch shows that an object is deleted."""

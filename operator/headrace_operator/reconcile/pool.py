@@ -19,6 +19,7 @@ from headrace_operator.core.model import (
     EventType,
     ObjectKey,
     OperatorError,
+    RefusedError,
     TransientError,
 )
 from headrace_operator.core.pool_status import (
@@ -216,7 +217,8 @@ class PoolReconciler:
         # After a start the watch may show pools before their queues: a queue is missing when the API says so.
         manifest = self._objects.get(QUEUE_KIND, key) or await self._cluster.get(f"{GROUP}/{VERSION}", QUEUE_KIND, key)
         if manifest is None:
-            raise TransientError(
+            # When it comes its pools are told.
+            raise RefusedError(
                 "QueueNotFound",
                 f"namespace {key.namespace} has no JobQueue {key.name}: create it, or let the pool name another one",
             )
