@@ -12,9 +12,10 @@ import pytest
 
 from headrace.job import NewJob
 from headrace.queues.postgres import Place, PostgresQueue
-from headrace_operator.core.model import ObjectKey, QueueDepth, Reading, SampleSource, WorkerPod
-from headrace_operator.core.provider import QueueOwner
+from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth, Reading, SampleSource, WorkerPod
+from headrace_operator.core.provider import CountTooLongError, QueueOwner
 from headrace_operator.providers import PROVIDERS
+from headrace_operator.providers.postgres import backlog as backlog_reader
 from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from support.pooler import running_pooler
 from support.postgres import PostgresServer
@@ -276,6 +277,27 @@ async def test_a_schema_that_is_locked_for_a_migration_holds_up_no_other_of_its_
             await stage.until(free, lambda reading: reading.current is not None and reading.tried_at > tried.tried_at)
         assert await observer.fetchval(sessions) == session, "the backend was not taken for one that is away"
     assert (await stage.until(locked, lambda reading: reading.current is not None)).current is not None
+
+
+async def test_schemas_of_which_nothing_can_be_told_take_no_more_than_a_round_together(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await provisioned(database_dsn)
+    others = [replace(place, schema=f"other-{number}") for number in range(3)]
+    async with PROVIDERS["Postgres"].open_backlog(place.backend, lambda _: None) as backlog:
+        monkeypatch.setattr(backlog_reader, "_ROUND_SECONDS", -1.0)
+        answers = await backlog.have_ready([place, *others])
+    assert [type(answer) for answer in answers.values()] == [CountTooLongError] * 4
+
+
+async def test_of_a_queue_that_is_gone_no_short_look_says_that_it_is_empty(database_dsn: str) -> None:
+    place = await provisioned(database_dsn)
+    gone = replace(place, queue="mails")
+    async with PROVIDERS["Postgres"].open_backlog(place.backend, lambda _: None) as backlog:
+        answers = await backlog.have_ready([place, gone])
+    assert answers[place] is False
+    assert isinstance(answers[gone], OperatorError)
+    assert answers[gone].reason == "QueueMissing"
 
 
 def places(*named: tuple[str, PostgresPlace]) -> Iterable[tuple[ObjectKey, PostgresPlace]]:

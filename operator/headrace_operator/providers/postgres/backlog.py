@@ -71,13 +71,18 @@ class PostgresBacklogReader:
             if not self._session.is_open:
                 raise
             return dict.fromkeys(wanted.values(), failure)
-        missing = TransientError("QueueMissing", f"schema {schema} has no such queue")
-        return {place: _depth(depths[queue]) if queue in depths else missing for queue, place in wanted.items()}
+        return {
+            place: _depth(depths[queue]) if queue in depths else _missing(schema) for queue, place in wanted.items()
+        }
 
     async def have_ready(self, places: Collection[PostgresPlace]) -> dict[PostgresPlace, bool | OperatorError]:
         """See `core.provider.BacklogReader`."""
         found: dict[PostgresPlace, bool | OperatorError] = {}
+        until = time.monotonic() + _ROUND_SECONDS
         for schema, wanted in _by_schema(places).items():
+            if time.monotonic() > until:
+                found |= dict.fromkeys(wanted.values(), _TOO_LONG)
+                continue
             try:
                 with operator_errors():
                     have_ready = await self._session.have_ready(schema, sorted(wanted))
@@ -89,15 +94,19 @@ class PostgresBacklogReader:
                 found |= dict.fromkeys(wanted.values(), failure)
             else:
                 for queue, place in wanted.items():
-                    has_ready, is_paused = have_ready.get(queue, (False, False))
+                    if queue not in have_ready:
+                        found[place] = _missing(schema)
+                        continue
+                    has_ready, is_paused = have_ready[queue]
                     found[place] = has_ready and not is_paused
         return found
 
     async def listen(self, places: Collection[PostgresPlace]) -> set[PostgresPlace]:
         """See `core.provider.BacklogReader`. Whoever may only read a schema is told of nothing in it."""
         found: set[PostgresPlace] = set()
+        until = time.monotonic() + _ROUND_SECONDS
         for schema, wanted in _by_schema(places).items():
-            if schema in self._deaf:
+            if schema in self._deaf or time.monotonic() > until:
                 continue
             self._listening |= {(schema, queue): place for queue, place in wanted.items()}
             try:
@@ -128,6 +137,10 @@ class PostgresBacklogReader:
 
 
 _TOO_LONG = CountTooLongError("DepthUnknown", "counting takes too long")
+
+
+def _missing(schema: str) -> OperatorError:
+    return TransientError("QueueMissing", f"schema {schema} has no such queue")
 
 
 def _by_schema(places: Iterable[PostgresPlace]) -> dict[str, dict[str, PostgresPlace]]:
