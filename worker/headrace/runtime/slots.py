@@ -107,8 +107,7 @@ class Slots:
         self._retry = retry
         self._process = tracer.process
         self._turn_delay_seconds = 0.0 if queue.capabilities.skips_names else _TURN_DELAY_SECONDS
-        # In the order of their starts.
-        self._running: dict[asyncio.Task[Outcome], Attempt] = {}
+        self._running: dict[asyncio.Task[Outcome], Attempt] = {}  # In the order of their starts.
         self._ended: list[asyncio.Task[Outcome]] = []
         self._limits = TimeLimits(self._running, job_timeout_seconds, job_log)
         self._stale_timer: asyncio.TimerHandle | None = None
