@@ -185,14 +185,19 @@ async def test_one_at_a_time_tells_with_its_jobs_and_the_others_do_not_wait_for_
 ) -> None:
     """Commits that notify wait for each other, and each for its flush: producers must not queue up for that."""
     enqueue = queries("headrace")["enqueue"]
-    arguments = (1, [b"1"], ["job"], [], [], [], [], [], True)
+    arguments: tuple[Any, ...] = (1, [b"1"], ["job"], [], [], [], [], [], True)
+
+    async def is_told(session: asyncpg.Connection[asyncpg.Record]) -> bool:
+        (row,) = await session.fetch(enqueue, *arguments)
+        return bool(row["is_told"])
+
     other = await asyncpg.connect(database_dsn)
     try:
         async with PostgresQueue(place, "orders", listens=True) as worker:
             waiting = await resting(worker)
             async with other.transaction():
-                assert (await other.fetchrow(enqueue, *arguments))["is_told"]
-                assert not (await connection.fetchrow(enqueue, *arguments))["is_told"]
+                assert await is_told(other)
+                assert not await is_told(connection)
             assert await received(waiting) == ["job"]
     finally:
         await other.close()
