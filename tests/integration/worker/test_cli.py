@@ -126,7 +126,7 @@ async def test_all_that_a_job_may_ask_for_can_be_said(database_dsn: str) -> None
     assert first.stdout == f"job {job_id} enqueued into orders\n"
     assert again.stdout == f"nothing enqueued into orders: job {job_id} has the key k\n"
     told = await headrace_json("enqueue", "orders", "b", *key, dsn=database_dsn)
-    assert told == {"queue": "orders", "enqueued": 0, "ids": [job_id], "duplicates": [job_id]}
+    assert told == {"queue": "orders", "enqueued": 0, "ids": [job_id], "duplicates": [job_id], "unknown": []}
     ready, delayed = await headrace_json("jobs", "list", "orders", dsn=database_dsn)
     assert (ready["name"], ready["deduplication_key"]) == ("b", "k")
     assert (delayed["name"], delayed["state"], delayed["group"], delayed["priority"]) == ("a", "delayed", "g", 10)
