@@ -70,7 +70,7 @@ class _Remembered:
     """Those that are asked for: of a Secret of a megabyte the rest is not kept."""
     users: dict[SecretUser, datetime] = field(default_factory=dict)
     """Who uses it, and when they asked last."""
-    values: dict[str, bytes] = field(default_factory=dict)
+    values: dict[str, bytes] = field(default_factory=dict, repr=False)
     version: str | None = None
     """None where there is no such Secret."""
     read_at: datetime | None = None

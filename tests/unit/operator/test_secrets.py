@@ -85,6 +85,7 @@ async def test_what_a_secret_holds_shows_in_no_repr(scene: Scene) -> None:
     value = await scene.secrets.read(MAIL, "pg", "dsn")
     content = await scene.cluster.secret(DATABASE)
     assert "first" not in f"{value!r}{value}"
+    assert "first" not in repr(vars(scene.secrets))
     assert content is not None
     assert "data" not in repr(content)
 
