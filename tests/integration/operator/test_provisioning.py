@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from headrace.queues.postgres import CONNECTIONS_PER_WORKER
+from headrace.queues.postgres import provisioner as provisioning
 from headrace_operator.core.model import (
     OperatorError,
     RefusedError,
@@ -88,6 +89,23 @@ async def test_only_the_owner_removes_a_place(database_dsn: str) -> None:
     assert None is await remove(place(database_dsn), job_queue(namespace="rival"))
     assert await remove(place(database_dsn), job_queue()) == 0
     assert None is await remove(place(database_dsn), job_queue())
+
+
+async def test_a_table_that_stays_locked_is_the_trouble_of_its_schema_and_not_of_the_database(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(database_dsn)
+    await ensure(where)
+    monkeypatch.setattr(provisioning, "_PATIENCE_SECONDS", -1.0)
+    application = await asyncpg.connect(database_dsn)
+    try:
+        async with application.transaction():
+            await application.execute("SELECT headrace.enqueue('thumbnails', 'job')")
+            with pytest.raises(TransientError) as refused:
+                await remove(where)
+    finally:
+        await application.close()
+    assert refused.value.reason == "TablesInUse"
 
 
 async def test_a_schema_from_the_future_is_refused(database_dsn: str) -> None:

@@ -14,6 +14,7 @@ from headrace.queues.errors import (
     QueueUnavailableError,
     SchemaVersionError,
 )
+from headrace.queues.postgres.errors import KeyTakenForNowError
 from headrace_operator.core.model import OperatorError, RefusedError, TransientError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def _translate(error: QueueError, where: str) -> OperatorError:
             return TransientError("CredentialsRefused", message)
         case QueueNotFoundError():
             return TransientError("DatabaseMissing", message)
+        case KeyTakenForNowError():
+            return TransientError("TablesInUse", message)
         case QueueUnavailableError():
             return TransientError("BackendUnreachable", message)
         case _:
