@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import itertools
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 Manifest = dict[str, Any]
+
+
+def _version_of(data: Mapping[str, bytes]) -> str:
+    """Another one for another content, of which it shows nothing."""
+    return hashlib.sha256(repr(sorted(data.items())).encode()).hexdigest()[:12]
 
 
 class SetClock:
@@ -89,7 +95,7 @@ class MemoryCluster:
         if self.secret_failure is not None:
             raise self.secret_failure
         data = self.secrets.get(key)
-        return None if data is None else SecretContent(version=repr(sorted(data.items())), data=dict(data))
+        return None if data is None else SecretContent(version=_version_of(data), data=dict(data))
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
         return copy.deepcopy(self._objects.get((kind, key)))
