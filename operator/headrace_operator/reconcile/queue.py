@@ -6,7 +6,7 @@ both wake the queue when there is something to see.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from headrace_operator.core.queue_status import (
 )
 from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, block_name, parse
 from headrace_operator.reconcile.bindings import Bindings
+from headrace_operator.reconcile.followed import FollowedPlaces
 from headrace_operator.reconcile.long_work import LongWork, WorkOrder
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
 from headrace_operator.reconcile.removal import QueueRemoval
@@ -33,7 +34,6 @@ from headrace_operator.reconcile.secrets import SecretUser
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from datetime import datetime
 
     from headrace_operator.core.binding import QueueBinding
     from headrace_operator.core.model import ObjectKey
@@ -55,16 +55,6 @@ WORKING_ROUND_SECONDS = 5.0
 
 BRIEFLY = timedelta(seconds=1)
 """What takes no longer is not worth a word in the status."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Followed:
-    """The place whose depth is read, since when, and for which errand its binding was looked at."""
-
-    place: Place
-    since: datetime
-    bound_for: datetime | None = None
-    """When the errand ended after which the binding was brought about."""
 
 
 class QueueReconciler:
@@ -115,7 +105,7 @@ class QueueReconciler:
             last_place=self._last_place,
             owner=self._owner,
         )
-        self._followed: dict[ObjectKey, _Followed] = {}
+        self._followed = FollowedPlaces(sampling, clock, wake_pools)
         self._uids: dict[ObjectKey, str] = {}
 
     def running(self) -> AbstractAsyncContextManager[None]:
@@ -189,7 +179,7 @@ class QueueReconciler:
         secrets = await self._read(queue, provider.secrets(queue))
         binding = provider.binding(queue, secrets)
         if self._bindings.revision(queue, binding) is not None or await self._bindings.is_there(queue, binding):
-            self._follow(key, provider.place(queue, secrets, self._seen_from_here(queue)))
+            self._followed.follow(key, provider.place(queue, secrets, self._seen_from_here(queue)))
         return ROUND_SECONDS
 
     async def _keep_finalizer(self, queue: JobQueue) -> None:
@@ -208,9 +198,10 @@ class QueueReconciler:
         secrets = await self._read(queue, provider.secrets(queue))
         place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
         binding = provider.binding(queue, secrets)
-        if queue.key not in self._followed and facts.was_in_order and await self._bindings.is_there(queue, binding):
+        is_new_to_us = facts.was_in_order and self._followed.get(queue.key) is None
+        if is_new_to_us and await self._bindings.is_there(queue, binding):
             # We have just started, and all is as it was: its depth need not wait for its turn to be made sure of.
-            self._follow(queue.key, place)
+            self._followed.follow(queue.key, place)
         order = WorkOrder(
             provider=provider.name, place=place, owner=await self._owner(queue), settings=provider.settings(queue)
         )
@@ -240,24 +231,13 @@ class QueueReconciler:
         if revision is None or followed is None or followed.bound_for != errand.ended_at:
             before = (manifest.get("status") or {}).get("binding") or {}
             revision = await self._bindings.bring_about(queue, binding, before)
-            self._follow(key, place)
-            is_news = self._followed[key].bound_for != errand.ended_at
-            self._followed[key] = replace(self._followed[key], bound_for=errand.ended_at)
+            is_news = self._followed.bound(key, place, errand.ended_at)
             if is_news and errand.provisioned.changed:
                 await self._reporter.tell(manifest, EventType.NORMAL, "Provisioned", errand.provisioned.details)
         return {
             "binding": {"name": queue.binding_name, "revision": revision},
             block_name(queue.spec.provider): dict(errand.provisioned.status),
         }
-
-    def _follow(self, key: ObjectKey, place: Place) -> None:
-        """From now on this place's depth is the queue's, and no other's."""
-        followed = self._followed.get(key)
-        if followed is not None and followed.place == place:
-            return
-        self._followed[key] = _Followed(place=place, since=self._clock.now())
-        self._sampling.follow(key, place)
-        self._wake_pools(key)
 
     async def _read(self, queue: JobQueue, keys: Sequence[SecretKey]) -> dict[SecretKey, bytes]:
         user = SecretUser(QUEUE_KIND, queue.key)
@@ -316,11 +296,10 @@ class QueueReconciler:
         return place
 
     def _forget(self, key: ObjectKey) -> None:
-        self._sampling.forget(key)
         self._long_work.forget(key)
         self._bindings.forget(key)
         self._removal.forget(key)
-        self._followed.pop(key, None)
+        self._followed.forget(key)
         self._uids.pop(key, None)
         self._wake_pools(key)
 
