@@ -164,6 +164,13 @@ class LongWork:
         """What is known of the queue's newest order."""
         return self._errands.get(key)
 
+    def due_seconds(self, key: ObjectKey) -> float | None:
+        """In how long to make sure of the queue again: at the same time as of all others of its administration."""
+        errand = self._errands.get(key)
+        if errand is None or errand.due_at is None:
+            return None
+        return max((errand.due_at - self._clock.now()).total_seconds(), 0.0)
+
     def doubt(self, key: ObjectKey) -> None:
         """Let what has ended well be carried out again soon: the queue can't be read, and may be gone."""
         errand = self._errands.get(key)

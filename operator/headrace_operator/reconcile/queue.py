@@ -156,14 +156,7 @@ class QueueReconciler:
         if sample is None or sample.depth.ready or seconds < ROUND_SECONDS:
             # A first reading is awaited, jobs wait and grow older, or there are numbers to write.
             return seconds
-        return self._until_due_seconds(key)
-
-    def _until_due_seconds(self, key: ObjectKey) -> float | None:
-        """When to make sure of the queue again: at the same time as of all others of its administration."""
-        errand = self._long_work.known(key)
-        if errand is None or errand.due_at is None:
-            return None
-        return max((errand.due_at - self._clock.now()).total_seconds(), 0.0)
+        return self._long_work.due_seconds(key)
 
     async def stand_by(self, key: ObjectKey) -> float | None:
         """Have the depth of a JobQueue read that another process looks after; returns when to look again.

@@ -296,8 +296,9 @@ async def test_of_a_queue_that_is_gone_no_short_look_says_that_it_is_empty(datab
     async with PROVIDERS["Postgres"].open_backlog(place.backend, lambda _: None) as backlog:
         answers = await backlog.have_ready([place, gone])
     assert answers[place] is False
-    assert isinstance(answers[gone], OperatorError)
-    assert answers[gone].reason == "QueueMissing"
+    missing = answers[gone]
+    assert isinstance(missing, OperatorError)
+    assert missing.reason == "QueueMissing"
 
 
 def places(*named: tuple[str, PostgresPlace]) -> Iterable[tuple[ObjectKey, PostgresPlace]]:
