@@ -153,7 +153,7 @@ async def every_statement(server: Server) -> dict[str, list[dict[str, Any]]]:
         )
     ]
     await run("housekeeping", "orders")
-    await run("next_due", 1)
+    await run("next_due", 1, 0.5)
     await run("has_ready", 1)
     await run("wake", 1)
     for query in ("promote", "expire"):

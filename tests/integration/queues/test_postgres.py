@@ -481,10 +481,10 @@ class TestRaces:
         self, queue: PostgresQueue, admin: asyncpg.Connection[asyncpg.Record]
     ) -> None:
         await queue.enqueue([NewJob(delay_seconds=60), NewJob(delay_seconds=90)])
-        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1)
+        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1, 0.0)
         assert 50 < due_seconds <= 60
         await admin.execute("UPDATE headrace.parked_jobs SET run_at = run_at - interval '70 seconds'")
-        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1)
+        ((due_seconds,),) = await queue._database.fetch_promptly("next_due", 1, 0.0)
         assert due_seconds > 10, "else a paused queue's receivers would look again and again"
 
     async def test_nobody_pays_for_anothers_faulty_call(self, queue: PostgresQueue) -> None:

@@ -256,3 +256,16 @@ async def test_a_delayed_job_is_taken_when_it_is_due_without_anybody_telling(pla
         await worker.enqueue([NewJob(name="late", delay_seconds=1.5)])
         await worker._enqueuing.flushed()
         assert await received(await resting(worker)) == ["late"]
+
+
+async def test_a_job_that_is_due_after_the_last_look_of_a_wait_is_not_slept_through(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "_JUST_NOW_SECONDS", MINUTE)
+    async with PostgresQueue(place, "orders") as worker:
+        await worker.keep_alive()
+        await worker.enqueue([NewJob(name="late", delay_seconds=1.5)])
+        assert await worker.receive(1, wait_seconds=0.05) == []
+        await asyncio.sleep(2.0)
+        worker._rest._seconds = MINUTE
+        assert await received(asyncio.create_task(worker.receive(1, wait_seconds=MINUTE))) == ["late"]

@@ -113,6 +113,7 @@ class Receiving:
     async def _receive_now(self, limit: int, without: frozenset[str]) -> list[Delivery]:
         async with self._claiming:
             self._is_under_way = False
+            self._rest.looks()
             holdings = self._holdings
             if holdings.holds_suspect:
                 return []

@@ -351,7 +351,7 @@ CREATE FUNCTION mark_lost(p_claim claims, p_ids bigint[]) RETURNS void;
 CREATE FUNCTION mark_returned(p_queue integer, p_priority smallint, p_ids bigint[]) RETURNS void;
 CREATE FUNCTION moment_field(p_job jsonb, p_field text, p_where text) RETURNS timestamp with time zone;
 CREATE FUNCTION most_passed() RETURNS integer;
-CREATE FUNCTION next_due(p_queue integer) RETURNS timestamp with time zone;
+CREATE FUNCTION next_due(p_queue integer, p_seconds double precision DEFAULT 0) RETURNS timestamp with time zone;
 CREATE FUNCTION number_field(p_job jsonb, p_field text, p_where text) RETURNS numeric;
 CREATE FUNCTION park(p_job jobs, p_state parked_state) RETURNS void;
 CREATE FUNCTION payload_field(p_job jsonb, p_where text) RETURNS bytea;

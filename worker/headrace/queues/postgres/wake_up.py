@@ -21,6 +21,8 @@ _FIRST_REST_SECONDS = 0.05
 _LONGEST_REST_SECONDS = 3600.0
 # For rests that are longer than this, it is worth asking when the next job is due.
 _SHORT_REST_SECONDS = 1.0
+# By so much longer a question may take to be asked than the look before it.
+_MARGIN_SECONDS = 0.1
 
 
 class Waker:
@@ -83,6 +85,7 @@ class Rest:
         self._row = row
         self._may_have_jobs = asyncio.Event()
         self._seconds = _FIRST_REST_SECONDS
+        self._looked_at = -math.inf
         self.ear: Ear | None = None
         """By which it is told of new jobs; None where it looks now and then alone."""
 
@@ -94,6 +97,10 @@ class Rest:
     def end(self) -> None:
         """There may be new jobs."""
         self._may_have_jobs.set()
+
+    def looks(self) -> None:
+        """A look begins: what is due later is not seen by it."""
+        self._looked_at = asyncio.get_running_loop().time()
 
     async def found(self, *, enough: bool) -> None:
         """A look has found jobs.
@@ -125,10 +132,13 @@ class Rest:
         pause = min(seconds, longest_seconds, self._seconds)
         self._seconds = min(2 * self._seconds, _LONGEST_REST_SECONDS)
         if pause > _SHORT_REST_SECONDS:
+            unseen_seconds = asyncio.get_running_loop().time() - self._looked_at + _MARGIN_SECONDS
             with contextlib.suppress(QueueError):
-                rows = await self._database.fetch_promptly("next_due", self._row.id)
+                rows = await self._database.fetch_promptly(
+                    "next_due", self._row.id, min(unseen_seconds, _LONGEST_REST_SECONDS)
+                )
                 if rows and rows[0][0] is not None:
-                    pause = min(pause, rows[0][0])
+                    pause = min(pause, max(rows[0][0], _FIRST_REST_SECONDS))
         await self._ended_within(pause, stop)
         self._may_have_jobs.clear()
 

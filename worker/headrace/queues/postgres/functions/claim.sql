@@ -652,16 +652,18 @@ BEGIN
 END
 $body$;
 
--- When the next delayed job is due; null without one. What is due already has been looked at.
-CREATE OR REPLACE FUNCTION {schema}.next_due(p_queue integer) RETURNS timestamptz
+-- When the next delayed job is due, or was within so many seconds; null without one. What was due before has been looked at.
+CREATE OR REPLACE FUNCTION {schema}.next_due(p_queue integer, p_seconds double precision DEFAULT 0) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    looked_at timestamptz := now() - p_seconds * interval '1 second';
 BEGIN
     RETURN least(
         (SELECT run_at FROM {schema}.parked_jobs
-            WHERE queue_id = p_queue AND state = 'delayed' AND run_at > now() ORDER BY run_at LIMIT 1),
+            WHERE queue_id = p_queue AND state = 'delayed' AND run_at > looked_at ORDER BY run_at LIMIT 1),
         -- Suspects are few.
         (SELECT min(run_at) FROM {schema}.parked_jobs
-            WHERE queue_id = p_queue AND state = 'suspect' AND run_at > now())
+            WHERE queue_id = p_queue AND state = 'suspect' AND run_at > looked_at)
     );
 END
 $body$;

@@ -21,8 +21,8 @@ SELECT * FROM {schema}.claim_suspect($1, $2)
 SELECT {schema}.make_room($1, $2)
 
 -- name: next_due
--- In how many seconds the next delayed job is due; null without one. Those that are due already have been looked at.
-SELECT extract(epoch FROM {schema}.next_due($1) - now())::double precision
+-- In how many seconds the next delayed job is due; null without one. Those that were due $2 seconds ago have been looked at.
+SELECT extract(epoch FROM {schema}.next_due($1, $2) - now())::double precision
 
 -- name: wait
 -- From now on this session wants to be told. Sessions that are gone want nothing any more.

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: a007d994dbc5
+-- functions: af149ec51bb7
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
