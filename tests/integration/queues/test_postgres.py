@@ -184,7 +184,7 @@ class TestErrors:
             await queue.report_progress([(delivery, Progress(message="\x00zero \ud800lone"))])
             assert await admin.fetchval("SELECT progress FROM headrace.background_jobs") is not None
             assert (await retry(queue, delivery, error="\x00zero \ud800lone")).accepted == 1
-        stored = await admin.fetchval("SELECT failures -> 0 ->> 'error' FROM headrace.parked_jobs")
+        stored = await admin.fetchval("SELECT failures -> 0 ->> 'error' FROM headrace.jobs")
         assert stored == "zero ?lone"
 
 
