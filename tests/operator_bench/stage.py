@@ -268,7 +268,7 @@ async def standing(*, users: int) -> AsyncIterator[Stage]:
                     yield stage
             finally:
                 await asyncio.to_thread(operator.stop)
-                if "Traceback" in operator.read_log():
+                if operator.has_failed():
                     raise AssertionError(operator.read_log()[-4000:])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,11 @@ API_SERVICE = "v1beta1.external.metrics.k8s.io"
 _START_TIMEOUT_SECONDS = 60
 _STOP_TIMEOUT_SECONDS = 20
 _RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+
+_STILL_CLOSING = re.compile(
+    r"Exception ignored in: [^\n]*\n(?:Traceback[^\n]*\n(?:  [^\n]*\n)+)?ResourceWarning: unclosed [^\n]*"
+)
+"""A connection over TLS takes a moment to close; that the process had ended by then is no failure of it."""
 
 
 @dataclass(kw_only=True)
@@ -119,6 +125,10 @@ class OperatorProcess:
     def read_log(self) -> str:
         """All that it has logged, over its restarts."""
         return self.log.read_text()
+
+    def has_failed(self) -> bool:
+        """Whether it has logged a traceback."""
+        return "Traceback" in _STILL_CLOSING.sub("", self.read_log())
 
     def _api_service(self) -> dict[str, Any]:
         return {
