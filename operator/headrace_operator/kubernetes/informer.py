@@ -84,6 +84,7 @@ class Informer(Generic[Item]):
             except OperatorError as error:
                 logger.warning("Watching %s: %s", self._path, error.message)
             except Exception:
+                # An answer that nobody has thought of must not end the watch: what it showed last would stand for ever.
                 logger.exception("Watching %s", self._path)
             failures += 1
             await asyncio.sleep(backoff.delay_seconds(failures))

@@ -99,6 +99,7 @@ async def test_an_answer_that_came_while_the_loop_stood_costs_no_session(databas
 
         def stand_still() -> None:
             stands.set()
+            # Not a wait for something: a loop that stands is the fault.
             time.sleep(5 * HEARTBEAT_SECONDS)
 
         loop.call_soon_threadsafe(stand_still)
