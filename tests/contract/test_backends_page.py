@@ -48,6 +48,7 @@ def test_a_backend_that_has_only_what_every_broker_has_still_runs_the_four_basic
                 ordered=False,
                 priorities=False,
                 groups=False,
+                fairness=False,
                 expiry=False,
                 max_enqueue_delay_seconds=0,
                 max_retry_delay_seconds=0,

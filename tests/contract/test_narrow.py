@@ -34,6 +34,7 @@ CAPABILITIES = Capabilities(
     ordered=False,
     priorities=False,
     groups=False,
+    fairness=False,
     expiry=False,
     max_enqueue_delay_seconds=0.0,
     max_retry_delay_seconds=0.0,

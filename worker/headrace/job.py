@@ -22,7 +22,7 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_NAME_LENGTH = 255
 MAX_IDEMPOTENCY_KEY_LENGTH = 1024
 MAX_KEY_LENGTH = 128
-"""Of a group or a deduplication key (SQS: 128)."""
+"""Of a group, a deduplication key or a fairness key (SQS: 128)."""
 
 IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 """The header in which a producer says what stands for a job's effect: of jobs with one key, one runs to its end."""
@@ -39,6 +39,8 @@ MAX_YEAR = 8999
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
+# What SQS takes for a message's group.
+_FAIRNESS_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_LENGTH}}}")
 
 
 class InvalidJobError(ValueError):
@@ -77,6 +79,9 @@ class NewJob(Struct, frozen=True, kw_only=True, gc=False):
     deduplication_window_seconds: float | None = None
     """How long the key is taken at least, counted from now, also when the job is finished before. Defaults to no longer
     than the job is unfinished."""
+    fairness_key: str | None = None
+    """Whose job this is, such as a tenant's: while one key's jobs keep most of the workers busy, those of others come
+    first. It orders nothing. Letters, digits and punctuation of ASCII. Where the backend has the capability."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Of the envelope, what this release does not know: JSON, as a newer one put it in. It travels along."""
 
@@ -127,6 +132,11 @@ def _check(job: NewJob) -> None:
                 f"{name} {key[:40]!r}: 1 to {MAX_KEY_LENGTH} characters, none of them a control character "
                 "or half a surrogate pair"
             )
+    if job.fairness_key is not None and not _FAIRNESS_KEY.fullmatch(job.fairness_key):
+        raise InvalidJobError(
+            f"fairness_key {job.fairness_key[:40]!r}: 1 to {MAX_KEY_LENGTH} letters, digits and punctuation "
+            "marks, all of ASCII and no space among them"
+        )
     if job.delay_seconds and job.run_at is not None:
         raise InvalidJobError("delay_seconds and run_at: give one of them")
     for name, moment in (("run_at", job.run_at), ("expires_at", job.expires_at)):
@@ -189,6 +199,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "group": (str | None, "a string"),
     "deduplication_key": (str | None, "a string"),
     "deduplication_window_seconds": (int | float | None, "a number of seconds"),
+    "fairness_key": (str | None, "a string"),
     "extra": (Mapping, "a mapping of strings to JSON"),
 }
 
@@ -211,6 +222,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     run_at: datetime
     """When the job could first start (equal to `enqueued_at` without a delay; a retry moves it)."""
     expires_at: datetime | None
+    fairness_key: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What a newer release put into the envelope and this one does not know: carried on, never dropped."""
 

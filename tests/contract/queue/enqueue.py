@@ -14,6 +14,7 @@ from contract.queue.needs import (
     COUNTING,
     DELAYS,
     EXPIRY,
+    FAIRNESS,
     GROUPS,
     KEYS,
     PRIORITIES,
@@ -34,6 +35,7 @@ def beyond(can: Capabilities) -> dict[str, NewJob]:
     asked = {
         "priority": (can.priorities, NewJob(priority=1)),
         "group": (can.groups, NewJob(group="g")),
+        "fairness": (can.fairness, NewJob(fairness_key="tenant-123")),
         "expiry": (can.expiry, NewJob(expires_at=datetime(2100, 1, 1, tzinfo=UTC))),
         "key": (can.deduplicates_unfinished, NewJob(deduplication_key="k")),
         "window": (window >= 3600, NewJob(deduplication_key="k", deduplication_window_seconds=3600)),
@@ -68,6 +70,17 @@ class EnqueueContract(Part):
             (got,) = [delivery.job for delivery in await arrival(queue)]
         assert (got.group, got.deduplication_key) == ("tenant-123", "picture-17")
         assert (got.priority, got.expires_at) == (7, expires_at)
+
+    @needs(FAIRNESS)
+    async def test_a_fairness_key_arrives_with_the_job_and_survives_a_retry(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await queue.enqueue([NewJob(fairness_key="tenant-123")])
+            (delivery,) = await arrival(queue)
+            assert delivery.job.fairness_key == "tenant-123"
+            await retry(queue, delivery)
+            (again,) = await arrival(queue)
+            assert (again.job.fairness_key, again.job.attempt) == ("tenant-123", 2)
 
     async def test_what_a_newer_producer_put_into_the_envelope_arrives_and_survives_a_retry(self, bench: Bench) -> None:
         await made(bench)

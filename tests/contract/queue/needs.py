@@ -51,6 +51,7 @@ def _role(words: str, role: type) -> Need:
 ORDER = _capability("order", lambda can: can.ordered)
 PRIORITIES = _capability("priorities", lambda can: can.priorities)
 GROUPS = _capability("groups", lambda can: can.groups)
+FAIRNESS = _capability("fairness", lambda can: can.fairness)
 EXPIRY = _capability("expiry of single jobs", lambda can: can.expiry)
 DELAYS = _capability("delays", lambda can: can.max_enqueue_delay_seconds >= 1)
 LONG_DELAYS = _capability("delays of days", lambda can: can.max_enqueue_delay_seconds >= 2 * 86_400)

@@ -95,7 +95,7 @@ async def test_the_job_is_in_the_environment_without_our_connections(
     monkeypatch.setenv("SERVICE_BINDING_ROOT", "/bindings")
     handler = program('env -0 > "$T/environment"')
     described = {"headers": {"traceparent": "00-é\n"}, "priority": 7, "attempt": 2, "name": "größe"}
-    assert await run(handler, **described, deduplication_key="k", expires_at=ENQUEUED_AT) is COMPLETED
+    assert await run(handler, **described, deduplication_key="k", fairness_key="t", expires_at=ENQUEUED_AT) is COMPLETED
     lines = (tmp_path / "environment").read_text().split("\0")
     environment = dict(line.split("=", 1) for line in lines if line)
     assert environment.pop("HEADRACE_JOB_RUN")
@@ -109,6 +109,7 @@ async def test_the_job_is_in_the_environment_without_our_connections(
         "HEADRACE_JOB_ENQUEUED_AT": "2026-01-02T03:04:05+00:00",
         "HEADRACE_JOB_EXPIRES_AT": "2026-01-02T03:04:05+00:00",
         "HEADRACE_JOB_DEDUPLICATION_KEY": "k",
+        "HEADRACE_JOB_FAIRNESS_KEY": "t",
         "HEADRACE_JOB_HEADERS": '{"traceparent": "00-\\u00e9\\n"}',
     }
     assert environment["SERVICE_BINDING_ROOT"] == "/bindings"

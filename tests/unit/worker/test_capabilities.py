@@ -10,9 +10,10 @@ from headrace.job import InvalidJobError, NewJob
 from headrace.queues import BACKENDS
 from headrace.queues.capabilities import refuse_unsupported
 from headrace.queues.errors import UnsupportedCapabilityError
-from headrace.queues.memory.capabilities import CAPABILITIES as ALL
+from headrace.queues.memory.capabilities import CAPABILITIES
 from headrace.sync import Producer, enqueue_in
 
+ALL = replace(CAPABILITIES, fairness=True)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEYED = NewJob(deduplication_key="k")
 KEYED_FOR_AN_HOUR = NewJob(deduplication_key="k", deduplication_window_seconds=3600)
@@ -20,6 +21,7 @@ KEYED_FOR_AN_HOUR = NewJob(deduplication_key="k", deduplication_window_seconds=3
 LACKS: list[tuple[str, dict[str, Any], NewJob, str]] = [
     ("no priorities", {"priorities": False}, NewJob(priority=1), "priority: .* leave it out"),
     ("no groups", {"groups": False}, NewJob(group="g"), "group: .* leave it out"),
+    ("no fairness", {"fairness": False}, NewJob(fairness_key="tenant-1"), "fairness_key: .* leave it out"),
     ("no expiry", {"expiry": False}, NewJob(expires_at=NOW), "expires_at: .* leave it out"),
     (
         "no delays",
@@ -75,6 +77,13 @@ def test_what_a_backend_lacks_is_refused_with_the_field_and_the_fix(
 def test_what_a_backend_has_is_not_refused_for_what_else_it_lacks(lacks: dict[str, Any], job: NewJob) -> None:
     for others in (row[1] for row in LACKS if row[1].keys().isdisjoint(lacks)):
         refuse_unsupported([job], replace(ALL, **others), now=NOW)
+
+
+def test_who_wants_groups_where_there_are_none_is_told_of_fairness_where_there_is_some() -> None:
+    with pytest.raises(UnsupportedCapabilityError, match="leave it out; for tenants in turn, give fairness_key"):
+        refuse_unsupported([NewJob(group="g")], replace(ALL, groups=False))
+    with pytest.raises(UnsupportedCapabilityError, match=r"leave it out$"):
+        refuse_unsupported([NewJob(group="g")], replace(ALL, groups=False, fairness=False))
 
 
 def test_what_is_just_within_the_bounds_is_taken() -> None:

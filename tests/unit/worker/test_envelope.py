@@ -62,6 +62,7 @@ new_jobs = st.builds(
     expires_at=st.none() | moments,
     group=keys,
     deduplication_key=keys,
+    fairness_key=st.none() | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=128),
     extra=extras,
 )
 

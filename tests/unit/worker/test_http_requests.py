@@ -35,10 +35,11 @@ def test_a_plain_job_is_said_plainly() -> None:
 
 
 def test_what_a_job_may_have_beside_that_is_said_where_it_has_it() -> None:
-    full = job(group="customer 9", deduplication_key="k%", expires_at=ENQUEUED_AT, headers={"a": "é"})
-    headers = request_headers(full)
+    keys = {"group": "customer 9", "deduplication_key": "k%", "fairness_key": "t%"}
+    headers = request_headers(job(**keys, expires_at=ENQUEUED_AT, headers={"a": "é"}))
     assert headers["Headrace-Job-Group"] == "customer 9"
     assert headers["Headrace-Job-Deduplication-Key"] == "k%25"
+    assert headers["Headrace-Job-Fairness-Key"] == "t%25"
     assert headers["Headrace-Job-Expires-At"] == "2026-01-02T03:04:05+00:00"
     assert headers["Headrace-Job-Headers"] == '{"a": "\\u00e9"}'
 

@@ -18,6 +18,7 @@ BROKER = Capabilities(
     ordered=False,
     priorities=False,
     groups=False,
+    fairness=False,
     expiry=False,
     max_enqueue_delay_seconds=60.0,
     max_retry_delay_seconds=900.0,

@@ -67,6 +67,7 @@ _PROGRESS_SECONDS = 1.0
 @click.option(
     "--deduplication-window", type=Duration(), help="How long the key is taken at least, from now: 90s, 15m, 12h."
 )
+@click.option("--fairness-key", help="Whose job it is, such as a tenant's: where the queue can, they run in turn.")
 @click.option("--idempotency-key", help="Of jobs with one key, one runs to its end, where workers have a Redis.")
 @click.option("--header", "headers", type=Header(), multiple=True, help="NAME=VALUE; can be given several times.")
 @output_option
@@ -82,6 +83,7 @@ def enqueue(
     group: str | None,
     deduplication_key: str | None,
     deduplication_window: float | None,
+    fairness_key: str | None,
     idempotency_key: str | None,
     headers: tuple[tuple[str, str], ...],
     connection: Connection,
@@ -103,6 +105,7 @@ def enqueue(
         "group": group,
         "deduplication_key": deduplication_key,
         "deduplication_window_seconds": deduplication_window,
+        "fairness_key": fairness_key,
         "headers": dict(headers),
         "idempotency_key": idempotency_key,
     }

@@ -175,6 +175,7 @@ def print_job(found: JobRecord | str, *, as_json: bool) -> None:
             ("attempt", job.attempt),
             ("group", job.group),
             ("deduplication key", job.deduplication_key),
+            ("fairness key", job.fairness_key),
             ("enqueued", f"{job.enqueued_at.isoformat()} ({ago(job.enqueued_at)})"),
             ("due", f"{job.run_at.isoformat()} ({ago(job.run_at)})"),
             ("expires", job.expires_at and f"{job.expires_at.isoformat()} ({ago(job.expires_at)})"),

@@ -128,6 +128,7 @@ def job_json(record: JobRecord) -> dict[str, Any]:
         "attempt": job.attempt,
         "group": job.group,
         "deduplication_key": job.deduplication_key,
+        "fairness_key": job.fairness_key,
         **_payload_json(job),
         "content_type": job.content_type,
         "headers": dict(job.headers),

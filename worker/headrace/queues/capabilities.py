@@ -22,6 +22,8 @@ class Capabilities:
     priorities: bool
     groups: bool
     """Whether jobs can run one at a time and in order, each group for itself."""
+    fairness: bool
+    """Whether jobs of many tenants are given in turn, by `NewJob.fairness_key`."""
     expiry: bool
     """Whether a job can have a time by which it must have started."""
     max_enqueue_delay_seconds: float = MAX_DELAY_SECONDS
@@ -88,7 +90,10 @@ def _refusal(job: NewJob, can: Capabilities, now: datetime | None) -> str:
     if job.priority and not can.priorities:
         return "priority: this queue's backend has none; leave it out"
     if job.group is not None and not can.groups:
-        return "group: this queue's backend has no groups; leave it out"
+        instead = "; for tenants in turn, give fairness_key" if can.fairness else ""
+        return f"group: this queue's backend has no groups; leave it out{instead}"
+    if job.fairness_key is not None and not can.fairness:
+        return "fairness_key: this queue's backend gives nobody's jobs in turn; leave it out"
     if job.expires_at is not None and not can.expiry:
         return "expires_at: this queue's backend knows no expiry of single jobs; leave it out"
     delay_seconds = job.delay_seconds

@@ -102,6 +102,7 @@ class _Fields(Struct, kw_only=True, omit_defaults=True):
     priority: int = 0
     group: str | None = None
     deduplication_key: str | None = None
+    fairness_key: str | None = None
     attempt: Annotated[int, Meta(ge=1)] = 1
     run_at: Annotated[datetime, Meta(tz=True)] | None = None
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
@@ -142,6 +143,7 @@ def made(new: NewJob, *, queue: str, id: str, now: datetime) -> Job:  # noqa: A0
         priority=new.priority,
         group=new.group,
         deduplication_key=new.deduplication_key,
+        fairness_key=new.fairness_key,
         attempt=1,
         enqueued_at=now,
         run_at=max(run_at, now),
@@ -164,6 +166,7 @@ def encode(job: Job) -> Message:
         priority=job.priority,
         group=job.group,
         deduplication_key=job.deduplication_key,
+        fairness_key=job.fairness_key,
         attempt=job.attempt,
         enqueued_at=job.enqueued_at.astimezone(UTC),
         run_at=None if job.run_at == job.enqueued_at else job.run_at.astimezone(UTC),
@@ -277,6 +280,7 @@ def _known(body: str | bytes, attribute: str, queue: str) -> Job:
         priority=fields.priority,
         group=fields.group,
         deduplication_key=fields.deduplication_key,
+        fairness_key=fields.fairness_key,
         run_at=fields.run_at,
         expires_at=fields.expires_at,
         extra=extra,
@@ -291,6 +295,7 @@ def _known(body: str | bytes, attribute: str, queue: str) -> Job:
         priority=fields.priority,
         group=fields.group,
         deduplication_key=fields.deduplication_key,
+        fairness_key=fields.fairness_key,
         attempt=fields.attempt,
         enqueued_at=fields.enqueued_at,
         run_at=fields.run_at or fields.enqueued_at,

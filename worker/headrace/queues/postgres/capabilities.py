@@ -9,6 +9,7 @@ CAPABILITIES = Capabilities(
     ordered=True,
     priorities=True,
     groups=True,
+    fairness=False,
     expiry=True,
     deduplicates_unfinished=True,
     max_deduplication_window_seconds=MAX_DELAY_SECONDS,

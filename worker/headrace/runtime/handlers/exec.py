@@ -152,6 +152,8 @@ def _described(job: Job) -> dict[bytes, bytes]:
         described["GROUP"] = job.group
     if job.deduplication_key is not None:
         described["DEDUPLICATION_KEY"] = job.deduplication_key
+    if job.fairness_key is not None:
+        described["FAIRNESS_KEY"] = job.fairness_key
     if job.expires_at is not None:
         described["EXPIRES_AT"] = job.expires_at.isoformat()
     variables = {f"{_JOB_PREFIX}{name}".encode(): value.encode() for name, value in described.items()}

@@ -177,6 +177,8 @@ def request_headers(job: Job) -> dict[str, str]:
         headers["Headrace-Job-Group"] = _encoded(job.group)
     if job.deduplication_key is not None:
         headers["Headrace-Job-Deduplication-Key"] = _encoded(job.deduplication_key)
+    if job.fairness_key is not None:
+        headers["Headrace-Job-Fairness-Key"] = _encoded(job.fairness_key)
     if job.expires_at is not None:
         headers["Headrace-Job-Expires-At"] = job.expires_at.isoformat()
     trace = {"baggage": job.headers.get("baggage", ""), **trace_context.of(job)}
