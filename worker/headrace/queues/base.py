@@ -1,9 +1,9 @@
 """The queue port: what every backend promises, in small Protocols.
 
 `Queue` is what producers and workers need of every backend. What only some backends can do is a role of its own,
-which a queue has or lacks: `Transactional`, `KeepsHouse`, `KeepsAliveAside`, `ShowsProgress`, `Counts`, `Listens`. What
-people ask of queues is in `inspection`; `Backlog` is the operator's read-only view; `Provisioner` makes and removes
-what a queue lives in. One contract suite (``tests/contract``) runs over every backend.
+which a queue has or lacks: `Transactional`, `KeepsHouse`, `KeepsAliveAside`, `ShowsProgress`, `Counts`, `Witnesses`,
+`Polls`, `Listens`. What people ask of queues is in `inspection`; `Backlog` is the operator's read-only view;
+`Provisioner` makes and removes what a queue lives in. One contract suite (``tests/contract``) runs over every backend.
 
 Delivery is at least once. A delivered job is held under a lease; whoever lets its lease run out loses the job, and
 where the backend is `Capabilities.fenced` its late settlement is refused.
@@ -407,6 +407,49 @@ class Counts(Protocol):
 
     async def has_ready(self) -> bool:
         """Whether anything could start now: one look, however long the queue is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnessed:
+    """What one worker has seen of a queue whose counts are somebody else's, or approximate.
+
+    That counts are behind doesn't matter to it: a job that is there comes with the next poll of any idle worker.
+    """
+
+    held: int
+    """How many jobs it holds, those among them that wait here to be received."""
+    empty_for_seconds: float | None
+    """For how long all its polls have come back empty. None: the newest brought something, or none has ended lately,
+    or failed: then it has seen nothing."""
+    oldest_age_seconds: float
+    """The greatest age of a job that came in the last `WITNESS_SECONDS`, when it came; 0 with none."""
+
+
+WITNESS_SECONDS = 30.0
+"""For how long it counts what a worker has seen: longer than the longest poll."""
+
+
+@runtime_checkable
+class Witnesses(Protocol):
+    """A queue that can tell what its worker has seen of it, without asking the backend."""
+
+    def witnessed(self) -> Witnessed:
+        """What it has seen until now. Costs nothing, and may be called from any thread."""
+        ...
+
+
+@runtime_checkable
+class Polls(Protocol):
+    """A queue whose polls are the backend's, and outlast the call of `Queue.receive` for which they were begun."""
+
+    async def end_polls(self) -> None:
+        """Begin no poll any more, wait for those under way, and put back at once what they bring.
+
+        Called when the worker takes nothing new, while what it holds may run on for hours: nothing may be kept for a
+        call of `Queue.receive` that never comes. Heartbeats and `Queue.settle` go on meanwhile. Leaving the queue's
+        block does the same.
+        """
         ...
 
 
