@@ -54,9 +54,33 @@ _POSTGRES = Backend(
     inspector_options=frozenset({"schema", "ca_certificates"}),
 )
 
+_SQS_PLACE = frozenset(
+    {
+        "access_key_id",
+        "client",
+        "dead_letter_queue_url",
+        "endpoint_url",
+        "region",
+        "secret_access_key",
+        "session_token",
+    }
+)
+
+_SQS = Backend(
+    module="headrace.queues.sqs",
+    example="sqs://sqs.REGION.amazonaws.com/ACCOUNT/NAME",
+    needs="aioboto3",
+    extra="sqs",
+    options=_SQS_PLACE
+    | {"count_interval_seconds", "failure_counts", "max_number_of_messages", "max_retries", "wait_time_seconds"},
+    inspector_options=_SQS_PLACE,
+)
+
 BACKENDS: Mapping[str, Backend] = {
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
+    "sqs": _SQS,
+    "sqs+http": _SQS,
     "memory": Backend(module="headrace.queues.memory", example="memory://"),
 }
 """By the scheme of their URLs: the one table of them."""
@@ -68,7 +92,8 @@ def from_url(url: str, queue: str, *, holder: str | None = None, **options: Any)
     Parameters
     ----------
     url
-        ``postgresql://…``, or ``memory://`` for a queue within this process.
+        ``postgresql://…``; ``sqs://HOST/ACCOUNT/NAME`` (``sqs+http://…`` where the endpoint speaks plain HTTP), with
+        options in its query; or ``memory://`` for a queue within this process.
     queue
         The queue's name: that of its JobQueue.
     holder
@@ -79,7 +104,13 @@ def from_url(url: str, queue: str, *, holder: str | None = None, **options: Any)
         for jobs is cut short by new ones, by LISTEN; defaults to looking now and then alone), ``direct_url`` (past a
         connection pooler, where the URL leads to one: for LISTEN; defaults to the URL), ``patience_seconds`` and
         ``patience_bytes`` (how long `Queue.enqueue` waits for a database that is away, and how much may wait: payloads,
-        and 1 KiB a job; default to 0 s and 64 MiB).
+        and 1 KiB a job; default to 0 s and 64 MiB). Of SQS: ``region`` (defaults to the host's, else the
+        environment's), ``endpoint_url`` (defaults to the URL's own), ``access_key_id``, ``secret_access_key`` and
+        ``session_token`` (default to what botocore finds), ``dead_letter_queue_url`` (defaults to that of the queue's
+        redrive policy), ``client`` (``signed``, or ``boto``: everything by aioboto3; defaults to the former),
+        ``wait_time_seconds`` (20), ``max_number_of_messages`` (10), ``max_retries`` (3; holds where the queue has no
+        settings of ours), ``count_interval_seconds`` (60; 0: never) and ``failure_counts`` (where failed attempts are
+        counted; defaults to the message itself).
 
     Raises
     ------
@@ -103,7 +134,8 @@ def inspector_from_url(url: str, **options: Any) -> Inspector:
     url
         As that of `from_url`.
     **options
-        Those of the URL's backend. Of Postgres: ``schema`` and ``ca_certificates``, as in `from_url`.
+        Those of the URL's backend, as in `from_url`. Of Postgres: ``schema`` and ``ca_certificates``. Of SQS: what
+        says where the queue is, and as whom it is asked.
 
     Raises
     ------
