@@ -82,6 +82,22 @@ class Provisioned:
     """The provider's own part of the JobQueue's status."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Who counts a provider's queues, and how often that may be."""
+
+    workers_count: bool = True
+    """Whether workers count for themselves and publish it, so that the backend is asked only where none does. False:
+    the operator alone counts, and workers tell what they have seen."""
+    unscaled_seconds: float = 5.0
+    """How often a queue is counted that has no workers, unless its backend tells of new jobs."""
+    shortest_seconds: float = 0.0
+    """No queue is counted more often, whatever its pools want."""
+    gathers: bool = True
+    """Whether many queues cost one question no more than one does, so that it is worth asking early for those that are
+    due soon."""
+
+
 class CountTooLongError(OperatorError):
     """A backend that is well could not count in time."""
 
@@ -152,6 +168,11 @@ class Provider(Protocol[PlaceT]):
     @property
     def limits(self) -> BackendLimits:
         """What its backend can do of all that a spec may ask for."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """Who counts its queues, and how often that may be."""
         ...
 
     def secrets(self, queue: JobQueue) -> Sequence[SecretKey]:

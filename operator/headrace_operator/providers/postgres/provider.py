@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.queues import BACKENDS
 from headrace_operator.core.limits import BackendLimits
+from headrace_operator.core.provider import Pace
 from headrace_operator.providers.postgres import place as places
 from headrace_operator.providers.postgres.backlog import PostgresBacklogReader
 from headrace_operator.providers.postgres.binding import binding_of
@@ -28,6 +29,7 @@ class PostgresProvider:
     """Fills `core.provider.Provider`."""
 
     name = "Postgres"
+    pace = Pace()
 
     @property
     def limits(self) -> BackendLimits:
