@@ -7,16 +7,28 @@ None without one; ``is_adopted``, whether the queue is one that was there alread
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from headrace.queues.base import Provisioned
+from headrace.queues.sqs import attributes as wanted
+from headrace.queues.sqs import findings, removal
+from headrace.queues.sqs.adoption import dead_letter_queue_of, usable
+from headrace.queues.sqs.managing import ManagedQueues
 from headrace.queues.sqs.recent import Recent
-from headrace.queues.sqs.spec import SqsQueueSpec
+from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX, SqsQueueSpec, check
+from headrace.queues.sqs.tags import wanted_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from headrace.queues.base import Owner, Provisioned, QueueSettings, Removed
+    from headrace.queues.base import Owner, QueueSettings, Removed
+    from headrace.queues.sqs.client import SqsClient
+    from headrace.queues.sqs.observing import Observed
+    from headrace.queues.sqs.spec import Finding
+
+_PLAIN = SqsQueueSpec()
 
 
 class SqsProvisioner:
@@ -29,8 +41,7 @@ class SqsProvisioner:
     region
         The region that `client` speaks to, for messages.
     recent
-        What was set a short while ago and may not show yet: one for all provisioners of a process. None: one of its
-        own.
+        What was set a short while ago and may not show yet: one for all provisioners of a place. None: one of its own.
     progress
         Is told what may take long, in a few words.
     clock
@@ -39,7 +50,7 @@ class SqsProvisioner:
 
     def __init__(
         self,
-        client: Any,
+        client: SqsClient,
         *,
         region: str = "",
         recent: Recent | None = None,
@@ -48,16 +59,16 @@ class SqsProvisioner:
     ) -> None:
         self._client = client
         self._region = region
-        self._recent = recent or Recent()
-        self._progress = progress
+        self._recent = Recent() if recent is None else recent
         self._clock = clock
+        self._queues = ManagedQueues(client, self._recent, progress=progress, clock=clock)
 
     async def ensure(
         self,
         queue: str,
         settings: QueueSettings,
         owner: Owner,
-        spec: SqsQueueSpec = SqsQueueSpec(),  # noqa: B008 - a frozen value
+        spec: SqsQueueSpec = _PLAIN,
         *,
         adopts_from: str = "",
     ) -> Provisioned:
@@ -83,8 +94,116 @@ class SqsProvisioner:
         QueueError
             As `headrace.queues.sqs.errors` has them.
         """
-        raise NotImplementedError
+        check(queue, spec)
+        wanted.check_settings(settings)
+        if spec.queue_url is not None:
+            return await self._use(spec.queue_url, settings, owner, spec)
+        return await self._manage(queue, settings, owner, spec, adopts_from)
 
-    async def remove(self, queue: str, owner: Owner, spec: SqsQueueSpec = SqsQueueSpec()) -> Removed | None:  # noqa: B008
+    async def remove(self, queue: str, owner: Owner, spec: SqsQueueSpec = _PLAIN) -> Removed | None:
         """See `headrace.queues.base.Provisioner`: what bears this very owner's tags, and was not given by its URL."""
-        raise NotImplementedError
+        names = [name for name in removal.names_to_remove(queue, spec) if self._queues.deleted_seconds(name) is None]
+        found = await removal.owned(self._client, names, owner)
+        if not found:
+            return None
+        removed = await removal.remove(self._client, found)
+        for gone in found:
+            self._recent.note_deleted(gone.name, self._clock())
+        return removed
+
+    async def _use(self, url: str, settings: QueueSettings, owner: Owner, spec: SqsQueueSpec) -> Provisioned:
+        queue = await self._usable("queue_url", url, owner, spec)
+        dead_letters = None
+        if spec.dead_letter_queue_url is not None:
+            dead_letters = await self._usable("dead_letter_queue_url", spec.dead_letter_queue_url, owner, spec)
+        elif settings.dead_letter_enabled:
+            dead_letters = await dead_letter_queue_of(self._client, queue, self._recent)
+        found = [
+            *findings.of_adopted(queue.name, queue.attributes, _arn(dead_letters), settings),
+            *findings.of_load(queue.name, queue.attributes),
+            *(_of_dead_letters(dead_letters, queue.arn)),
+        ]
+        return Provisioned(
+            changed=False,
+            details=f"queue {queue.name} is used as it is",
+            facts=_facts(queue, dead_letters, found, is_adopted=True),
+        )
+
+    async def _usable(self, field: str, url: str, owner: Owner, spec: SqsQueueSpec) -> Observed:
+        return await usable(
+            self._client,
+            field,
+            url,
+            owner,
+            region=self._region,
+            needs_tag=spec.adoption_needs_tag,
+            recent=self._recent,
+        )
+
+    async def _manage(
+        self, name: str, settings: QueueSettings, owner: Owner, spec: SqsQueueSpec, adopts_from: str
+    ) -> Provisioned:
+        tags = wanted_tags(owner, settings, spec.tags)
+        has_own = settings.dead_letter_enabled and spec.dead_letter_queue_url is None
+        dead_name = name + DEAD_LETTER_SUFFIX
+        # What may be somebody else's is looked at before anything is made.
+        queue, dead_letters = await asyncio.gather(
+            self._queues.there(name), self._queues.there(dead_name) if has_own else _nothing()
+        )
+        done = [
+            f"queue {there.name} adopted"
+            for there in (queue, dead_letters)
+            if there is not None and not self._queues.check_owned(there, owner, adopts_from)
+        ]
+        if spec.dead_letter_queue_url is not None and settings.dead_letter_enabled:
+            dead_letters = await self._usable("dead_letter_queue_url", spec.dead_letter_queue_url, owner, spec)
+        elif has_own and dead_letters is None:
+            # Whose dead letters it takes is said once there is a queue: this one comes first.
+            attributes = wanted.wanted_dead_letter_queue(settings, spec, source_arn="")
+            dead_letters, is_new = await self._queues.make(dead_name, attributes, tags, owner, adopts_from)
+            done += [f"dead-letter queue {dead_name} made"] if is_new else []
+        of_queue = wanted.wanted_queue(settings, spec, dead_letter_arn=_arn(dead_letters))
+        if queue is None:
+            queue, is_new = await self._queues.make(name, of_queue, tags, owner, adopts_from)
+            done += [f"queue {name} made"] if is_new else []
+        done += await self._queues.adjust(queue, of_queue, tags)
+        if has_own and dead_letters is not None:
+            of_dead = wanted.wanted_dead_letter_queue(settings, spec, source_arn=queue.arn)
+            done += await self._queues.adjust(dead_letters, of_dead, tags)
+        found = [*findings.of_spec(settings, spec), *findings.of_load(name, queue.attributes)]
+        for managed in (queue, dead_letters if has_own else None):
+            found += self._queues.findings(managed)
+        if not has_own:
+            found += _of_dead_letters(dead_letters, queue.arn)
+        return Provisioned(
+            changed=bool(done),
+            details=", ".join(done) or f"queue {name} is as wanted",
+            facts=_facts(queue, dead_letters, found, is_adopted=False),
+        )
+
+
+def _arn(queue: Observed | None) -> str | None:
+    return None if queue is None else queue.arn
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _of_dead_letters(queue: Observed | None, source_arn: str) -> list[Finding]:
+    if queue is None:
+        return []
+    return list(findings.of_adopted_dead_letters(queue.name, queue.attributes, source_arn))
+
+
+def _facts(
+    queue: Observed, dead_letters: Observed | None, found: Sequence[Finding], *, is_adopted: bool
+) -> dict[str, Any]:
+    return {
+        "queue_url": queue.url,
+        "queue_arn": queue.arn,
+        "dead_letter_queue_url": dead_letters and dead_letters.url,
+        "dead_letter_queue_arn": _arn(dead_letters),
+        "is_adopted": is_adopted,
+        "findings": tuple(found),
+    }

@@ -73,11 +73,11 @@ FindingReason: TypeAlias = Literal[
     "DeadLetterQueueRefuses",
     "DeliveryDelayed",
     "MessageSizeTooSmall",
-    "NotEncrypted",
     "KeyRefusesAwsServices",
     "InFlightLimitReached",
     "AttributeRefused",
     "TagsRefused",
+    "DoesNotStay",
 ]
 
 
@@ -107,6 +107,10 @@ def check(queue: str, spec: SqsQueueSpec) -> None:
         raise SqsSpecError("dead_letter_queue_url", "is the queue itself: give another one")
     if not 0 <= spec.wait_time_seconds <= MAX_WAIT_SECONDS:
         raise SqsSpecError("wait_time_seconds", f"{spec.wait_time_seconds}: give 0 to {MAX_WAIT_SECONDS}")
+    if spec.queue_url is not None:
+        for field, given in (("kms_key_id", spec.kms_key_id), ("policy", spec.policy), ("tags", spec.tags)):
+            if given:
+                raise SqsSpecError(field, "does nothing beside queue_url, whose queue is never changed: leave it out")
     if spec.kms_key_id == "":
         raise SqsSpecError("kms_key_id", "is empty: name a key, or leave it out for keys of SQS")
     _check_tags(spec.tags)

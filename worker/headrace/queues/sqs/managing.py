@@ -1,0 +1,149 @@
+"""The queues that are ours: make them, put them right, and see that they are nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from headrace.queues.sqs import attributes as wanted
+from headrace.queues.sqs import findings
+from headrace.queues.sqs.changing import create, set_attributes, set_tags
+from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS, QueueDeletedRecentlyError, SqsUnavailableError
+from headrace.queues.sqs.observing import find, look
+from headrace.queues.sqs.ownership import check_owned
+from headrace.queues.sqs.tags import owner_in, tag_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headrace.queues.base import Owner
+    from headrace.queues.sqs.client import SqsClient
+    from headrace.queues.sqs.observing import Observed
+    from headrace.queues.sqs.recent import Recent
+    from headrace.queues.sqs.spec import Finding
+
+# A queue can be used a second after it was made: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
+_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0)
+
+
+class ManagedQueues:
+    """Queues by their names, of one place. See `headrace.queues.sqs.provisioner`."""
+
+    def __init__(
+        self, client: SqsClient, recent: Recent, *, progress: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self._recent = recent
+        self._progress = progress
+        self._clock = clock
+
+    def check_owned(self, queue: Observed, owner: Owner, adopts_from: str) -> bool:
+        """Whether it is this owner's; raises where it can't become so."""
+        if queue.tags is None:
+            # Nothing can prove it, and a finding says so.
+            return True
+        told = queue.tags
+        if owner_in(told) is None:
+            # They may be on their way: a rival's would be seen.
+            told = self._recent.of(queue.name).tags.overlaid(told, self._clock())
+        return check_owned(queue.name, told, owner, adopts_from=adopts_from)
+
+    async def there(self, name: str) -> Observed | None:
+        """The queue of this name, whosoever it is."""
+        if self.deleted_seconds(name) is not None:
+            # It may still be told as if it were there.
+            return None
+        url = await find(self._client, name)
+        return None if url is None else await look(self._client, name, url, self._recent.of(name))
+
+    def deleted_seconds(self, name: str) -> float | None:
+        """How long ago this process deleted it, or heard that it was, while that keeps its name taken."""
+        return self._recent.deleted_seconds(name, self._clock(), at_most=QUEUE_DELETED_SECONDS)
+
+    async def make(
+        self, name: str, attributes: Mapping[str, str], tags: Mapping[str, str], owner: Owner, adopts_from: str
+    ) -> tuple[Observed, bool]:
+        """Make a queue, or find the one that somebody else has made meanwhile: gives whether it is new."""
+        now = self._clock()
+        try:
+            made = await create(self._client, name, wanted.to_create(attributes), tags)
+        except QueueDeletedRecentlyError as error:
+            raise self._told_when(name, error) from None
+        self._recent.note_made(name)
+        memory = self._recent.of(name)
+        if made is not None:
+            memory.attributes.note(made, now)
+            memory.tags.note(tags, now)
+        queue = await self._shown(name)
+        if made is not None and queue.tags == {}:
+            # They are on their way, or the endpoint leaves them out where it makes queues.
+            await set_tags(self._client, queue.url, tag_changes({}, tags), memory, now)
+        self.check_owned(queue, owner, adopts_from)
+        return queue, made is not None
+
+    async def _shown(self, name: str) -> Observed:
+        """What was just made, once it can be seen."""
+        for pause_seconds in (*_PAUSES_SECONDS, None):
+            url = await find(self._client, name)
+            queue = None if url is None else await look(self._client, name, url, self._recent.of(name))
+            if queue is not None:
+                return queue
+            if pause_seconds is not None:
+                self._progress(f"waiting for queue {name}, which was just made, to be seen")
+                await asyncio.sleep(pause_seconds)
+        raise SqsUnavailableError(
+            f"queue {name} is there by CreateQueue and not by GetQueueUrl: either it shows in a moment, or the "
+            "credentials may not call sqs:GetQueueUrl and sqs:GetQueueAttributes on it"
+        )
+
+    def _told_when(self, name: str, error: QueueDeletedRecentlyError) -> QueueDeletedRecentlyError:
+        """With the time that is left, as far as this process can know it."""
+        now = self._clock()
+        if self.deleted_seconds(name) is None:
+            self._recent.note_deleted(name, now)
+        left = max(1.0, QUEUE_DELETED_SECONDS - (self.deleted_seconds(name) or 0.0))
+        told = QueueDeletedRecentlyError(
+            f"queue {name} was deleted less than {QUEUE_DELETED_SECONDS:g} s ago, and SQS keeps its name for so long: "
+            f"it is made in {left:.0f} s",
+            code=error.code,
+            status=error.status,
+            operation=error.operation,
+        )
+        told.retry_after_seconds = left
+        return told
+
+    async def adjust(self, queue: Observed, attributes: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
+        """Set what is otherwise than wanted; gives what was done."""
+        memory, now = self._recent.of(queue.name), self._clock()
+        seen = wanted.changes(queue.attributes, attributes)
+        for name in attributes.keys() - seen.keys():
+            memory.attributes.confirm(name)
+        differing = wanted.changes(memory.attributes.overlaid(queue.attributes, now), attributes)
+        drifted = {name for name, value in differing.items() if memory.attributes.was_set_to(name, value)}
+        changed = await set_attributes(self._client, queue.url, differing, memory, now)
+        told = []
+        if queue.tags is not None:
+            differing_tags = tag_changes(memory.tags.overlaid(queue.tags, now), tags)
+            told = await set_tags(self._client, queue.url, differing_tags, memory, now)
+        return [
+            *_listed([name for name in changed if name not in drifted], f"of queue {queue.name} set"),
+            *_listed(
+                [name for name in changed if name in drifted],
+                f"of queue {queue.name} put right, which something else had changed",
+            ),
+            *([f"tags of queue {queue.name} set ({', '.join(told)})"] if told else []),
+        ]
+
+    def findings(self, queue: Observed | None) -> list[Finding]:
+        """What of it can't be as wanted."""
+        if queue is None:
+            return []
+        memory = self._recent.of(queue.name)
+        return [
+            *findings.of_refusals(queue.name, memory.refused),
+            *findings.of_restless(queue.name, memory.attributes.restless()),
+        ]
+
+
+def _listed(names: Sequence[str], what: str) -> list[str]:
+    return [f"{', '.join(names)} {what}"] if names else []

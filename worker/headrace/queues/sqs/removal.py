@@ -1,0 +1,56 @@
+"""Remove a queue and its dead-letter queue: what bears its owner's tags, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from headrace.queues.base import Removed
+from headrace.queues.sqs.attributes import held
+from headrace.queues.sqs.errors import SqsQueueNotFoundError
+from headrace.queues.sqs.observing import find, look
+from headrace.queues.sqs.recent import QueueMemory
+from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX
+from headrace.queues.sqs.tags import owner_in
+
+if TYPE_CHECKING:
+    from headrace.queues.base import Owner
+    from headrace.queues.sqs.client import SqsClient
+    from headrace.queues.sqs.observing import Observed
+    from headrace.queues.sqs.spec import SqsQueueSpec
+
+
+def names_to_remove(queue: str, spec: SqsQueueSpec) -> list[str]:
+    """The queues that may have been made; the queue first, so that nothing is sent to a dead-letter queue that is gone.
+
+    Pure.
+    """
+    if spec.queue_url is not None:
+        return []
+    return [queue, *([] if spec.dead_letter_queue_url is not None else [queue + DEAD_LETTER_SUFFIX])]
+
+
+async def owned(client: SqsClient, names: list[str], owner: Owner) -> list[Observed]:
+    """Those of the queues that are there and bear the tags of this very owner."""
+    found = await asyncio.gather(*(_found(client, name) for name in names))
+    return [queue for queue in found if queue is not None and owner_in(queue.tags or {}) == owner]
+
+
+async def _found(client: SqsClient, name: str) -> Observed | None:
+    url = await find(client, name)
+    return None if url is None else await look(client, name, url, QueueMemory())
+
+
+async def remove(client: SqsClient, queues: list[Observed]) -> Removed:
+    """Remove these, with all that is in them. Safe to repeat when it was interrupted.
+
+    What they hold is SQS's own count of a moment ago.
+    """
+    jobs = 0
+    for queue in queues:
+        jobs += held(queue.attributes)
+        try:
+            await client.call("DeleteQueue", {"QueueUrl": queue.url})
+        except SqsQueueNotFoundError:
+            continue
+    return Removed(jobs=jobs)
