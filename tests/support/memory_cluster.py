@@ -26,7 +26,7 @@ from headrace_operator.core.model import (
     TransientError,
     WorkerPod,
 )
-from headrace_operator.core.provider import Place, Provisioned, QueueOwner
+from headrace_operator.core.provider import Place, Provisioned, QueueOwner, Removed
 from headrace_operator.providers.postgres import PostgresProvider
 from headrace_operator.providers.postgres.place import PostgresPlace
 from headrace_operator.reconcile.objects import ObjectStore, key_of
@@ -246,10 +246,10 @@ class MemoryBackend(PostgresProvider):
         self.owners.append(owner)
         return Provisioned(changed=False, details="", status=self.status)
 
-    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> int | None:
+    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> Removed | None:
         await self._take_time(progress)
         self.removed.append(place)
-        return self.jobs
+        return None if self.jobs is None else Removed(self.jobs)
 
     async def _take_time(self, progress: Callable[[str], None]) -> None:
         self.attempts += 1

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 READY = "Ready"
 PROVISIONED = "Provisioned"
 SYNCED = "Synced"
+DEGRADED = "Degraded"
 AVAILABLE = "Available"
 SCALING_ACTIVE = "ScalingActive"
 SCALING_LIMITED = "ScalingLimited"

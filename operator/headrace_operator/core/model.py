@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,6 +126,15 @@ class WorkerPod:
     waiting_message: str | None = None
 
 
+class Finding(NamedTuple):
+    """What of a queue is not as it should be, though it works: for a condition."""
+
+    reason: str
+    """One CamelCase word, for machines."""
+    message: str
+    """What it means, and what to do."""
+
+
 class EventType(StrEnum):
     """An Event's type."""
 
@@ -146,6 +155,11 @@ class OperatorError(Exception):
 class TransientError(OperatorError):
     """May heal by itself or once mended outside of this object: retried every few seconds."""
 
+    def __init__(self, reason: str, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_seconds = retry_after_seconds
+        """How long whoever refused has asked to be left alone; None where it has not."""
+
 
 class RefusedError(OperatorError):
     """The object itself must change (or its rival go): tried at once when it does, and every few minutes else."""
@@ -153,11 +167,6 @@ class RefusedError(OperatorError):
 
 class PassingError(TransientError):
     """Says nothing of the object, and so nothing in its conditions: the Kubernetes API is away, or was busy."""
-
-    def __init__(self, reason: str, message: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason, message)
-        self.retry_after_seconds = retry_after_seconds
-        """How long whoever refused has asked to be left alone; None where it has not."""
 
 
 class ConflictError(PassingError):

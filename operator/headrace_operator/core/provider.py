@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from headrace_operator.core.binding import QueueBinding
     from headrace_operator.core.limits import BackendLimits
-    from headrace_operator.core.model import QueueDepth
+    from headrace_operator.core.model import Finding, QueueDepth
     from headrace_operator.core.scaling import Limit
     from headrace_operator.core.spec import JobQueue, JobWorkerPool
 
@@ -27,6 +27,8 @@ class SecretKey(NamedTuple):
 
     name: str
     key: str
+    is_optional: bool = False
+    """Whether the Secret may lack it."""
 
     def __str__(self) -> str:
         return f"key {self.key} of Secret {self.name}"
@@ -80,6 +82,17 @@ class Provisioned:
     """One sentence for an Event."""
     status: Mapping[str, Any] = field(default_factory=dict)
     """The provider's own part of the JobQueue's status."""
+    findings: Sequence[Finding] = ()
+    """What is not as it should be and is not ours to change, the most serious first."""
+
+
+class Removed(NamedTuple):
+    """What went with a queue."""
+
+    jobs: int
+    """How many were waiting, running or dead-lettered."""
+    is_approximate: bool = False
+    """Whether the backend knows only about how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +165,16 @@ class QueueProvisioner(Protocol[PlaceT_contra]):
         """
         ...
 
-    async def remove(self, place: PlaceT_contra, owner: QueueOwner, progress: Callable[[str], None]) -> int | None:
-        """Remove the queue and the jobs in it; returns how many, or None where there is no queue of this owner's."""
+    async def remove(self, place: PlaceT_contra, owner: QueueOwner, progress: Callable[[str], None]) -> Removed | None:
+        """Remove the queue and the jobs in it; None where there is no queue of this owner's."""
         ...
 
 
 class Provider(Protocol[PlaceT]):
-    """What makes, watches and removes queues of one kind. Everything but the last two is pure."""
+    """What makes, watches and removes queues of one kind. Everything but the last two is pure.
+
+    What the operator's settings say of a provider, it is made with.
+    """
 
     @property
     def name(self) -> str:
@@ -173,6 +189,11 @@ class Provider(Protocol[PlaceT]):
     @property
     def pace(self) -> Pace:
         """Who counts its queues, and how often that may be."""
+        ...
+
+    @property
+    def resync_seconds(self) -> float:
+        """Within one and a half times this a queue is made sure of again, and what others did to it undone."""
         ...
 
     def secrets(self, queue: JobQueue) -> Sequence[SecretKey]:
@@ -209,8 +230,21 @@ class Provider(Protocol[PlaceT]):
         """
         ...
 
-    def binding(self, queue: JobQueue, secrets: Mapping[SecretKey, bytes]) -> QueueBinding:
-        """What applications and workers connect with."""
+    def binding(
+        self, queue: JobQueue, secrets: Mapping[SecretKey, bytes], status: Mapping[str, Any]
+    ) -> QueueBinding | None:
+        """What applications and workers connect with.
+
+        Parameters
+        ----------
+        status
+            The provider's own part of the JobQueue's status, as provisioning told it. Empty: it never has.
+
+        Returns
+        -------
+        QueueBinding | None
+            None where that is known only once the queue was provisioned, and it was not.
+        """
         ...
 
     def settings(self, queue: JobQueue) -> Mapping[str, Any]:
@@ -219,6 +253,18 @@ class Provider(Protocol[PlaceT]):
 
     def worker_environment(self, queue: JobQueue) -> Mapping[str, str]:
         """What a worker must be told beyond the binding: settings by their names, without their common prefix."""
+        ...
+
+    def findings(self, status: Mapping[str, Any], depth: QueueDepth | None) -> Sequence[Finding]:
+        """What the depth tells that is not as it should be, the most serious first.
+
+        Parameters
+        ----------
+        status
+            The provider's own part of the JobQueue's status.
+        depth
+            None where it is not known.
+        """
         ...
 
     def ceiling(self, status: Mapping[str, Any], pool: JobWorkerPool, replicas: int) -> Limit | None:

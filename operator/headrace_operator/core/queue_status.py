@@ -11,9 +11,9 @@ from headrace_operator.core.conditions import Condition
 from headrace_operator.core.model import PAUSED_ANNOTATION, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from headrace_operator.core.model import OperatorError, Reading, Sample
+    from headrace_operator.core.model import Finding, OperatorError, Reading, Sample
 
     Manifest = Mapping[str, Any]
 
@@ -58,6 +58,10 @@ class QueueFacts:
     """What is done about the place; None where it is as wanted."""
     failure: OperatorError | None = None
     """Why it is not."""
+    findings: Sequence[Finding] | None = None
+    """What of it is not as it should be, though it works, the most serious first; None where that was not looked at."""
+    was_degraded: bool = False
+    """Whether there were findings before."""
     reading: Reading | None = None
     """None before the first."""
     followed_since: datetime | None = None
@@ -66,7 +70,7 @@ class QueueFacts:
 
 def queue_conditions(facts: QueueFacts, now: datetime) -> list[Condition]:
     """All conditions of a queue of which something is to be said; the others stay as they are."""
-    found = [_ready(facts, now), _provisioned(facts), _synced(facts, now)]
+    found = [_ready(facts, now), _provisioned(facts), _synced(facts, now), _degraded(facts)]
     return [condition for condition in found if condition is not None]
 
 
@@ -176,6 +180,16 @@ def _synced(facts: QueueFacts, now: datetime) -> Condition | None:
     if facts.reading is None:
         return None
     return Condition(type=conditions.SYNCED, status=True, reason="DepthKnown", message="the depth is read regularly")
+
+
+def _degraded(facts: QueueFacts) -> Condition | None:
+    """Said of queues alone that have, or had, something to be said."""
+    if facts.findings:
+        message = "; ".join(finding.message for finding in facts.findings)
+        return Condition(type=conditions.DEGRADED, status=True, reason=facts.findings[0].reason, message=message)
+    if facts.findings is None or not facts.was_degraded:
+        return None
+    return Condition(type=conditions.DEGRADED, status=False, reason="AsItShouldBe", message="nothing is to be mended")
 
 
 def _work_reason(work: Work) -> str:

@@ -137,6 +137,8 @@ class JobQueue(Resource, frozen=True, kw_only=True):
     spec: QueueSpec
     block: Any = None
     """What stands in the spec under the provider's own name: the provider's to read, by `parse_block`."""
+    found: dict[str, Any] = {}
+    """What stands in the status under the same name: what the provider found when it last made sure of the queue."""
 
     @classmethod
     def prepare(cls, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,7 +146,10 @@ class JobQueue(Resource, frozen=True, kw_only=True):
         spec = manifest.get("spec")
         if not isinstance(spec, Mapping):
             return manifest
-        return {**manifest, "block": spec.get(block_name(spec.get("provider")))}
+        name = block_name(spec.get("provider"))
+        status = manifest.get("status")
+        found = status.get(name) if isinstance(status, Mapping) else None
+        return {**manifest, "block": spec.get(name), "found": found if isinstance(found, Mapping) else {}}
 
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of ``headrace.queues.base.QueueSettings``, but for those of one provider alone."""

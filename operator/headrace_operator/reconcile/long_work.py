@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace_operator.core.model import ObjectKey
-    from headrace_operator.core.provider import AnyProvider, Place, Providers, Provisioned, QueueOwner
+    from headrace_operator.core.provider import AnyProvider, Place, Providers, Provisioned, QueueOwner, Removed
     from headrace_operator.reconcile.gate import Gate
     from headrace_operator.reconcile.ports import Clock
 
 logger = logging.getLogger(__name__)
-
-RESYNC_SECONDS = 3600.0
-"""What others do to a queue's settings is undone, and its owner seen in its place, within one and a half times this."""
 
 LONGEST_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 15.0
@@ -63,7 +60,7 @@ class Errand:
     ended_at: datetime | None = None
     failure: OperatorError | None = None
     provisioned: Provisioned | None = None
-    removed_jobs: int | None = None
+    removed: Removed | None = None
     """None, too, where there was no queue of this owner's."""
     is_told: bool = False
     """Whether an Event has said what it came to."""
@@ -262,7 +259,7 @@ class LongWork:
 
         try:
             if order.settings is None:
-                errand.removed_jobs = await provisioner.remove(order.place, order.owner, progress)
+                errand.removed = await provisioner.remove(order.place, order.owner, progress)
             else:
                 errand.provisioned = await provisioner.provision(order.place, order.owner, order.settings, progress)
         except Exception as error:  # noqa: BLE001 - as above
@@ -281,12 +278,17 @@ class LongWork:
         errand.ended_at, errand.failure = now, failure
         if failure is None:
             errand.failures = 0
-            errand.due_at = now + timedelta(seconds=_resync_seconds(now, errand.order.place.administration))
+            period_seconds = self._providers[errand.order.provider].resync_seconds
+            errand.due_at = now + timedelta(
+                seconds=_resync_seconds(now, errand.order.place.administration, period_seconds)
+            )
             return
         errand.failures += 1
         seconds = min(2.0 ** min(errand.failures - 1, 10), LONGEST_RETRY_SECONDS)
         if isinstance(failure, RefusedError):
             seconds = REFUSED_RETRY_SECONDS
+        elif isinstance(failure, TransientError) and failure.retry_after_seconds is not None:
+            seconds = failure.retry_after_seconds
         errand.due_at = now + timedelta(seconds=seconds)
 
 
@@ -294,12 +296,12 @@ def _name(order: WorkOrder) -> Hashable:
     return order.provider, order.place.administration
 
 
-def _resync_seconds(now: datetime, administration: Hashable) -> float:
+def _resync_seconds(now: datetime, administration: Hashable, period_seconds: float) -> float:
     """All queues of an administration at a time, so that they share a connection; administrations at different ones."""
     # A hash is too large a number to be added to a time.
-    phase = (now.timestamp() + hash(administration) % int(RESYNC_SECONDS)) % RESYNC_SECONDS
-    until_next = RESYNC_SECONDS - phase
-    return until_next if until_next >= RESYNC_SECONDS / 2 else until_next + RESYNC_SECONDS
+    phase = (now.timestamp() + hash(administration) % int(period_seconds)) % period_seconds
+    until_next = period_seconds - phase
+    return until_next if until_next >= period_seconds / 2 else until_next + period_seconds
 
 
 def _known(error: Exception) -> OperatorError:

@@ -133,7 +133,9 @@ class QueueReconciler:
             return await self._removal.reconcile(manifest)
         status: dict[str, Any] = {}
         facts = QueueFacts(
-            paused=parse(manifest, Resource).paused, was_in_order="binding" in (manifest.get("status") or {})
+            paused=parse(manifest, Resource).paused,
+            was_in_order="binding" in (manifest.get("status") or {}),
+            was_degraded=conditions.is_true(conditions_of(manifest), conditions.DEGRADED),
         )
         try:
             queue = parse(manifest, JobQueue)
@@ -170,7 +172,9 @@ class QueueReconciler:
         queue = parse(manifest, JobQueue)
         provider = provider_of(queue, self._providers)
         secrets = await self._read(queue, provider.secrets(queue))
-        binding = provider.binding(queue, secrets)
+        binding = provider.binding(queue, secrets, queue.found)
+        if binding is None:
+            return ROUND_SECONDS
         if self._bindings.revision(queue, binding) is not None or await self._bindings.is_there(queue, binding):
             self._followed.follow(key, provider.place(queue, secrets, self._seen_from_here(queue)))
         return ROUND_SECONDS
@@ -190,9 +194,9 @@ class QueueReconciler:
             raise refusal
         secrets = await self._read(queue, provider.secrets(queue))
         place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
-        binding = provider.binding(queue, secrets)
+        binding = provider.binding(queue, secrets, queue.found)
         is_new_to_us = facts.was_in_order and self._followed.get(queue.key) is None
-        if is_new_to_us and await self._bindings.is_there(queue, binding):
+        if is_new_to_us and binding is not None and await self._bindings.is_there(queue, binding):
             # We have just started, and all is as it was: its depth need not wait for its turn to be made sure of.
             self._followed.follow(queue.key, place)
         order = WorkOrder(
@@ -212,8 +216,15 @@ class QueueReconciler:
             return replace(facts, work=errand.work, failure=failure_before)
         if errand.failure is not None:
             raise errand.failure
+        assert errand.provisioned is not None
+        provisioned = errand.provisioned
+        binding = provider.binding(queue, secrets, provisioned.status)
+        assert binding is not None, "it was provisioned"
         status |= await self._bind(queue, manifest, binding, errand)
-        return facts
+        sample = None if reading is None else reading.current
+        told_by_depth = provider.findings(provisioned.status, None if sample is None else sample.depth)
+        findings = {finding.reason: finding for finding in [*provisioned.findings, *told_by_depth]}
+        return replace(facts, findings=list(findings.values()))
 
     async def _bind(self, queue: JobQueue, manifest: Manifest, binding: QueueBinding, errand: Errand) -> dict[str, Any]:
         """Make known what was provisioned; returns what the status says of it."""
@@ -234,7 +245,8 @@ class QueueReconciler:
 
     async def _read(self, queue: JobQueue, keys: Sequence[SecretKey]) -> dict[SecretKey, bytes]:
         user = SecretUser(QUEUE_KIND, queue.key)
-        return {key: (await self._secrets.read(user, key.name, key.key)).content for key in keys}
+        found = {key: await self._secrets.find(user, key) for key in keys}
+        return {key: value.content for key, value in found.items() if value is not None}
 
     def _seen_from_here(self, queue: JobQueue) -> Callable[[str], str]:
         return lambda host: self._as_seen_from_here(host, queue.metadata.namespace)

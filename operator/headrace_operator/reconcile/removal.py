@@ -146,7 +146,7 @@ class QueueRemoval:
 
     async def _tell(self, manifest: Manifest, errand: Errand) -> None:
         label = errand.order.place.label
-        if errand.removed_jobs is None:
+        if errand.removed is None:
             await self._reporter.tell(
                 manifest,
                 EventType.WARNING,
@@ -154,7 +154,8 @@ class QueueRemoval:
                 f"{label} is not there, or isn't this JobQueue's any more: nothing was removed",
             )
         else:
-            jobs = "1 job" if errand.removed_jobs == 1 else f"{errand.removed_jobs} jobs"
+            number, is_approximate = errand.removed
+            jobs = f"{'about ' if is_approximate else ''}{number} {'job' if number == 1 else 'jobs'}"
             await self._reporter.tell(manifest, EventType.NORMAL, "Removed", f"{label} is removed, with {jobs}")
 
 

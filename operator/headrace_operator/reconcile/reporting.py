@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core import pool_status, queue_status
-from headrace_operator.core.conditions import READY, find, merge
+from headrace_operator.core.conditions import DEGRADED, READY, find, merge
 from headrace_operator.core.model import ConflictError, EventType, PassingError
 from headrace_operator.reconcile.objects import key_of
 
@@ -49,6 +49,7 @@ class Reporter:
         written = await self._cluster.patch_status(self._newest(manifest), changed)
         self._objects.written(written, self._clock.now().timestamp(), guarded=False)
         await self._tell_readiness(manifest, written)
+        await self._tell_findings(manifest, written)
         return written
 
     def would_change(self, manifest: Manifest, changes: Iterable[Condition]) -> bool:
@@ -96,6 +97,13 @@ class Reporter:
             if old is None or old["status"] != "True":
                 await self.tell(after, EventType.NORMAL, new["reason"], new["message"])
         elif old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
+            await self.tell(after, EventType.WARNING, new["reason"], new["message"])
+
+    async def _tell_findings(self, before: Manifest, after: Manifest) -> None:
+        old, new = (find(conditions_of(manifest), DEGRADED) for manifest in (before, after))
+        if new is None or new["status"] != "True":
+            return
+        if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
             await self.tell(after, EventType.WARNING, new["reason"], new["message"])
 
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from headrace_operator.core.model import ObjectKey, OperatorError, TransientError
+from headrace_operator.core.provider import SecretKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -68,6 +69,8 @@ class _Remembered:
 
     keys: set[str] = field(default_factory=set)
     """Those that are asked for: of a Secret of a megabyte the rest is not kept."""
+    optional: set[str] = field(default_factory=set)
+    """Those of them that nobody minds to be missing."""
     users: dict[SecretUser, datetime] = field(default_factory=dict)
     """Who uses it, and when they asked last."""
     values: dict[str, bytes] = field(default_factory=dict, repr=False)
@@ -113,24 +116,38 @@ class Secrets:
         TransientError
             ``SecretNotFound`` or ``SecretKeyMissing``: what is missing may come.
         """
+        value = await self.find(user, SecretKey(name, key), refresh=refresh)
+        assert value is not None, "it is not optional"
+        return value
+
+    async def find(self, user: SecretUser, wanted: SecretKey, *, refresh: bool = False) -> SecretValue | None:
+        """As `read`; None where the key is optional and the Secret has none with a value."""
         now = self._clock.now()
-        secret = ObjectKey(user.key.namespace, name)
+        secret = ObjectKey(user.key.namespace, wanted.name)
         entry = self._remembered.setdefault(secret, _Remembered())
         entry.users[user] = now
         self._used.setdefault(user, set()).add(secret)
-        if not _is_young(entry, key, now, refresh=refresh):
-            entry.keys.add(key)
+        if not wanted.is_optional:
+            entry.optional.discard(wanted.key)
+        elif wanted.key not in entry.keys:
+            entry.optional.add(wanted.key)
+        if not _is_young(entry, wanted.key, now, refresh=refresh):
+            entry.keys.add(wanted.key)
             await self._read(secret, entry)
         if entry.version is None:
             raise TransientError(
-                "SecretNotFound", f"namespace {secret.namespace} has no Secret {name}: create it, or name another one"
+                "SecretNotFound",
+                f"namespace {secret.namespace} has no Secret {wanted.name}: create it, or name another one",
             )
-        content = entry.values.get(key)
-        if not content:
-            raise TransientError(
-                "SecretKeyMissing", f"Secret {name} has no key {key} with a value: add it, or name another key"
-            )
-        return SecretValue(content, entry.version)
+        content = entry.values.get(wanted.key)
+        if content:
+            return SecretValue(content, entry.version)
+        if wanted.is_optional:
+            return None
+        raise TransientError(
+            "SecretKeyMissing",
+            f"Secret {wanted.name} has no key {wanted.key} with a value: add it, or name another key",
+        )
 
     def judge(self, user: SecretUser, *, will_do: bool) -> None:
         """What the user has read did do, or may be the reason why something else did not."""
@@ -199,7 +216,7 @@ class Secrets:
         is_change, is_first = entry.version != version, entry.read_at is None
         entry.version = version
         entry.values = {} if found is None else {key: found.data[key] for key in entry.keys if key in found.data}
-        will_do = not entry.is_doubted and all(entry.values.get(key) for key in entry.keys)
+        will_do = not entry.is_doubted and all(entry.values.get(key) for key in entry.keys - entry.optional)
         entry.wanting = 0 if will_do or is_change else entry.wanting + 1
         patience = REMEMBERED if will_do else min(DOUBTED * 2 ** min(entry.wanting, 8), REMEMBERED)
         entry.read_at, entry.due_at = asked_at, asked_at + patience * random.uniform(*_SOONER)  # noqa: S311

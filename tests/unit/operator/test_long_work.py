@@ -13,7 +13,7 @@ import pytest
 from headrace_operator.core.model import ObjectKey, TransientError
 from headrace_operator.core.provider import Provisioned, QueueOwner
 from headrace_operator.reconcile.gate import Gate
-from headrace_operator.reconcile.long_work import RESYNC_SECONDS, LongWork, WorkOrder
+from headrace_operator.reconcile.long_work import LongWork, WorkOrder
 from support.memory_cluster import SetClock
 
 
@@ -33,6 +33,7 @@ class SomePlace:
 class SomeProvider:
     """Provisions when it is let."""
 
+    resync_seconds = 3600.0
     at_work: list[SomePlace] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     sessions: int = 0
@@ -128,7 +129,7 @@ async def test_they_are_made_sure_of_together_and_so_by_one_session_again(crowd:
         crowd.ask(name)
         await settle()
     moments = set()
-    for second in range(int(1.5 * RESYNC_SECONDS)):
+    for second in range(int(1.5 * SomeProvider.resync_seconds)):
         before = sum(crowd.work.is_due(ObjectKey("shop", name), crowd.order(name)) for name in QUEUES)
         crowd.clock.move(1)
         if sum(crowd.work.is_due(ObjectKey("shop", name), crowd.order(name)) for name in QUEUES) > before:

@@ -278,7 +278,7 @@ def binding(dsn: str, ca_certificates: str | None = None, **postgres: Any) -> di
         SecretKey("pg-direct", "dsn"): b"postgresql://shop@db/orders",
     }
     made = queue(postgres=block)
-    secret = binding_secret(made, PostgresProvider().binding(made, secrets), "1")
+    secret = binding_secret(made, PostgresProvider().binding(made, secrets, {}), "1")
     return {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
 
 

@@ -19,8 +19,8 @@ from headrace_operator.core.model import (
     SampleSource,
     TransientError,
 )
+from headrace_operator.providers.postgres import PostgresProvider
 from headrace_operator.reconcile.gate import Gate
-from headrace_operator.reconcile.long_work import RESYNC_SECONDS
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.queue import QueueReconciler
 from headrace_operator.reconcile.secrets import Secrets
@@ -277,9 +277,9 @@ async def test_nobody_logs_in_for_a_queue_of_which_nothing_has_changed(scene: Sc
 
 async def test_what_others_do_to_a_queue_is_undone_after_some_minutes(scene: Scene) -> None:
     await scene.look()
-    await scene.look(seconds=RESYNC_SECONDS / 2 - 1)
+    await scene.look(seconds=PostgresProvider.resync_seconds / 2 - 1)
     assert scene.backend.ensured == 1
-    await scene.look(seconds=RESYNC_SECONDS + 1)
+    await scene.look(seconds=PostgresProvider.resync_seconds + 1)
     assert scene.backend.ensured == 2
 
 
@@ -396,7 +396,7 @@ async def test_the_status_tells_what_the_database_server_can_take(scene: Scene) 
     await scene.look()
     assert scene.queue["status"]["postgres"] == {"schemaVersion": 1}
     scene.backend.status = {"schemaVersion": 1, "maxConnections": 97, "connectionsPerWorker": 2}
-    await scene.look(seconds=1.5 * RESYNC_SECONDS)
+    await scene.look(seconds=1.5 * PostgresProvider.resync_seconds)
     assert scene.queue["status"]["postgres"] == {
         "schemaVersion": 1,
         "maxConnections": 97,

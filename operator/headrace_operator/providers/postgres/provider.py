@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from headrace_operator.core.binding import QueueBinding
+    from headrace_operator.core.model import Finding, QueueDepth
     from headrace_operator.core.provider import SecretKey
     from headrace_operator.core.scaling import Limit
     from headrace_operator.core.spec import JobQueue, JobWorkerPool
@@ -30,6 +31,7 @@ class PostgresProvider:
 
     name = "Postgres"
     pace = Pace()
+    resync_seconds = 3600.0
 
     @property
     def limits(self) -> BackendLimits:
@@ -55,7 +57,12 @@ class PostgresProvider:
         """See `core.provider.Provider`."""
         return places.place_of(queue, secrets, seen_from_here)
 
-    def binding(self, queue: JobQueue, secrets: Mapping[SecretKey, bytes]) -> QueueBinding:
+    def binding(
+        self,
+        queue: JobQueue,
+        secrets: Mapping[SecretKey, bytes],
+        status: Mapping[str, Any],  # noqa: ARG002 - the Secrets say it all
+    ) -> QueueBinding:
         """See `core.provider.Provider`."""
         return binding_of(queue, secrets)
 
@@ -68,6 +75,14 @@ class PostgresProvider:
     def worker_environment(self, queue: JobQueue) -> Mapping[str, str]:
         """See `core.provider.Provider`."""
         return {"POSTGRES__SCHEMA": postgres_of(queue).schema}
+
+    def findings(
+        self,
+        status: Mapping[str, Any],  # noqa: ARG002 - what is wrong in a database is a failure
+        depth: QueueDepth | None,  # noqa: ARG002
+    ) -> Sequence[Finding]:
+        """See `core.provider.Provider`."""
+        return ()
 
     def ceiling(self, status: Mapping[str, Any], pool: JobWorkerPool, replicas: int) -> Limit | None:
         """See `core.provider.Provider`."""

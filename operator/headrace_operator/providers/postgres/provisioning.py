@@ -13,7 +13,7 @@ from headrace.queues.postgres import (
     PostgresProvisioner,
     ProvisioningSession,
 )
-from headrace_operator.core.provider import Provisioned
+from headrace_operator.core.provider import Provisioned, Removed
 from headrace_operator.providers.postgres.errors import operator_errors
 from headrace_operator.providers.postgres.limits import ConnectionBudget
 from headrace_operator.providers.postgres.status import postgres_status
@@ -66,11 +66,11 @@ class PostgresQueueProvisioner:
             changed=done.changed, details=done.details, status=postgres_status(done.facts["schema_version"], budget)
         )
 
-    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> int | None:
+    async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> Removed | None:
         """See `core.provider.QueueProvisioner`."""
         with operator_errors():
             removed = await self._administrator(place, progress).remove(place.queue, _owner(owner))
-        return None if removed is None else removed.jobs
+        return None if removed is None else Removed(removed.jobs)
 
     def _administrator(self, place: PostgresPlace, progress: Callable[[str], None]) -> PostgresProvisioner:
         return self._at(place, place.admin_dsn or place.backend.dsn, progress)
