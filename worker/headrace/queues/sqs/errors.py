@@ -16,7 +16,7 @@ No message repeats a secret. The service's own are kept to a line.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
@@ -25,6 +25,11 @@ from headrace.queues.sqs.rights import actions, spelled
 
 QUEUE_DELETED_SECONDS = 60.0
 """For how long a deleted queue's name is taken."""
+
+
+AccessKind: TypeAlias = Literal[
+    "AccessDenied", "ClockSkewed", "WrongRegion", "CredentialsExpired", "CredentialsRefused", "CredentialsMissing"
+]
 
 
 class SqsError(QueueError):
@@ -78,9 +83,12 @@ class SqsAccessError(SqsError, QueueAccessError):
     ----------
     action
         The IAM action that is missing, such as ``sqs:SendMessage``; empty where it is about the credentials.
+    kind
+        What is to be mended.
     """
 
     action = ""
+    kind: AccessKind = "CredentialsRefused"
 
 
 class SqsQueueNotFoundError(SqsError, QueueNotFoundError):
@@ -149,30 +157,43 @@ def translated(error_code: str, message: str, *, status: int | None = None, oper
     told: dict[str, Any] = {"code": code, "status": status, "operation": operation}
     during = f"{operation or 'a call'} of SQS"
 
-    def access(words: str, action: str = "") -> SqsAccessError:
+    def access(kind: AccessKind, words: str, action: str = "") -> SqsAccessError:
         error = SqsAccessError(words, **told)
-        error.action = action
+        error.kind, error.action = kind, action
         return error
 
     if code in _DENIED:
         action = _missing_action(code, said, operation)
-        return access(f"{during} is denied: allow {action or 'it'} to these credentials ({said})", action)
+        words = f"{during} is denied: allow {action or 'it'} to these credentials ({said})"
+        return access("AccessDenied", words, action)
     if is_clock_skewed(code, said):
-        return access(f"{during} is refused since the clock here is wrong: set it ({said})")
+        return access("ClockSkewed", f"{during} is refused since the clock here is wrong: set it ({said})")
     if _SCOPE_MESSAGE.search(said):
-        return access(f"{during} was signed for another region: set region to the queue's own ({said})")
+        return access("WrongRegion", f"{during} was signed for another region: set region to the queue's own ({said})")
     if code in _EXPIRED:
-        return access(f"{during} is refused, the credentials have expired: renew them ({said})")
+        return access("CredentialsExpired", f"{during} is refused, the credentials have expired: renew them ({said})")
     if code in _UNKNOWN_KEY:
-        return access(f"{during} is refused, the access key is unknown or its session token wrong: mend them ({said})")
+        return access(
+            "CredentialsRefused",
+            f"{during} is refused, the access key is unknown or its session token wrong: mend them ({said})",
+        )
     if code in _SIGNATURE:
-        return access(f"{during} is refused, its signature does not match: mend the secret access key ({said})")
+        # What follows is what should have been signed, a session token perhaps among it.
+        said = said.partition(" The Canonical String")[0]
+        return access(
+            "CredentialsRefused",
+            f"{during} is refused, its signature does not match: mend the secret access key ({said})",
+        )
     if code in _NO_KEY:
         return access(
-            f"{during} needs credentials: give access_key_id and secret_access_key, or a role to the pod ({said})"
+            "CredentialsMissing",
+            f"{during} needs credentials: give access_key_id and secret_access_key, or a role to the pod ({said})",
         )
     if code in _OTHER_ACCOUNT:
-        return access(f"{during} does not reach the queue: mend region, account and endpoint of its URL ({said})")
+        return access(
+            "WrongRegion",
+            f"{during} does not reach the queue: mend region, account and endpoint of its URL ({said})",
+        )
     if code in _NOT_FOUND:
         return SqsQueueNotFoundError(
             f"no such queue in this region and account: apply its JobQueue, or mend the URL ({said})", **told
