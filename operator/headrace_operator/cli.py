@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-_NEEDED = ("aiohttp", "asyncpg", "cryptography", "kopf", "kubernetes", "msgspec", "prometheus_client")
+_NEEDED = ("aioboto3", "aiohttp", "asyncpg", "cryptography", "kopf", "kubernetes", "msgspec", "prometheus_client")
 
 _NEEDED_ON_A_LAPTOP = (
     "aiohttp",
@@ -36,6 +36,9 @@ Settings are environment variables:
   HEADRACE_LISTEN_ADDRESS            where to serve /healthz, /readyz and /metrics (0.0.0.0:8080)
   HEADRACE_LOG_FORMAT                text or json (text)
   HEADRACE_LOG_LEVEL                 debug, info, warning or error (info)
+  HEADRACE_AWS_AMBIENT_NAMESPACES    whose JobQueues may have it use its own AWS identity: names, or *; empty: nobody's
+  HEADRACE_AWS_QUEUE_PREFIX          what the names of queues in SQS begin with, before their namespace
+  HEADRACE_AWS_ENDPOINT_URLS         where else than to AWS its own identity may sign requests, separated by commas
   KUBECONFIG                         how to log in; without it, as the pod's ServiceAccount
 """
 

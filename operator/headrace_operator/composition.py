@@ -14,7 +14,7 @@ from headrace_operator.core.rollout import OperatorRelease
 from headrace_operator.kubernetes import KubernetesApi, KubernetesCluster, MetricsApiAccess
 from headrace_operator.metrics import OperatorMetrics
 from headrace_operator.metrics_api import ExternalMetricsServer
-from headrace_operator.providers import PROVIDERS
+from headrace_operator.providers import providers
 from headrace_operator.reconcile.controllers import Controllers
 from headrace_operator.reconcile.demand import Demand
 from headrace_operator.reconcile.observations import Observations
@@ -70,10 +70,11 @@ class Operator:
                     api, namespaces=settings.watch_namespaces, on_pool_change=self._controllers.show_pool_change
                 )
             )
+            known = providers(settings)
             demand = Demand(self._controllers.objects, cluster)
             sampler = Sampler(
                 self._clock,
-                PROVIDERS,
+                known,
                 self._observations,
                 pods_of=demand.pods,
                 interval_seconds=demand.interval_seconds,
@@ -83,7 +84,7 @@ class Operator:
             await stack.enter_async_context(
                 self._controllers.running(
                     cluster=cluster,
-                    providers=PROVIDERS,
+                    providers=known,
                     sampling=await stack.enter_async_context(sampler),
                     as_seen_from_here=seen_from_elsewhere,
                     release=OperatorRelease(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NAMESPACE_OR_ALL = re.compile(rf"\*|{_NAMESPACE.pattern}")
+_QUEUE_PREFIX = re.compile(r"[A-Za-z0-9_-]{0,20}")
+_ENDPOINT_URL = re.compile(r"https?://[^/?#@\s]+/?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
 
 
@@ -22,6 +25,22 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSettings:
+    """For whom the operator uses its own identity in AWS, which may reach further than theirs."""
+
+    ambient_namespaces: frozenset[str] = frozenset()
+    """Namespaces whose JobQueues may do without credentials of their own; ``*`` is every one."""
+    queue_prefix: str = ""
+    """What the names of queues begin with, before their namespace."""
+    endpoint_urls: frozenset[str] = frozenset()
+    """Where else than to the regions' own addresses requests are sent that are signed with its identity."""
+
+    def allows_ambient(self, namespace: str) -> bool:
+        """Whether queues of this namespace may do without credentials of their own."""
+        return not self.ambient_namespaces.isdisjoint({namespace, "*"})
 
 
 class OperatorSettingsError(Exception):
@@ -50,6 +69,7 @@ class Settings:
     """Where /healthz, /readyz and /metrics are served."""
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
+    aws: AwsSettings = AwsSettings()
 
 
 def settings_from_env(environment: Mapping[str, str]) -> Settings:
@@ -87,20 +107,17 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
             problems.append(f"{name}={value!r}: must be HOST:PORT, such as 0.0.0.0:8080")
         return value or None
 
-    namespaces = tuple(
-        name.strip() for name in environment.get("HEADRACE_WATCH_NAMESPACES", "").split(",") if name.strip()
-    )
-    problems += [
-        f"HEADRACE_WATCH_NAMESPACES: {name!r} is no namespace's name"
-        for name in namespaces
-        if not _NAMESPACE.fullmatch(name)
-    ]
+    def several(name: str, pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
+        values = tuple(each.strip() for each in environment.get(name, "").split(",") if each.strip())
+        problems.extend(f"{name}: {each!r} is no {what}" for each in values if not pattern.fullmatch(each))
+        return values
+
     listen_address = address("HEADRACE_LISTEN_ADDRESS", defaults.listen_address)
     if listen_address is None:
         problems.append("HEADRACE_LISTEN_ADDRESS='': must be HOST:PORT, such as 0.0.0.0:8080")
     settings = Settings(
         namespace=text("HEADRACE_NAMESPACE", defaults.namespace, _NAMESPACE, "a namespace's name"),
-        watch_namespaces=namespaces,
+        watch_namespaces=several("HEADRACE_WATCH_NAMESPACES", _NAMESPACE, "namespace's name"),
         worker_image=text("HEADRACE_WORKER_IMAGE", defaults.worker_image, re.compile(r"\S+"), "an image reference"),
         worker_image_pull_policy=choice("HEADRACE_WORKER_IMAGE_PULL_POLICY", "", ("", *_PULL_POLICIES)) or None,
         release_pools_at_once=number("HEADRACE_RELEASE_POOLS_AT_ONCE", defaults.release_pools_at_once),
@@ -111,6 +128,17 @@ def settings_from_env(environment: Mapping[str, str]) -> Settings:
         listen_address=listen_address or "",
         log_format=LogFormat(choice("HEADRACE_LOG_FORMAT", defaults.log_format, tuple(LogFormat))),
         log_level=choice("HEADRACE_LOG_LEVEL", defaults.log_level, _LOG_LEVELS),
+        aws=AwsSettings(
+            ambient_namespaces=frozenset(
+                several("HEADRACE_AWS_AMBIENT_NAMESPACES", _NAMESPACE_OR_ALL, "namespace's name, nor *")
+            ),
+            queue_prefix=text(
+                "HEADRACE_AWS_QUEUE_PREFIX", "", _QUEUE_PREFIX, "at most 20 letters, digits, hyphens and underscores"
+            ),
+            endpoint_urls=frozenset(
+                url.rstrip("/") for url in several("HEADRACE_AWS_ENDPOINT_URLS", _ENDPOINT_URL, "http(s)://HOST[:PORT]")
+            ),
+        ),
     )
     if problems:
         raise OperatorSettingsError("\n".join(problems))

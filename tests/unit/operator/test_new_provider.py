@@ -26,10 +26,16 @@ from support.memory_cluster import MemoryBackend, MemoryCluster, SetClock
 SOURCE = Path(headrace_operator.providers.postgres.__file__).parent
 KEY = ObjectKey("shop", "thumbnails")
 
+BLOCKS: dict[str, dict[str, Any]] = {
+    "AwsSqs": {"region": "eu-west-1", "credentials": {"secretRef": {"name": "keys"}}},
+}
+"""Of providers that are not like Postgres."""
+FOUND = {"queueUrl": "https://sqs.eu-west-1.amazonaws.com/123456789012/shop_thumbnails"}
+
 # The rooms that do something: these are empty.
 PROVISIONING = """
 from contextlib import AbstractAsyncContextManager
-from headrace_operator.core.provider import Provisioned
+from headrace_operator.core.provider import Provisioned, Removed
 
 
 class FloppyQueueProvisioner(AbstractAsyncContextManager):
@@ -40,7 +46,7 @@ class FloppyQueueProvisioner(AbstractAsyncContextManager):
         return Provisioned(changed=True, details=f"{place.label} formatted", status={"sides": 2})
 
     async def remove(self, place, owner, progress):
-        return 0
+        return Removed(0)
 """
 BACKLOG = """
 from contextlib import AbstractAsyncContextManager
@@ -96,14 +102,15 @@ def test_a_provider_is_found_by_its_name_and_its_places_tell_nothing(providers: 
     provider = providers[name]
     assert provider.name == name
     queue = manifest()
-    queue["spec"] = {"provider": name, block_name(name): queue["spec"]["floppy"]}
+    queue["spec"] = {"provider": name, block_name(name): BLOCKS.get(name, queue["spec"]["floppy"])}
     parsed = parse(queue, JobQueue)
     assert provider_of(parsed, providers) is provider
-    secrets = dict.fromkeys(provider.secrets(parsed), b"postgresql://u:hunter2@db/shop")
+    content = b"hunter2" if name in BLOCKS else b"postgresql://u:hunter2@db/shop"
+    secrets = dict.fromkeys(provider.secrets(parsed), content)
     assert set(provider.removal_secrets(parsed)) <= set(secrets)
     place, again = (provider.place(parsed, secrets, lambda host: host) for _ in range(2))
     assert (place.provider, place, hash(place)) == (name, again, hash(again))
-    assert "hunter2" not in repr((place, place.backend, place.administration, provider.binding(parsed, secrets)))
+    assert "hunter2" not in repr((place, place.backend, place.administration, provider.binding(parsed, secrets, FOUND)))
 
 
 async def test_a_job_queue_is_made_bound_and_removed_by_it(providers: Providers) -> None:

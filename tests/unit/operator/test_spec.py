@@ -32,6 +32,7 @@ from headrace_operator.core.spec import (
     parse,
 )
 from headrace_operator.providers import PROVIDERS
+from headrace_operator.providers.aws_sqs.spec import AwsSqs, Encryption
 from headrace_operator.providers.postgres import PostgresProvider
 from headrace_operator.providers.postgres.spec import Postgres, postgres_of
 
@@ -121,7 +122,7 @@ def test_a_wrong_block_of_a_provider_is_told_by_its_field(block: Any, message: s
 
 
 def test_a_provider_that_there_is_not_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(RefusedError, match=r"spec.provider: there is no 'Floppy': give one of Postgres") as refused:
+    with pytest.raises(RefusedError, match=r"there is no \'Floppy\': give one of Postgres, AwsSqs") as refused:
         provider_of(queue(provider="Floppy"), PROVIDERS)
     assert refused.value.reason == "InvalidSpec"
 
@@ -157,6 +158,8 @@ def test_a_wrong_pool_is_told_by_its_field(changes: dict[str, Any], words: str) 
         (QueueSpec, "jobqueues", ()),
         (DeadLetter, "jobqueues", ("deadLetter",)),
         (Postgres, "jobqueues", ("postgres",)),
+        (AwsSqs, "jobqueues", ("awsSqs",)),
+        (Encryption, "jobqueues", ("awsSqs", "encryption")),
         (PoolSpec, "jobworkerpools", ()),
         (Handler, "jobworkerpools", ("handler",)),
         (HttpHandler, "jobworkerpools", ("handler", "http")),
