@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contract.queue.needs import Part, missing
+from support import elasticmq as elasticmqs
+from support import moto as motos
 from support import postgres, redis
 
 if TYPE_CHECKING:
@@ -55,4 +57,18 @@ def redis_url() -> Iterator[str]:
 def own_redis() -> Iterator[redis.RedisServer]:
     """A server that the test may stop, pause and start."""
     with redis.running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[motos.Moto]:
+    """A server of moto's, shared by the whole run: faithful, and slow. Queues of other tests may be there."""
+    with motos.running_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def elasticmq() -> Iterator[elasticmqs.ElasticMq]:
+    """An ElasticMQ, shared by the whole run: fast. Queues of other tests may be there."""
+    with elasticmqs.elasticmq() as server:
         yield server

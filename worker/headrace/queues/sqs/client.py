@@ -34,8 +34,8 @@ class SqsClient(Protocol):
         parameters
             Names and shapes of the API: ``{"QueueUrl": …, "Entries": […]}``.
         patience_seconds
-            How long an answer may take beyond what a receive waits for messages (``WaitTimeSeconds``), in each
-            attempt. None: what the client has for every call.
+            How long the call may take in all, tries included, beyond what a receive waits for messages
+            (``WaitTimeSeconds``). None: 10 s for each try.
 
         Returns
         -------

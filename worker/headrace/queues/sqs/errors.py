@@ -106,7 +106,9 @@ _TRANSIENT = frozenset(TransientRetryableChecker._TRANSIENT_ERROR_CODES) | {  # 
     "ServiceUnavailable",
     "ServiceUnavailableException",
 }
-_NOT_FOUND = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
+# Botocore asks for the names of the protocol before this one.
+_OLD_NAMES = {"NonExistentQueue": "QueueDoesNotExist", "QueueAlreadyExists": "QueueNameExists"}
+_NOT_FOUND = frozenset({"QueueDoesNotExist"})
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "KmsAccessDenied", "KMS.AccessDeniedException"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _UNKNOWN_KEY = frozenset(
@@ -116,7 +118,7 @@ _SIGNATURE = frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "I
 _NO_KEY = frozenset({"MissingAuthenticationToken", "MissingAuthenticationTokenException", "NoCredentials"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 _OTHER_ACCOUNT = frozenset({"InvalidAddress"})
-_PERFORM = re.compile(r"perform: ([A-Za-z0-9-]+:[A-Za-z]+)")
+_PERFORM = re.compile(r"perform:? ([A-Za-z0-9-]+:[A-Za-z]+)")
 _SKEWED_MESSAGE = re.compile(r"(?i)signature (?:expired|not yet current)")
 _SCOPE_MESSAGE = re.compile(r"(?i)credential should be scoped to a valid region")
 _LONGEST_MESSAGE = 500
@@ -124,7 +126,8 @@ _LONGEST_MESSAGE = 500
 
 def plain_code(code: str) -> str:
     """An error's name without what stands around it, as in ``com.amazonaws.sqs#QueueDoesNotExist``."""
-    return code.rpartition("#")[2].partition(":")[0].removeprefix("AWS.SimpleQueueService.")
+    plain = code.rpartition("#")[2].partition(":")[0].removeprefix("AWS.SimpleQueueService.")
+    return _OLD_NAMES.get(plain, plain)
 
 
 def is_clock_skewed(code: str, message: str) -> bool:
@@ -138,7 +141,14 @@ def are_credentials_refused(code: str) -> bool:
     return plain_code(code) in _EXPIRED | _UNKNOWN_KEY
 
 
-def translated(error_code: str, message: str, *, status: int | None = None, operation: str = "") -> SqsError:
+def translated(
+    error_code: str,
+    message: str,
+    *,
+    status: int | None = None,
+    operation: str = "",
+    skew_seconds: float | None = None,
+) -> SqsError:
     """What an error of the service means.
 
     Parameters
@@ -151,6 +161,8 @@ def translated(error_code: str, message: str, *, status: int | None = None, oper
         That of the HTTP answer.
     operation
         What was called.
+    skew_seconds
+        By how much the service's clock is ahead of ours, where it is known.
     """
     code = plain_code(error_code)
     said = " ".join(message.split())[:_LONGEST_MESSAGE]
@@ -167,7 +179,8 @@ def translated(error_code: str, message: str, *, status: int | None = None, oper
         words = f"{during} is denied: allow {action or 'it'} to these credentials ({said})"
         return access("AccessDenied", words, action)
     if is_clock_skewed(code, said):
-        return access("ClockSkewed", f"{during} is refused since the clock here is wrong: set it ({said})")
+        off = f"{abs(skew_seconds):.0f} s {'behind' if skew_seconds > 0 else 'ahead'}" if skew_seconds else "wrong"
+        return access("ClockSkewed", f"{during} is refused since the clock here is {off}: set it ({said})")
     if _SCOPE_MESSAGE.search(said):
         return access("WrongRegion", f"{during} was signed for another region: set region to the queue's own ({said})")
     if code in _EXPIRED:
@@ -222,10 +235,17 @@ def unreachable(error: BaseException, *, operation: str = "") -> SqsUnavailableE
     return SqsUnavailableError(f"SQS can't be reached: {said}", operation=operation)
 
 
+def not_in_time(operation: str) -> SqsUnavailableError:
+    """What it means that nobody has waited any longer."""
+    return SqsUnavailableError(f"{operation} of SQS was not answered in time", operation=operation)
+
+
 def _missing_action(code: str, message: str, operation: str) -> str:
     """The IAM action that a refusal is about: the service mostly says, else it is the operation's own."""
     if named := _PERFORM.search(message):
         return spelled(named[1])
+    if operation.startswith("AssumeRole"):
+        return f"sts:{operation}"
     if code.upper().startswith("KMS"):
         # With both, it was sent or received: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
         return "kms:Decrypt and kms:GenerateDataKey"

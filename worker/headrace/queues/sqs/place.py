@@ -234,10 +234,11 @@ def _read_url(name: str, value: object) -> str:
     try:
         parts = urlsplit(value) if isinstance(value, str) else SplitResult("", "", "", "", "")
         is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_plain = "@" not in parts.netloc and not parts.query and not parts.fragment
     except ValueError:
-        is_url = False
-    if not is_url or "@" in str(value):
-        raise QueueError(f"{name}: must be a URL that begins with https:// or http://, without a password")
+        is_url = is_plain = False
+    if not (is_url and is_plain):
+        raise QueueError(f"{name}: must be a URL that begins with https:// or http://, without a password or a query")
     return str(value).rstrip("/")
 
 
