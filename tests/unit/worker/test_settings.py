@@ -124,7 +124,6 @@ def test_minutes_do_where_seconds_are_not_given() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "fix"),
     [
-        ("BACKGROUND_JOBS__PROVIDER", "AwsSqs", "set Provider to Postgres"),
         ("BACKGROUND_JOBS__PROVIDER", "RabbitMq", "must be Postgres or AwsSqs"),
         ("BACKGROUND_JOBS__AWSSQS__WAITTIMESECONDS", "60", "at least 0 and at most 20"),
         ("BACKGROUND_JOBS__MODE", "Sometimes", "must be Polling or MessageQueue"),
@@ -342,7 +341,7 @@ BackgroundJobs:
         "worker.yaml line 9: Retry.Jiter: there is no such setting; did you mean Retry.Jitter?",
         (
             "worker.yaml line 13: Postgres.ConnectionString: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE "
-            "(an Npgsql string, Host=…;Username=…, is to be written that way)"
+            "(an Npgsql string, Host=…;Username=…, is to be written that way), or sqs://HOST/ACCOUNT/NAME"
         ),
         (
             "no handler for queue orders: set exactly one of --app (BACKGROUND_JOBS__HANDLER__PYTHON__APP), "
@@ -474,20 +473,6 @@ def test_each_queue_finds_its_own_binding(tmp_path: Path) -> None:
 
 
 # What the original system's workers were told
-
-
-def test_polling_with_sqs_is_refused_with_the_fix_beside_the_missing_backend() -> None:
-    problems = complaints(ENOUGH | {"BACKGROUND_JOBS__PROVIDER": "AwsSqs", "BACKGROUND_JOBS__MODE": "Polling"})
-    assert problems == (
-        (
-            "BACKGROUND_JOBS__PROVIDER=AwsSqs: this release has no such backend; set Provider to Postgres, with a "
-            "connection to a PostgreSQL"
-        ),
-        (
-            "BACKGROUND_JOBS__MODE=Polling: with AwsSqs there is no table to poll; set Mode to MessageQueue, which is "
-            "how its queues are received from"
-        ),
-    )
 
 
 def test_what_is_the_queues_own_to_say_is_compared_and_the_queues_holds() -> None:

@@ -73,7 +73,7 @@ _SQS = Backend(
     extra="sqs",
     options=_SQS_PLACE
     | {"count_interval_seconds", "failure_counts", "max_number_of_messages", "max_retries", "wait_time_seconds"},
-    inspector_options=_SQS_PLACE,
+    inspector_options=_SQS_PLACE | {"queue"},
 )
 
 BACKENDS: Mapping[str, Backend] = {
@@ -135,7 +135,8 @@ def inspector_from_url(url: str, **options: Any) -> Inspector:
         As that of `from_url`.
     **options
         Those of the URL's backend, as in `from_url`. Of Postgres: ``schema`` and ``ca_certificates``. Of SQS: what
-        says where the queue is, and as whom it is asked.
+        says where the queue is, and as whom it is asked; and ``queue``, the name that it goes by (defaults to the
+        URL's last part).
 
     Raises
     ------

@@ -9,7 +9,8 @@ from headrace.settings.table import QUEUES, ROOT, TABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from headrace.settings.reader import Effective, Resolved
+    from headrace.settings.reader import Resolved
+    from headrace.settings.scope import Effective
     from headrace.settings.table import Setting
 
 

@@ -186,6 +186,25 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueUrl:
+    """A queue's URL as SQS gives it, or with our scheme. It holds no password, unless by mistake."""
+
+    words: str = "the URL of a queue in SQS, such as https://sqs.eu-central-1.amazonaws.com/123456789012/orders"
+    metavar: str = "URL"
+    may_hold_secrets: bool = True
+
+    def read(self, text: str) -> str:
+        """See `Kind`."""
+        if urlsplit(text).scheme not in {"https", "http", "sqs", "sqs+http"}:
+            raise ValueError
+        return text
+
+    def plain(self, value: Any) -> Any:
+        """See `Kind`."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """An object of Python's."""
 

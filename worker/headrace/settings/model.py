@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.queues import DEFAULT_SCHEMA
-from headrace.queues.base import QueueSettings
+from headrace.queues.sqs.place import PLACE_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headrace.queues.base import QueueSettings
 
 
 class SettingsError(ValueError):
@@ -15,6 +20,19 @@ class SettingsError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class SqsBinding:
+    """How a queue in SQS is reached and received from, beside its URL."""
+
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Those of `headrace.queues.from_url` that were given."""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Those of them that say where it is, and who asks."""
+        return {name: value for name, value in self.options.items() if name in PLACE_OPTIONS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +45,22 @@ class Binding:
     ca_certificates: str | None = field(default=None, repr=False)
     direct_dsn: str | None = field(default=None, repr=False)
     """Past a connection pooler, for what must be prompt, and to be told of new jobs."""
+    sqs: SqsBinding | None = None
+    """Given where the queue is one in SQS: what else there is of a database is not looked at then."""
 
     @property
-    def inspector_options(self) -> dict[str, str]:
+    def inspector_options(self) -> dict[str, Any]:
         """What `headrace.queues.inspector_from_url` takes beside the URL: what was given, so that it can be refused."""
+        if self.sqs is not None:
+            return self.sqs.place | {"queue": self.queue}
         given = {} if self.schema == DEFAULT_SCHEMA else {"schema": self.schema}
         return given if self.ca_certificates is None else given | {"ca_certificates": self.ca_certificates}
 
     @property
-    def queue_options(self) -> dict[str, str]:
+    def queue_options(self) -> dict[str, Any]:
         """What `headrace.queues.from_url` takes beside the URL and the queue, likewise."""
+        if self.sqs is not None:
+            return dict(self.sqs.options)
         direct = {} if self.direct_dsn is None else {"direct_url": self.direct_dsn}
         return self.inspector_options | direct
 
@@ -127,9 +151,10 @@ class QueueWorkerSettings:
                 "--visibility-timeout",
             ),
         )
+        by_hand = "" if self.binding.sqs else f", or `headrace migrate --queue {self.binding.queue} {{}}`"
         return [
             f"{name} is {expected:g} in the settings and {actual:g} in the queue, and the queue's holds: leave it out "
-            f"here, and set {field} of its JobQueue, or `headrace migrate --queue {self.binding.queue} {option}`"
+            f"here, and set {field} of its JobQueue{by_hand.format(option)}"
             for name, expected, actual, field, option in told
             if expected is not None and expected != actual
         ]

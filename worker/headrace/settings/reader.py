@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import ChainMap
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from headrace.settings import table
+from headrace.settings.connections import queue_connection, refuse_together
 from headrace.settings.model import (
-    Binding,
     ExecHandlerSettings,
     HandlerSettings,
     HttpHandlerSettings,
@@ -26,24 +24,17 @@ from headrace.settings.model import (
     SettingsError,
     WorkerSettings,
 )
-from headrace.settings.sources import Given, Layer, Tree, from_binding, from_environment, from_file, from_options
+from headrace.settings.scope import Scope
+from headrace.settings.sources import Tree, from_binding, from_environment, from_file, from_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headrace.settings.table import Setting
+    from headrace.settings.model import Binding
+    from headrace.settings.scope import Effective
+    from headrace.settings.sources import Layer
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """A value that holds, and where it comes from."""
-
-    value: Any = field(repr=False)
-    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +74,10 @@ def resolve(environ: Mapping[str, str], options: Mapping[str, str | None] | None
     given = [layer[table.QUEUE_NAME.key] for layer in layers if table.QUEUE_NAME.key in layer]
     if numbers and given:
         problems.append(f"{given[0].where}: {table.QUEUES} names the queues already; leave one of the two out")
-    shared = _Scope(layers, problems)
+    shared = Scope(layers, problems)
     redis = _redis(shared, environ)
     own = [[tree.queues[number] for tree in trees if number in tree.queues] for number in numbers] or [[]]
-    scopes = [_Scope([*mine, *_beside(mine, layers)], problems) for mine in own]
+    scopes = [Scope([*mine, *_beside(mine, layers)], problems) for mine in own]
     host, port = shared[table.METRICS_ADDRESS]
     settings = WorkerSettings(
         queues=tuple(_queue(scope, environ, has_redis=redis is not None) for scope in scopes),
@@ -130,8 +121,8 @@ def queue_binding(
     problems: list[str] = []
     given = dict(options or {}) | ({table.QUEUE_NAME.path: queue} if queue else {})
     # What is wrong with settings that are a worker's alone is not in the way here.
-    scope = _Scope([from_options(given).shared, from_environment(environ, []).shared], problems)
-    binding = _binding(scope, environ, needs_queue=needs_queue)
+    scope = Scope([from_options(given).shared, from_environment(environ, []).shared], problems)
+    binding = queue_connection(scope, environ, needs_queue=needs_queue)
     if problems:
         raise SettingsError(problems)
     return binding
@@ -149,74 +140,24 @@ def _trees(environ: Mapping[str, str], options: Mapping[str, str | None], proble
 
 def _beside(own: list[Layer], layers: list[Layer]) -> list[Layer]:
     """What of the shared settings a queue takes: a connection of its own needs nothing of another's."""
-    if not any(table.CONNECTION.key in layer for layer in own):
-        return layers
-    return [
-        {key: given for key, given in layer.items() if table.BY_KEY[key].section != table.CONNECTION.section}
-        for layer in layers
-    ]
+    hidden: set[str] = set()
+    if any(table.CONNECTION.key in layer for layer in own):
+        hidden |= {setting.key for setting in table.TABLE if setting.section == table.CONNECTION.section}
+    if any(table.QUEUE_URL.key in layer for layer in own):
+        hidden |= {table.QUEUE_URL.key, table.DEAD_LETTER_QUEUE_URL.key}
+    return [{key: given for key, given in layer.items() if key not in hidden} for layer in layers]
 
 
-class _Scope:
-    """Reads what holds in one place, and remembers it and what is wrong; then every value is the default."""
-
-    def __init__(self, layers: list[Layer], problems: list[str]) -> None:
-        self.problems = problems
-        self.read: dict[str, Effective] = {}
-        self._layers: list[Layer] = []
-        for layer in layers:
-            self.add(layer)
-
-    def add(self, layer: Layer) -> None:
-        """What is weaker than all that is here."""
-        decided = [choice for choice in table.CHOICES if any(choice & known.keys() for known in self._layers)]
-        hidden = frozenset[str]().union(*decided)
-        self._layers.append({key: given for key, given in layer.items() if key not in hidden})
-
-    def given(self, setting: Setting[Any]) -> Given | None:
-        """What somebody gave."""
-        given = ChainMap(*self._layers).get(setting.key)
-        return given if given is not None and given.text else None
-
-    def __getitem__(self, setting: Setting[Value]) -> Value:
-        given, value = self.given(setting), setting.default
-        origin = "default"
-        if given is not None:
-            try:
-                value, origin = setting.kind.read(given.text), given.origin
-            except ValueError:
-                shown = "" if setting.kind.may_hold_secrets else f"={given.text}"
-                self.problems.append(f"{given.where}{shown}: must be {setting.kind.words}")
-        if value is not None and value != "":
-            self.read[setting.key] = Effective(value, origin)
-        return value
-
-    def conclude(self, setting: Setting[Value], value: Any, origin: str) -> None:
-        """A value that follows from others."""
-        self.read[setting.key] = Effective(value, origin)
-
-    def certificates(self, setting: Setting[str | None]) -> str | None:
-        """The text of a file of certificates."""
-        path = self[setting]
-        if path is None:
-            return None
-        try:
-            return Path(path).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not in UTF-8"
-            given = self.given(setting)
-            assert given is not None, "there is no default file"
-            self.problems.append(f"{given.where}={path}: can't be read ({reason}); must be {setting.kind.words}")
-            return None
-
-
-def _queue(scope: _Scope, environ: Mapping[str, str], *, has_redis: bool) -> QueueWorkerSettings:
-    binding = _binding(scope, environ)
-    _refuse_sqs(scope)
-    scope[table.CONNECTION]  # Other commands leave it to the queue to refuse.
+def _queue(scope: Scope, environ: Mapping[str, str], *, has_redis: bool) -> QueueWorkerSettings:
+    binding = queue_connection(scope, environ, works=True)
+    # Other commands leave it to the queue to refuse; and what is of another provider is checked all the same.
+    for setting in (table.CONNECTION, *table.SQS):
+        if scope.given(setting):
+            scope[setting]
     seconds = scope[table.JOB_TIMEOUT_SECONDS]
     if seconds is None:
         seconds = scope[table.JOB_TIMEOUT_MINUTES] * 60
+    refuse_together(scope, binding, seconds)
     return QueueWorkerSettings(
         binding=binding,
         handler=_handler(scope),
@@ -236,48 +177,7 @@ def _queue(scope: _Scope, environ: Mapping[str, str], *, has_redis: bool) -> Que
     )
 
 
-def _binding(scope: _Scope, environ: Mapping[str, str], *, needs_queue: bool = True) -> Binding:
-    """The connection: given outright, else from a binding's directory."""
-    if scope.given(table.CONNECTION) is None:
-        wanted = scope.given(table.QUEUE_NAME)
-        scope.add(from_binding(environ, "postgresql", wanted.text if wanted else None, scope.problems))
-    queue = scope[table.QUEUE_NAME]
-    given = scope.given(table.CONNECTION)
-    if given is None:
-        scope.problems.append(
-            "no connection: give --dsn, HEADRACE_DSN, or SERVICE_BINDING_ROOT with a binding of type postgresql"
-        )
-    if not queue and needs_queue:
-        scope.problems.append(f"no queue: give --queue, {table.QUEUE_NAME.variable}, or {table.QUEUES} in a file")
-    return Binding(
-        dsn=given.text if given is not None else "",
-        queue=queue or "",
-        schema=scope[table.SCHEMA],
-        ca_certificates=scope.certificates(table.POSTGRES_CA),
-        direct_dsn=scope[table.DIRECT_CONNECTION],
-    )
-
-
-def _refuse_sqs(scope: _Scope) -> None:
-    for setting in table.SQS:
-        if scope.given(setting):
-            scope[setting]
-    if scope[table.PROVIDER] != "AwsSqs":
-        return
-    provider, mode = scope.given(table.PROVIDER), scope.given(table.MODE)
-    assert provider is not None, "it is not the default"
-    scope.problems.append(
-        f"{provider.where}=AwsSqs: this release has no such backend; set {table.PROVIDER.path} to Postgres, with a "
-        "connection to a PostgreSQL"
-    )
-    if mode is not None and scope[table.MODE] == "Polling":
-        scope.problems.append(
-            f"{mode.where}=Polling: with AwsSqs there is no table to poll; set {table.MODE.path} to MessageQueue, "
-            "which is how its queues are received from"
-        )
-
-
-def _handler(scope: _Scope) -> HandlerSettings:
+def _handler(scope: Scope) -> HandlerSettings:
     choices = (table.APP, table.HTTP_URL, table.COMMAND)
     given = [found for setting in choices if (found := scope.given(setting))]
     if len(given) != 1:
@@ -293,9 +193,9 @@ def _handler(scope: _Scope) -> HandlerSettings:
     return PythonHandlerSettings(app=app or "")
 
 
-def _redis(scope: _Scope, environ: Mapping[str, str]) -> RedisSettings | None:
+def _redis(scope: Scope, environ: Mapping[str, str]) -> RedisSettings | None:
     if scope.given(table.REDIS_CONNECTION) is None:
-        scope.add(from_binding(environ, "redis", None, scope.problems))
+        scope.add(from_binding(environ, ("redis",), None, scope.problems)[1])
     url, mode, master = scope[table.REDIS_CONNECTION], scope[table.REDIS_MODE], scope[table.SENTINEL_MASTER]
     if url is None:
         return None
@@ -313,7 +213,7 @@ def _redis(scope: _Scope, environ: Mapping[str, str]) -> RedisSettings | None:
     )
 
 
-def _idempotency(scope: _Scope, *, has_redis: bool) -> IdempotencySettings | None:
+def _idempotency(scope: Scope, *, has_redis: bool) -> IdempotencySettings | None:
     given, wanted = scope.given(table.ENABLE_IDEMPOTENCY), scope[table.ENABLE_IDEMPOTENCY]
     ttl_days, on_unavailable = scope[table.IDEMPOTENCY_TTL], scope[table.ON_UNAVAILABLE]
     if wanted is None:

@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.settings.kinds import Command, Url
 from headrace.settings.table import (
+    ACCESS_KEY_ID,
     BY_KEY,
     CONNECTION,
+    DEAD_LETTER_QUEUE_URL,
     DIRECT_CONNECTION,
+    ENDPOINT_URL,
+    NO_SETTINGS,
     POSTGRES_CA,
     PREFIX,
     QUEUE_NAME,
+    QUEUE_URL,
     QUEUES,
     REDIS_CA,
     REDIS_CONNECTION,
     REDIS_MODE,
+    REGION,
     ROOT,
     SCHEMA,
+    SECRET_ACCESS_KEY,
     SENTINEL_MASTER,
+    SESSION_TOKEN,
     TABLE,
 )
 
@@ -48,6 +56,18 @@ _BINDING_FILES: dict[str, dict[str, Setting[Any]]] = {
         "schema": SCHEMA,
         "queue": QUEUE_NAME,
         "ca.crt": POSTGRES_CA,
+    },
+    "sqs": {
+        # The same with two schemes; ours holds.
+        "queue-url": QUEUE_URL,
+        "uri": QUEUE_URL,
+        "dead-letter-queue-url": DEAD_LETTER_QUEUE_URL,
+        "region": REGION,
+        "endpoint-url": ENDPOINT_URL,
+        "queue": QUEUE_NAME,
+        "access-key-id": ACCESS_KEY_ID,
+        "secret-access-key": SECRET_ACCESS_KEY,
+        "session-token": SESSION_TOKEN,
     },
     "redis": {"uri": REDIS_CONNECTION, "mode": REDIS_MODE, "sentinel-master": SENTINEL_MASTER, "ca.crt": REDIS_CA},
 }
@@ -123,6 +143,11 @@ def is_secret_variable(variable: str) -> bool:
 
 
 def _unknown(name: str, setting: Setting[Any] | None, names: list[str], stem: str = "") -> str:
+    if name.lower().replace("__", ".") in NO_SETTINGS:
+        return (
+            "credentials are no settings: give them by AWS's own variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), "
+            "a role, or the files of a binding"
+        )
     if setting is not None:
         return f"is one for all queues: give it beside {QUEUES}, not in it"
     spelled = {known.lower(): known for known in names}
@@ -242,25 +267,34 @@ class _FileReader:
         return f"{self._name} line {node.start_mark.line + 1}"
 
 
-def from_binding(environ: Mapping[str, str], kind: str, queue: str | None, problems: list[str]) -> Layer:
-    """What a directory of the Service Binding specification says: of several for queues, that of the queue."""
+def from_binding(
+    environ: Mapping[str, str], kinds: tuple[str, ...], queue: str | None, problems: list[str]
+) -> tuple[str, Layer]:
+    """What a directory of the Service Binding specification says: of several for queues, that of the queue.
+
+    Returns
+    -------
+    tuple[str, Layer]
+        The binding's type, one of `kinds`; empty, with nothing, where there is none.
+    """
     root = environ.get("SERVICE_BINDING_ROOT")
     if not root:
-        return {}
+        return "", {}
     try:
         bindings = _bindings(Path(root))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not in UTF-8"
         problems.append(f"SERVICE_BINDING_ROOT={root}: can't be read ({reason})")
-        return {}
-    bindings = [(place, entries) for place, entries in bindings if entries.get("type") == kind]
+        return "", {}
+    bindings = [(place, entries) for place, entries in bindings if entries.get("type") in kinds]
     own = [(place, entries) for place, entries in bindings if queue and entries.get("queue") == queue]
     if len(bindings) > 1 and not own:
-        fix = "say which queue" if kind == "postgresql" else f"give one, or set {REDIS_CONNECTION.variable}"
-        problems.append(f"SERVICE_BINDING_ROOT={root}: several bindings of type {kind}; {fix}")
-        return {}
+        fix = f"give one, or set {REDIS_CONNECTION.variable}" if kinds == ("redis",) else "say which queue"
+        problems.append(f"SERVICE_BINDING_ROOT={root}: several bindings of type {' or '.join(kinds)}; {fix}")
+        return "", {}
     for place, entries in (own or bindings)[:1]:
-        return {
+        kind = entries["type"]
+        return kind, {
             setting.key: Given(
                 str(place / name) if setting.path.endswith("CaFile") else entries[name],
                 f"{place / name}",
@@ -269,12 +303,12 @@ def from_binding(environ: Mapping[str, str], kind: str, queue: str | None, probl
             for name, setting in _BINDING_FILES[kind].items()
             if entries.get(name)
         }
-    return {}
+    return "", {}
 
 
 def _bindings(root: Path) -> list[tuple[Path, dict[str, str]]]:
     """The bindings below the root; or the root itself, where it is one, and whose it is goes without saying."""
-    if (root / "uri").is_file():
+    if (root / "uri").is_file() or (root / "queue-url").is_file():
         return [(root, {"type": "postgresql", **_entries(root)})]
     return [(directory, _entries(directory)) for directory in sorted(root.iterdir()) if directory.is_dir()]
 

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from headrace.queues import DEFAULT_SCHEMA
-from headrace.settings.kinds import Address, Boolean, Command, Integer, Kind, Number, OneOf, Reference, Text, Url
+from headrace.settings.kinds import (
+    Address,
+    Boolean,
+    Command,
+    Integer,
+    Kind,
+    Number,
+    OneOf,
+    QueueUrl,
+    Reference,
+    Text,
+    Url,
+)
 
 ROOT = "BackgroundJobs"
 QUEUES = "Queues"
@@ -52,9 +64,11 @@ class Setting(Generic[Value]):
         return self.path.rpartition(".")[0]
 
 
-_POSTGRES = Url(
-    ("postgresql", "postgres", "memory"),
-    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (an Npgsql string, Host=…;Username=…, is to be written that way)",
+# By --dsn and HEADRACE_DSN, whatever the backend.
+_CONNECTION = Url(
+    ("postgresql", "postgres", "memory", "sqs", "sqs+http"),
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (an Npgsql string, Host=…;Username=…, is to be written that way), "
+    "or sqs://HOST/ACCOUNT/NAME",
 )
 _DIRECT = Url(
     ("postgresql", "postgres"),
@@ -115,21 +129,22 @@ COMMAND: Setting[tuple[str, ...] | None] = Setting(
 
 # Where the queue is
 
-PROVIDER = Setting(
+PROVIDER: Setting[str | None] = Setting(
     path="Provider",
     kind=OneOf(("Postgres", "AwsSqs")),
-    default="Postgres",
-    meaning="What holds the queue. AwsSqs has no backend in this release, and is refused.",
+    default=None,
+    otherwise="what the connection, the queue URL or the binding is",
+    meaning="What holds the queue. Needed where both a connection to PostgreSQL and a queue URL are given.",
 )
 CONNECTION: Setting[str | None] = Setting(
     path="Postgres.ConnectionString",
-    kind=_POSTGRES,
+    kind=_CONNECTION,
     default=None,
     otherwise="the binding's",
     option="--dsn",
     own_variable="HEADRACE_DSN",
-    meaning="postgresql://USER:PASSWORD@HOST:PORT/DATABASE. An option shows in the process list: rather set the "
-    "variable.",
+    meaning="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; as an option, or in HEADRACE_DSN, sqs://HOST/ACCOUNT/NAME "
+    "as well. An option shows in the process list: rather set the variable.",
 )
 DIRECT_CONNECTION: Setting[str | None] = Setting(
     path="Postgres.DirectConnectionString",
@@ -162,7 +177,7 @@ MODE = Setting(
     kind=OneOf(("Polling", "MessageQueue")),
     default="MessageQueue",
     option="--mode",
-    meaning="MessageQueue: be told of new jobs beside looking for them. Polling: look alone.",
+    meaning="MessageQueue: be told of new jobs beside looking for them. Polling: look alone; not with AwsSqs.",
 )
 MAX_CONCURRENT_JOBS = Setting(
     path="MaxConcurrentJobs",
@@ -218,7 +233,8 @@ MAX_RETRIES: Setting[int | None] = Setting(
     kind=Integer(at_least=0, at_most=999),
     default=None,
     otherwise="the queue's own, 3 if nobody set it",
-    meaning="The queue's own to say. Given here, it is compared, and a difference is logged.",
+    meaning="The queue's own to say. Given here, it is compared, and a difference is logged. Of a queue in SQS that "
+    "has none of our tags, what is given here holds.",
 )
 RETRY_INITIAL_DELAY = Setting(
     path="Retry.InitialDelaySeconds",
@@ -296,25 +312,80 @@ REDIS_CA: Setting[str | None] = Setting(
     meaning="The authority that the server is verified against.",
 )
 
-# Amazon SQS: known and checked, and refused with their provider
+# Amazon SQS. Credentials are no settings: AWS's own variables, a role, or a binding.
+
+QUEUE_URL: Setting[str | None] = Setting(
+    path="AwsSqs.QueueUrl",
+    kind=QueueUrl(),
+    default=None,
+    otherwise="the binding's",
+    meaning="The queue, as SQS names it: https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.",
+)
+DEAD_LETTER_QUEUE_URL: Setting[str | None] = Setting(
+    path="AwsSqs.DeadLetterQueueUrl",
+    kind=QueueUrl(),
+    default=None,
+    otherwise="that of the queue's redrive policy",
+    meaning="Its dead-letter queue.",
+)
+REGION: Setting[str | None] = Setting(
+    path="AwsSqs.Region",
+    kind=Text(),
+    default=None,
+    otherwise="the URL's, else `AWS_REGION`, else `AWS_DEFAULT_REGION`",
+    meaning="The region of both.",
+)
+WAIT_TIME = Setting(
+    path="AwsSqs.WaitTimeSeconds",
+    kind=Integer(at_least=0, at_most=20),
+    default=20,
+    meaning="How long a poll waits for the first message. An idle worker polls once in this time: shorter costs more.",
+)
+MAX_NUMBER_OF_MESSAGES = Setting(
+    path="AwsSqs.MaxNumberOfMessages",
+    kind=Integer(at_least=1, at_most=10),
+    default=10,
+    meaning="How many messages a poll brings at most.",
+)
+USE_FIFO_QUEUE = Setting(
+    path="AwsSqs.UseFifoQueue",
+    kind=Boolean(),
+    default=False,
+    meaning="Whether the queue is a FIFO queue. Standard queues alone can be used yet: true is refused.",
+)
+ENDPOINT_URL: Setting[str | None] = Setting(
+    path="AwsSqs.EndpointUrl",
+    kind=Url(("https", "http"), "https://HOST:PORT or http://HOST:PORT"),
+    default=None,
+    otherwise="AWS's for the region; the queue URL's own where that is no host of AWS",
+    meaning="Where the service answers: a VPC endpoint, or another server of its protocol.",
+)
+SQS_CLIENT = Setting(
+    path="AwsSqs.Client",
+    kind=OneOf(("signed", "boto")),
+    default="signed",
+    meaning="signed: calls for every job are signed and sent by our own code. boto: every call goes through aioboto3.",
+)
+COUNT_INTERVAL = Setting(
+    path="AwsSqs.CountIntervalSeconds",
+    kind=Number(at_least=0),
+    default=60.0,
+    meaning="How often this worker counts the queue, for its metrics. 0: never, as under the operator, which counts.",
+)
 
 SQS: tuple[Setting[Any], ...] = (
-    Setting(path="AwsSqs.QueueUrl", kind=Text(), default=None, meaning="The queue."),
-    Setting(path="AwsSqs.DeadLetterQueueUrl", kind=Text(), default=None, meaning="Its dead-letter queue."),
-    Setting(path="AwsSqs.Region", kind=Text(), default=None, meaning="The region of both."),
-    Setting(
-        path="AwsSqs.WaitTimeSeconds",
-        kind=Integer(at_least=0, at_most=20),
-        default=20,
-        meaning="How long a receive waits for the first message.",
-    ),
-    Setting(
-        path="AwsSqs.MaxNumberOfMessages",
-        kind=Integer(at_least=1, at_most=10),
-        default=10,
-        meaning="How many messages a receive takes at most.",
-    ),
-    Setting(path="AwsSqs.UseFifoQueue", kind=Boolean(), default=False, meaning="Whether the queue is a FIFO queue."),
+    *(QUEUE_URL, DEAD_LETTER_QUEUE_URL, REGION, ENDPOINT_URL),
+    *(WAIT_TIME, MAX_NUMBER_OF_MESSAGES, USE_FIFO_QUEUE, COUNT_INTERVAL, SQS_CLIENT),
+)
+
+ACCESS_KEY_ID: Setting[str | None] = Setting(
+    path="AwsSqs.AccessKeyId", kind=Text(may_hold_secrets=True), default=None, meaning="A binding's alone."
+)
+SECRET_ACCESS_KEY: Setting[str | None] = Setting(
+    path="AwsSqs.SecretAccessKey", kind=Text(may_hold_secrets=True), default=None, meaning="A binding's alone."
+)
+SESSION_TOKEN: Setting[str | None] = Setting(
+    path="AwsSqs.SessionToken", kind=Text(may_hold_secrets=True), default=None, meaning="A binding's alone."
 )
 
 # The process
@@ -382,6 +453,11 @@ GROUPS: dict[str, tuple[Setting[Any], ...]] = {
 
 TABLE: tuple[Setting[Any], ...] = tuple(setting for group in GROUPS.values() for setting in group)
 BY_KEY = {setting.key: setting for setting in TABLE}
+
+CREDENTIALS = (ACCESS_KEY_ID, SECRET_ACCESS_KEY, SESSION_TOKEN)
+"""In no table: what is given for them anywhere but in a binding is refused."""
+NO_SETTINGS = {setting.key for setting in CREDENTIALS} | {"awssqs.accesskey", "awssqs.secretkey"}
+"""What people may look for, and must not find."""
 
 # Of each of these, whoever gives one speaks for all: an option --exec ends what a file says of an App.
 CHOICES = (

@@ -36,9 +36,9 @@ def open_queue(
     return opened
 
 
-def open_inspector(url: str, **options: Any) -> Inspector:
+def open_inspector(url: str, *, queue: str | None = None, **options: Any) -> Inspector:
     """See `headrace.queues.inspector_from_url`."""
-    opened: Inspector = _room("inspector").SqsInspector(parse_url(url, **options))
+    opened: Inspector = _room("inspector").SqsInspector(parse_url(url, **options), name=queue)
     return opened
 
 
