@@ -38,8 +38,9 @@ e2e:
 	$(BIN)/pytest -m e2e --durations=10 tests/e2e
 
 # Not in `make test`: figures need a machine with nothing else to do.
-bench: $(READY) ## Queue and worker beside their peers: eighteen minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them.
-	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(foreach id,$(ONLY),--only $(id))
+bench: $(READY) ## Queue and worker beside their peers: eighteen minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them, RESUME=1 goes on.
+	./tests/setup-machine
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(if $(RESUME),--resume) $(foreach id,$(ONLY),--only $(id))
 
 bench-operator: $(READY) ## What the operator costs, in about 25 minutes: docs/benchmarks-operator.md. SIZE=100 is smaller, ONLY=ID measures one.
 	PYTHONPATH=tests:operator:worker $(BIN)/python -m operator_bench $(if $(SIZE),--size $(SIZE)) $(foreach id,$(ONLY),--only $(id))

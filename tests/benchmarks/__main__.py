@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks import machine, peers
 from benchmarks.arena import Arena, BrokenError
+from benchmarks.journal import Journal
 from benchmarks.places import BUILD, PAGE, ROOT, TESTS, WORKER
 from benchmarks.report import Result, as_json, as_lines, as_page
 from benchmarks.scenario import Scenario
@@ -29,8 +30,8 @@ afterwards. The peers are installed once into build/bench/peers, from locks/benc
 error is in build/bench/contestants.log.
 
 A run of all benchmarks takes about eighteen minutes and wants a machine with nothing else to do. It writes
-docs/benchmarks.md and build/bench/results.json. A run of some (--only) is for working on them: it prints, and writes
-build/bench/some.json.
+docs/benchmarks.md and build/bench/results.json. One that was broken off goes on with --resume, at the same commit. A
+run of some (--only) is for working on them: it prints, and writes build/bench/some.json.
 """
 
 
@@ -44,7 +45,7 @@ def main() -> int:
         return 0
     end_orderly_on_sigterm()
     try:
-        asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS)))
+        asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS), resumes=arguments.resume))
     except (BrokenError, PostgresNotFoundError, RedisNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -65,11 +66,14 @@ def _arguments() -> argparse.Namespace:
         choices=ids,
         help=f"measure this one (can be given again): {', '.join(ids)}",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the whole run that was broken off at this commit"
+    )
     parser.add_argument("--list", action="store_true", help="say what is measured, and measure nothing")
     return parser.parse_args()
 
 
-async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
+async def _run(scenarios: Sequence[Scenario], *, is_whole: bool, resumes: bool) -> None:
     began = time.monotonic()
 
     def tell(what: str) -> None:
@@ -89,11 +93,20 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool) -> None:
             tell("the machine's facts")
             facts = await machine.facts(server, python)
         arena = Arena(server, python, BUILD)
+        journal = Journal(BUILD / "measured.jsonl", machine.commit())
+        if is_whole and not resumes:
+            journal.begin_anew()
+        measured = journal.measured() if resumes else {}
         results = []
         for number, scenario in enumerate(scenarios, 1):
             tell(f"[{number}/{len(scenarios)}] {scenario.id}: {scenario.title}")
-            results.append(await scenario.run(arena, tell))
-    _write(results, facts, minutes=(time.monotonic() - began) / 60, is_whole=is_whole)
+            if (result := measured.get(scenario.id)) is None:
+                started = time.monotonic()
+                result = await scenario.run(arena, tell)
+                if is_whole:
+                    journal.note(result, time.monotonic() - started)
+            results.append(result)
+    _write(results, facts, minutes=journal.seconds() / 60, is_whole=is_whole)
 
 
 def _write(results: Sequence[Result], facts: dict[str, str], *, minutes: float, is_whole: bool) -> None:

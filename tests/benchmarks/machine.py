@@ -29,7 +29,7 @@ async def facts(server: PostgresServer, peers_python: Path) -> dict[str, str]:
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return {
         "day": datetime.now(UTC).date().isoformat(),
-        "commit": _output(["git", "describe", "--always", "--dirty"]),
+        "commit": commit(),
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{memory_gib:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
@@ -40,6 +40,11 @@ async def facts(server: PostgresServer, peers_python: Path) -> dict[str, str]:
         "Python": f"{platform.python_version()}, asyncpg {version('asyncpg')}, uvloop {version('uvloop')}",
         "peers": ", ".join(_versions(peers_python, _PEERS)),
     }
+
+
+def commit() -> str:
+    """The commit that is measured, and whether files differ from it."""
+    return _output(["git", "describe", "--always", "--dirty"])
 
 
 def sync_time(output: str) -> str | None:

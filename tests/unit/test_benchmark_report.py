@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from benchmarks.contestants.order import Order, Workload
+from benchmarks.journal import Journal
 from benchmarks.machine import sync_time
 from benchmarks.report import LIMIT, OURS, Better, Figure, Result, as_json, as_lines, as_page, said
 from benchmarks.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PG_TEST_FSYNC = """\
 1 seconds per test
@@ -142,3 +148,18 @@ def test_the_benchmarks_are_those_that_others_ask_for_by_id() -> None:
         *("drain_history", "drain_keys", "idempotency_claim_ms"),
         *("runtime_overhead_us", "sleeping_jobs_rss_mib", "http_handler", "exec_handler", "start_to_first_job_s"),
     ]
+
+
+def test_a_run_that_was_broken_off_knows_what_its_commit_has_measured(tmp_path: Path) -> None:
+    measured = result(ours=50_000, pgqueuer=20_000)
+    path = tmp_path / "measured.jsonl"
+    Journal(path, "abc").note(measured, 12.5)
+    Journal(path, "other").note(result("lower", ours=1), 1.0)
+
+    journal = Journal(path, "abc")
+
+    assert journal.measured() == {"drain_best": measured}
+    assert journal.seconds() == 12.5
+
+    journal.begin_anew()
+    assert journal.measured() == {}
