@@ -28,6 +28,18 @@ MAX_IN_FLIGHT = 120_000
 OPTIONAL = frozenset({"RedriveAllowPolicy", "MaximumMessageSize", "SqsManagedSseEnabled", "DelaySeconds"})
 """What a queue works without, where an endpoint does not know it."""
 
+ALWAYS_SHOWN = frozenset(
+    {
+        "VisibilityTimeout",
+        "ReceiveMessageWaitTimeSeconds",
+        "MessageRetentionPeriod",
+        "MaximumMessageSize",
+        "DelaySeconds",
+        "SqsManagedSseEnabled",
+    }
+)
+"""What every queue has: where one is not told, the endpoint does not know it. Others may have been taken away."""
+
 _MIN_RECEIVE_COUNT = 10
 _RECEIVES_PER_ATTEMPT = 3
 _SECONDS_PER_DAY = 86_400

@@ -64,7 +64,7 @@ async def create(
                 return None
             if again.code in _REFUSALS and (named := [key for key in _FIELDS if sent.get(key)]):
                 guilty = next((key for key in named if key.lower() in str(again).lower()), named[0])
-                raise SqsSpecError(_FIELDS[guilty], str(again)) from None
+                raise SqsSpecError(_FIELDS[guilty], _mend(again)) from None
             raise
     return sent
 
@@ -83,7 +83,7 @@ async def set_attributes(
     SqsSpecError
         When a policy or a key is refused.
     """
-    wanted = {name: value for name, value in changes.items() if name not in memory.refused}
+    wanted = {name: value for name, value in changes.items() if _named(name, value) not in memory.refused}
     if not wanted:
         return []
     try:
@@ -107,10 +107,19 @@ async def set_attributes(
 def _refuse(name: str, value: str, error: SqsError, memory: QueueMemory) -> None:
     """Note what can be done without, and tell what can't."""
     if value and name in _FIELDS:
-        raise SqsSpecError(_FIELDS[name], str(error)) from None
+        raise SqsSpecError(_FIELDS[name], _mend(error)) from None
     if value and name not in OPTIONAL:
         raise error
-    memory.refused[name] = str(error)
+    memory.refused.add(_named(name, value))
+
+
+def _mend(error: SqsError) -> str:
+    return f"{str(error).rstrip('.')}: mend it, or leave it out"
+
+
+def _named(name: str, value: str) -> str:
+    """What is refused: an endpoint that takes a policy may not take it away."""
+    return name if value else f"empty {name}"
 
 
 async def set_tags(client: SqsClient, url: str, changes: TagChanges, memory: QueueMemory, now: float) -> list[str]:
@@ -125,7 +134,7 @@ async def set_tags(client: SqsClient, url: str, changes: TagChanges, memory: Que
     except SqsError as error:
         if not is_unknown_operation(error):
             raise
-        memory.refused[TAGS] = str(error)
+        memory.refused.add(TAGS)
         return []
     memory.tags.note({**changes.tag, **dict.fromkeys(changes.untag)}, now)
     return sorted({*changes.tag, *changes.untag})

@@ -15,7 +15,7 @@ from headrace.queues.sqs.documents import names_a_service
 from headrace.queues.sqs.spec import MAX_RETENTION_DAYS, RETENTION_SECONDS, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from headrace.queues.base import QueueSettings
     from headrace.queues.sqs.spec import SqsQueueSpec
@@ -109,19 +109,19 @@ def of_adopted_dead_letters(name: str, attributes: Mapping[str, str], source_arn
         )
 
 
-def of_refusals(name: str, refused: Mapping[str, str]) -> Iterator[Finding]:
-    """What the endpoint does not know, and is done without."""
-    for what, said in sorted(refused.items()):
-        if what == "tags":
-            yield Finding(
-                reason="TagsRefused",
-                message=f"the endpoint keeps no tags of queue {name}: nothing proves whose it is, so that it is never "
-                f"deleted, and workers take maxRetries from their own settings ({said})",
-            )
-        else:
-            yield Finding(
-                reason="AttributeRefused", message=f"the endpoint refuses {what} of queue {name}: done without ({said})"
-            )
+def of_refusals(name: str, refused: Collection[str]) -> Iterator[Finding]:
+    """What the endpoint does not know, and is done without: attributes by their names, or ``tags``."""
+    if attributes := sorted(set(refused) - {"tags"}):
+        yield Finding(
+            reason="AttributesRefused",
+            message=f"the endpoint takes no {', '.join(attributes)} of queue {name}: it is done without",
+        )
+    if "tags" in refused:
+        yield Finding(
+            reason="TagsRefused",
+            message=f"the endpoint keeps no tags of queue {name}: nothing proves whose it is, so that it is never "
+            "deleted, and workers take maxRetries from their own settings",
+        )
 
 
 def of_restless(name: str, what: list[str]) -> Iterator[Finding]:

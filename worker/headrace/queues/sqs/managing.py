@@ -120,6 +120,11 @@ class ManagedQueues:
             memory.attributes.confirm(name)
         differing = wanted.changes(memory.attributes.overlaid(queue.attributes, now), attributes)
         drifted = {name for name, value in differing.items() if memory.attributes.was_set_to(name, value)}
+        unknown = (wanted.ALWAYS_SHOWN | wanted.OPTIONAL) - queue.attributes.keys()
+        for name in differing.keys() & unknown:
+            if memory.attributes.was_never_seen(name):
+                # Accepted, and not kept.
+                memory.refused.add(name)
         changed = await set_attributes(self._client, queue.url, differing, memory, now)
         told = []
         if queue.tags is not None:

@@ -86,6 +86,6 @@ async def _tags(client: SqsClient, url: str, memory: QueueMemory) -> dict[str, s
     except SqsError as error:
         if not is_unknown_operation(error):
             raise
-        memory.refused[TAGS] = str(error)
+        memory.refused.add(TAGS)
         return None
     return dict(answer.get("Tags") or {})

@@ -166,10 +166,12 @@ class SqsProvisioner:
         if queue is None:
             queue, is_new = await self._queues.make(name, of_queue, tags, owner, adopts_from)
             done += [f"queue {name} made"] if is_new else []
-        done += await self._queues.adjust(queue, of_queue, tags)
+        put_right = await self._queues.adjust(queue, of_queue, tags)
         if has_own and dead_letters is not None:
             of_dead = wanted.wanted_dead_letter_queue(settings, spec, source_arn=queue.arn)
-            done += await self._queues.adjust(dead_letters, of_dead, tags)
+            put_right += await self._queues.adjust(dead_letters, of_dead, tags)
+        # Of what was just made there is nothing more to tell.
+        done = done or put_right
         found = [*findings.of_spec(settings, spec), *findings.of_load(name, queue.attributes)]
         for managed in (queue, dead_letters if has_own else None):
             found += self._queues.findings(managed)

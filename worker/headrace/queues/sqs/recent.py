@@ -62,6 +62,11 @@ class Memory:
         recent = self._set.get(name)
         return recent is not None and recent.value == value
 
+    def was_never_seen(self, name: str) -> bool:
+        """Whether it was set, and not once seen since."""
+        recent = self._set.get(name)
+        return recent is not None and recent.unseen > 0
+
     def restless(self) -> list[str]:
         """What was set again and again and was never seen as it was set."""
         return sorted(name for name, recent in self._set.items() if recent.unseen >= RESTLESS)
@@ -73,8 +78,8 @@ class QueueMemory:
 
     attributes: Memory = field(default_factory=Memory)
     tags: Memory = field(default_factory=Memory)
-    refused: dict[str, str] = field(default_factory=dict)
-    """What the endpoint does not know, attributes by their names or ``tags``, and what it said."""
+    refused: set[str] = field(default_factory=set)
+    """What the endpoint does not know: attributes by their names, or ``tags``."""
 
 
 class Recent:

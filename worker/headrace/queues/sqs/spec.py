@@ -75,7 +75,7 @@ FindingReason: TypeAlias = Literal[
     "MessageSizeTooSmall",
     "KeyRefusesAwsServices",
     "InFlightLimitReached",
-    "AttributeRefused",
+    "AttributesRefused",
     "TagsRefused",
     "DoesNotStay",
 ]
