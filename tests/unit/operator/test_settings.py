@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_operator.settings import LogFormat, OperatorSettingsError, Settings, settings_from_env
+from headrace_operator.settings import AwsSettings, LogFormat, OperatorSettingsError, Settings, settings_from_env
 
 
 def test_nothing_set_is_the_defaults() -> None:
@@ -22,6 +22,9 @@ def test_everything_can_be_set() -> None:
             "HEADRACE_LISTEN_ADDRESS": "[::]:9090",
             "HEADRACE_LOG_FORMAT": "JSON",
             "HEADRACE_LOG_LEVEL": "debug",
+            "HEADRACE_AWS_AMBIENT_NAMESPACES": "shop, mail",
+            "HEADRACE_AWS_QUEUE_PREFIX": "prod-",
+            "HEADRACE_AWS_ENDPOINT_URLS": "https://vpce.example.com/",
         }
     )
     assert settings == Settings(
@@ -35,6 +38,11 @@ def test_everything_can_be_set() -> None:
         listen_address="[::]:9090",
         log_format=LogFormat.JSON,
         log_level="DEBUG",
+        aws=AwsSettings(
+            ambient_namespaces=frozenset({"shop", "mail"}),
+            queue_prefix="prod-",
+            endpoint_urls=frozenset({"https://vpce.example.com"}),
+        ),
     )
 
 
@@ -50,6 +58,9 @@ def test_all_that_is_wrong_is_told_at_once_with_what_would_be_right() -> None:
                 "HEADRACE_LISTEN_ADDRESS": "0.0.0.0:99999",
                 "HEADRACE_LOG_FORMAT": "xml",
                 "HEADRACE_LOG_LEVEL": "loud",
+                "HEADRACE_AWS_AMBIENT_NAMESPACES": "shop,Mail",
+                "HEADRACE_AWS_QUEUE_PREFIX": "of our own",
+                "HEADRACE_AWS_ENDPOINT_URLS": "sqs.example.com",
             }
         )
     lines = str(refused.value).splitlines()
@@ -62,5 +73,8 @@ def test_all_that_is_wrong_is_told_at_once_with_what_would_be_right() -> None:
         "HEADRACE_LISTEN_ADDRESS",
         "HEADRACE_LOG_FORMAT",
         "HEADRACE_LOG_LEVEL",
+        "HEADRACE_AWS_AMBIENT_NAMESPACES",
+        "HEADRACE_AWS_QUEUE_PREFIX",
+        "HEADRACE_AWS_ENDPOINT_URLS",
     }
     assert all("must be" in line or "is no" in line for line in lines)
