@@ -35,6 +35,27 @@ class ObjectKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """What a queue's ready workers have seen of it, taken together (`headrace.queues.base.Witnessed`)."""
+
+    asked: int
+    """How many of them there are."""
+    empty: int = 0
+    """How many said that they hold nothing, and that their polls come back empty."""
+    empty_for_seconds: float = 0.0
+    """For how long these have polled in vain, the least of them."""
+    held: int = 0
+    """How many jobs they hold, as far as they said so."""
+    oldest_age_seconds: float = 0.0
+    """The greatest age of a job that one of them has got lately."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all of them, and at least one, have found nothing and hold nothing."""
+        return self.asked == self.empty > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDepth:
     """How much a queue holds (`headrace.queues.base.Depth` tells what each number means)."""
 
@@ -46,6 +67,9 @@ class QueueDepth:
     oldest_ready_age_seconds: float = 0.0
     paused: bool = False
     is_lower_bound: bool = False
+    is_approximate: bool = False
+    witness: Witness | None = None
+    """What workers said beside an approximate count; None where none was asked."""
     in_flight_seconds: float = 0.0
     """For how long all jobs in flight have been held, added up."""
     next_due_seconds: float | None = None
@@ -68,6 +92,11 @@ class QueueDepth:
     def load(self) -> int:
         """What there is to do: what could start, and what is in flight, since leasing a job is no less work."""
         return self.startable + self.in_flight
+
+    @property
+    def is_known_empty(self) -> bool:
+        """Whether it is sure that there is nothing to do: approximate counts may miss what workers do not."""
+        return not self.load and (not self.is_approximate or (self.witness is not None and self.witness.is_empty))
 
 
 class SampleSource(StrEnum):

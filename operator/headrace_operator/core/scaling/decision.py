@@ -109,9 +109,9 @@ def decide(spec: Autoscaling, situation: Situation, history: History, now: datet
 
 
 def _want(spec: Autoscaling, situation: Situation, signals: Signals) -> _Wanted:
-    """The largest recommendation, within the bounds. Where a queue can't be read, no fewer workers than there are."""
+    """The largest recommendation, within the bounds. While what there is is unknown or doubtful, no fewer workers."""
     because = recommend(spec.target, signals)
-    least = situation.current or 0 if signals.unknown else 0
+    least = situation.current or 0 if signals.unknown or signals.is_doubtful else 0
     return _Wanted(because=because, replicas=bounds.within_bounds(spec, max(because.replicas, least)))
 
 
@@ -173,6 +173,17 @@ def _hold_what_is_unknown(case: _Case) -> _Answer | None:
     return _Answer(held, "SignalsLost", f"the depth of {case.unknown} is unknown: holding {workers(held)}")
 
 
+def _hold_what_is_unconfirmed(case: _Case) -> _Answer | None:
+    """A count that may be behind is no proof of nothing to do, while there are workers who could tell."""
+    signals = case.signals
+    if signals is None or not signals.is_doubtful:
+        return None
+    current = case.situation.current or 0
+    held = current if case.spec.mode is ScalingMode.HPA else bounds.within_bounds(case.spec, current)
+    doubt = f"the count of {signals.unconfirmed} is approximate, and its workers do not confirm that there is nothing"
+    return _Answer(held, "EmptinessUnconfirmed", f"{signals}, but {doubt}: holding {workers(held)}")
+
+
 def _sleep(case: _Case) -> _Answer | None:
     signals = case.signals
     is_due = case.spec.min_replicas == 0 and memory.is_idle_long_enough(case.spec, case.history)
@@ -212,6 +223,7 @@ _RULES: tuple[Callable[[_Case], _Answer | None], ...] = (
     _a_hands_zero_stays,
     _wake,
     _hold_what_is_unknown,
+    _hold_what_is_unconfirmed,
     _sleep,
     _the_autoscaler_decides,
     _follow_the_load,

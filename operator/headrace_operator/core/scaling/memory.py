@@ -56,16 +56,19 @@ def watch(spec: Autoscaling, history: History, signals: Signals | None, now: dat
 
 
 def _watch_idleness(spec: Autoscaling, history: History, signals: Signals | None) -> History:
-    """Only work, or a long silence, starts the clock anew; a lost reading neither helps nor harms."""
+    """Only work, or a long silence, starts the clock anew; a lost or doubtful reading neither helps nor harms."""
     if signals is None:
         return history
-    if not signals.is_idle:
+    if not signals.is_workless:
         return replace(history, idle_since=None, idle_until=None)
-    if signals.unknown:
+    if signals.unknown or signals.unconfirmed:
         return history
     silence = max(LONGEST_SILENCE, timedelta(seconds=3 * spec.sample_interval_seconds))
     known = history.idle_until is not None and signals.sampled_at - history.idle_until <= silence
     since = history.idle_since if known else signals.sampled_at
+    if since is not None and signals.empty_since is not None:
+        # Counts may have missed what workers have had since.
+        since = max(since, signals.empty_since)
     return replace(history, idle_since=since, idle_until=signals.sampled_at)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from headrace_operator.core.model import Sample
     from headrace_operator.core.scaling.model import SeenQueue
 
 
@@ -36,11 +38,20 @@ class Signals:
     """Which queues are paused, in words."""
     unknown: str = ""
     """Which queues could not be read, in words: there may be more than is said here."""
+    unconfirmed: str = ""
+    """Of which queues only an approximate count says that there is nothing to do, in words."""
+    empty_since: datetime | None = None
+    """Since when workers say so themselves, where counts are approximate: there may have been something before."""
 
     @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing that could start and nothing in flight, in any queue that was read."""
+    def is_workless(self) -> bool:
+        """Whether nothing was counted that could start and nothing in flight, in any queue that was read."""
         return not self.startable and not self.in_flight
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether nothing was counted, and for all that there may be something."""
+        return self.is_workless and bool(self.unconfirmed)
 
     def __str__(self) -> str:
         least = "at least " if self.is_lower_bound else ""
@@ -56,6 +67,7 @@ def add_up(queues: Sequence[SeenQueue]) -> Signals | None:
         return None
     unknown = unknown_queues(queues)
     paused = [queue.name for queue, sample in read if sample.depth.paused]
+    unconfirmed = [queue.name for queue, sample in read if not sample.depth.load and not sample.depth.is_known_empty]
     return Signals(
         ready=sum(sample.depth.ready for _, sample in read),
         startable=sum(sample.depth.startable for _, sample in read),
@@ -67,7 +79,17 @@ def add_up(queues: Sequence[SeenQueue]) -> Signals | None:
         is_paused=len(paused) == len(read),
         paused=one_or_named(paused, len(queues)) if paused else "",
         unknown=unknown,
+        unconfirmed=one_or_named(unconfirmed, len(queues)) if unconfirmed else "",
+        empty_since=max((since for _, sample in read if (since := _empty_since(sample)) is not None), default=None),
     )
+
+
+def _empty_since(sample: Sample) -> datetime | None:
+    """Since when a queue is known to be empty by what workers have seen; None where counts alone say so, or nobody."""
+    witness = sample.depth.witness
+    if witness is None or not sample.depth.is_known_empty:
+        return None
+    return sample.sampled_at - timedelta(seconds=witness.empty_for_seconds)
 
 
 def unknown_queues(queues: Sequence[SeenQueue]) -> str:
