@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace_operator.core.model import ObjectKey, OperatorError, QueueDepth, WorkerPod
-    from headrace_operator.core.provider import Place
+    from headrace_operator.core.provider import Pace, Place
     from headrace_operator.reconcile.ports import Clock
     from headrace_operator.sampling.workers import Workers
 
@@ -65,9 +65,10 @@ class Surroundings:
 class Following:
     """The queues of one backend."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, pace: Pace) -> None:
         self.around = around
-        self.schedule = Schedule()
+        self.pace = pace
+        self.schedule = Schedule(pace)
         self.listening: set[ObjectKey] = set()
         """Of which the backend tells when there are new jobs."""
         self.left: set[Place] = set()
@@ -168,7 +169,9 @@ class Following:
         if queue not in self._places:
             return
         self._observe(queue, source, "succeeded")
-        period = period_seconds(self.around.interval_seconds(queue), depth, is_listening=queue in self.listening)
+        period = period_seconds(
+            self.pace, self.around.interval_seconds(queue), depth, is_listening=queue in self.listening
+        )
         self.asked.pop(queue, None)
         self._be_due(self.schedule.read(queue, time.monotonic(), period_seconds=period, age_seconds=age_seconds))
         sample = Sample(depth=depth, sampled_at=sampled_at, source=source)
@@ -181,10 +184,10 @@ class Following:
             return
         self._observe(queue, SampleSource.BACKEND, "failed")
         newest = self.around.newest(queue)
-        failure = TransientError(
-            why.reason,
-            f"no worker publishes the depth of {place.label}, and the backend doesn't tell it: {why.message}",
-        )
+        nobody = f"no worker publishes the depth of {place.label}, and the backend doesn't tell it"
+        if not self.pace.workers_count:
+            nobody = f"the backend doesn't tell the depth of {place.label}"
+        failure = TransientError(why.reason, f"{nobody}: {why.message}")
         known = None if newest is None else newest.sample
         self.around.tell(queue, Reading(sample=known, failure=failure, tried_at=self.around.clock.now()))
 

@@ -1,15 +1,18 @@
-"""The depth that workers publish at ``/depth``."""
+"""What workers publish at ``/depth``: how much a queue holds where they count, and what they have seen of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from headrace_operator.core.model import QueueDepth
+from headrace_operator.core.model import QueueDepth, Witness
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headrace_operator.core.model import ObjectKey
 
 PAGE_BYTES = 64 * 1024
@@ -21,74 +24,112 @@ _MOST = 2**53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedDepth:
-    """What a worker says of a queue."""
+    """What a worker says of a queue that it counts."""
 
     depth: QueueDepth
     age_seconds: float
     """For how long it has been counted."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWitness:
+    """What a worker says of a queue that others count (`headrace.queues.base.Witnessed`)."""
+
+    held: int
+    empty_for_seconds: float | None
+    oldest_age_seconds: float
+
+
 class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One queue; fields that are not known yet are passed over."""
+    """One queue; fields that are not known yet are passed over. A worker says what it knows: both kinds, or either."""
 
     namespace: str
     queue: str
-    age_seconds: float
-    ready: int
-    blocked: int
-    delayed: int
-    in_flight: int
-    in_flight_seconds: float
-    dead_lettered: int
-    oldest_ready_age_seconds: float
-    next_due_seconds: float | None
-    paused: bool
-    is_lower_bound: bool
-    arrived: int | None
-    completed: int | None
-    failed: int | None
-    service_seconds: float | None
+    age_seconds: float | UnsetType = UNSET
+    ready: int | UnsetType = UNSET
+    blocked: int | UnsetType = UNSET
+    delayed: int | UnsetType = UNSET
+    in_flight: int | UnsetType = UNSET
+    in_flight_seconds: float | UnsetType = UNSET
+    dead_lettered: int | UnsetType = UNSET
+    oldest_ready_age_seconds: float | UnsetType = UNSET
+    next_due_seconds: float | UnsetType | None = UNSET
+    paused: bool | UnsetType = UNSET
+    is_lower_bound: bool | UnsetType = UNSET
+    is_approximate: bool = False
+    arrived: int | UnsetType | None = UNSET
+    completed: int | UnsetType | None = UNSET
+    failed: int | UnsetType | None = UNSET
+    service_seconds: float | UnsetType | None = UNSET
+    held: int | UnsetType = UNSET
+    empty_for_seconds: float | UnsetType | None = UNSET
+    oldest_age_seconds: float | UnsetType = UNSET
 
 
 _PAGE = msgspec.json.Decoder(list[_Line])
+_WITNESS = ("held", "empty_for_seconds", "oldest_age_seconds")
+_DEPTH = tuple(
+    field for field in _Line.__struct_fields__ if field not in ("namespace", "queue", "age_seconds", *_WITNESS)
+)
 
 
 def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
     """The queue's depth in a worker's page; None unless it is there as a whole.
 
-    Workers leave a queue out whose newest count is too old, so what is missing is unknown and never zero.
+    Workers leave it out where their newest count is too old, so what is missing is unknown and never zero.
     """
+    found = _found(page, queue, ("age_seconds", *_DEPTH))
+    if found is None:
+        return None
+    age_seconds = found.pop("age_seconds")
+    return PublishedDepth(depth=QueueDepth(**found), age_seconds=age_seconds)
+
+
+def parse_witnessed(page: bytes, queue: ObjectKey) -> PublishedWitness | None:
+    """What a worker has seen of the queue; None unless its page says so."""
+    found = _found(page, queue, _WITNESS)
+    return None if found is None else PublishedWitness(**found)
+
+
+def testified(depth: QueueDepth, said: Sequence[PublishedWitness], *, ready: int) -> QueueDepth:
+    """An approximate depth with what workers have seen beside it.
+
+    Parameters
+    ----------
+    depth
+        As it was counted.
+    said
+        What those said that answered.
+    ready
+        How many workers there are that should have seen something.
+    """
+    empty = [each.empty_for_seconds for each in said if each.empty_for_seconds is not None and not each.held]
+    witness = Witness(
+        asked=ready,
+        empty=len(empty),
+        empty_for_seconds=min(empty, default=0.0),
+        held=sum(each.held for each in said),
+        oldest_age_seconds=max((each.oldest_age_seconds for each in said), default=0.0),
+    )
+    oldest_seconds = max(depth.oldest_ready_age_seconds, witness.oldest_age_seconds) if depth.ready else 0.0
+    in_flight = max(depth.in_flight, witness.held)
+    return replace(depth, in_flight=in_flight, oldest_ready_age_seconds=oldest_seconds, witness=witness)
+
+
+def _found(page: bytes, queue: ObjectKey, fields: Sequence[str]) -> dict[str, Any] | None:
+    """These fields of the queue's line; None unless all of them are there, and sound."""
     try:
         lines = _PAGE.decode(page)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     line = next((line for line in lines if (line.namespace, line.queue) == (queue.namespace, queue.name)), None)
-    if line is None or not _is_sound(line):
-        return None
-    depth = QueueDepth(
-        ready=line.ready,
-        blocked=line.blocked,
-        delayed=line.delayed,
-        in_flight=line.in_flight,
-        in_flight_seconds=line.in_flight_seconds,
-        dead_lettered=line.dead_lettered,
-        oldest_ready_age_seconds=line.oldest_ready_age_seconds,
-        next_due_seconds=line.next_due_seconds,
-        paused=line.paused,
-        is_lower_bound=line.is_lower_bound,
-        arrived=line.arrived,
-        completed=line.completed,
-        failed=line.failed,
-        service_seconds=line.service_seconds,
-    )
-    return PublishedDepth(depth=depth, age_seconds=line.age_seconds)
+    found = {field: getattr(line, field, UNSET) for field in fields}
+    return found if all(_is_sound(field, value) for field, value in found.items()) else None
 
 
-def _is_sound(line: _Line) -> bool:
-    numbers = (
-        *(line.age_seconds, line.ready, line.blocked, line.delayed, line.in_flight, line.in_flight_seconds),
-        *(line.dead_lettered, line.oldest_ready_age_seconds, line.arrived or 0, line.completed or 0, line.failed or 0),
-        line.service_seconds or 0,
-    )
+def _is_sound(field: str, value: float | UnsetType | None) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    least = -_MOST if field == "next_due_seconds" else 0
     # Compared and not converted: an integer may have thousands of digits. What is no number is within no bounds.
-    return all(0 <= number <= _MOST for number in numbers) and -_MOST <= (line.next_due_seconds or 0) <= _MOST
+    return value is not UNSET and least <= value <= _MOST

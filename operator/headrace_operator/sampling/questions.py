@@ -16,6 +16,7 @@ from headrace_operator.sampling.schedule import Breaker, Rests, is_idle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from headrace_operator.core.model import ObjectKey
     from headrace_operator.core.provider import AnyBacklogReader, Place
@@ -48,11 +49,19 @@ class Questions:
     open_backlog
         Opens the backend; what it is given wants to be called with a place where there may be new jobs, and with None
         where nothing is told any more.
+    counted
+        Called with a queue, the depth that the backend told, and when it was asked.
     """
 
-    def __init__(self, open_backlog: OpenBacklog, following: Following) -> None:
+    def __init__(
+        self,
+        open_backlog: OpenBacklog,
+        following: Following,
+        counted: Callable[[ObjectKey, QueueDepth, datetime], None],
+    ) -> None:
         self._open_backlog = open_backlog
         self._following = following
+        self._counted = counted
         self._schedule = following.schedule
         self._around = following.around
         self._breaker = Breaker(BACKEND_RESTS)
@@ -154,7 +163,7 @@ class Questions:
                     self._following.postpone(queue, time.monotonic() + _REFUSED_SECONDS)
                 case depth:
                     self._schedule.counted(queue)
-                    self._following.tell(queue, depth, asked_at, SampleSource.BACKEND)
+                    self._counted(queue, depth, asked_at)
         if too_slow:
             self._schedule.took_too_long(too_slow, time.monotonic(), random.random())  # noqa: S311
         return too_slow

@@ -1,5 +1,8 @@
 """Reads all queues of one backend: its workers, and where none of a queue's tells, the backend itself.
 
+Where the operator alone counts, it is the other way round: the backend is asked, and beside an approximate count the
+workers, for what they have seen: all of them where nothing was counted, else a few.
+
 Two tasks a backend, so that a question that takes long holds up neither the queues whose workers tell nor those of any
 other backend.
 """
@@ -16,18 +19,23 @@ from typing import TYPE_CHECKING
 
 from headrace_operator.core.model import SampleSource
 from headrace_operator.sampling.following import Following
+from headrace_operator.sampling.published import testified
 from headrace_operator.sampling.questions import Questions
 from headrace_operator.sampling.schedule import Breaker, Rests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
-    from headrace_operator.core.model import ObjectKey
-    from headrace_operator.core.provider import Place
+    from headrace_operator.core.model import ObjectKey, QueueDepth
+    from headrace_operator.core.provider import Pace, Place
     from headrace_operator.sampling.following import Surroundings
     from headrace_operator.sampling.questions import OpenBacklog
 
 logger = logging.getLogger(__name__)
+
+_SOME_WITNESSES = 3
+"""So many workers are asked how old jobs are that they get, while there are any."""
 
 _WORKER_RESTS = Rests(first_seconds=5.0, longest_seconds=60.0)
 """How long a queue's workers are left alone that did not answer: the backend tells meanwhile."""
@@ -47,10 +55,12 @@ class _Crew:
 class BackendReader:
     """One backend's reader; `run` it in a task. See `Questions` for the parameters."""
 
-    def __init__(self, open_backlog: OpenBacklog, surroundings: Surroundings) -> None:
+    def __init__(self, open_backlog: OpenBacklog, surroundings: Surroundings, pace: Pace) -> None:
         self._around = surroundings
-        self._following = Following(surroundings)
-        self._questions = Questions(open_backlog, self._following)
+        self._pace = pace
+        self._following = Following(surroundings, pace)
+        self._questions = Questions(open_backlog, self._following, self._backend_counted)
+        self._group: asyncio.TaskGroup | None = None
         self._crews: dict[ObjectKey, _Crew] = {}
         self.is_left = False
         """Whether it is to end, however that goes."""
@@ -76,6 +86,7 @@ class BackendReader:
         self._following.begin_anew()
         # One group for all: were one to fail silently, its queue would never be due again.
         async with asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._read_who_is_due(group))
             group.create_task(self._questions.run())
 
@@ -83,7 +94,7 @@ class BackendReader:
         while True:
             now = time.monotonic()
             for queue in self._following.schedule.take_due(now):
-                addresses = self._workers_to_ask(queue, now)
+                addresses = self._workers_to_ask(queue, now) if self._pace.workers_count else ()
                 if addresses:
                     group.create_task(self._ask_workers(queue, addresses), name=f"ask-workers-{queue}")
                 else:
@@ -124,3 +135,35 @@ class BackendReader:
             SampleSource.WORKERS,
             age_seconds=published.age_seconds,
         )
+
+    def _backend_counted(self, queue: ObjectKey, depth: QueueDepth, asked_at: datetime) -> None:
+        """Tell it; what is approximate, once workers have said what they know of it."""
+        ready = [pod for pod in self._around.pods_of(queue) if pod.ready]
+        if not depth.is_approximate or not ready or self._around.interval_seconds(queue) is None:
+            self._following.tell(queue, depth, asked_at, SampleSource.BACKEND)
+            return
+        addresses = self._workers_to_ask(queue, time.monotonic())
+        if depth.load:
+            addresses = random.sample(addresses, min(len(addresses), _SOME_WITNESSES))
+        assert self._group is not None, "it is read"
+        self._group.create_task(
+            self._ask_witnesses(queue, depth, asked_at, addresses, ready=len(ready)), name=f"ask-witnesses-{queue}"
+        )
+
+    async def _ask_witnesses(
+        self, queue: ObjectKey, depth: QueueDepth, asked_at: datetime, addresses: Sequence[str], *, ready: int
+    ) -> None:
+        crew = self._crews.get(queue)
+        try:
+            said = await self._around.workers.witnessed(queue, addresses)
+        except Exception:
+            # As above.
+            logger.exception("Workers of %s could not be asked what they have seen", queue)
+            said = []
+        if crew is None or self._crews.get(queue) is not crew:
+            return
+        if said:
+            crew.breaker.succeeded()
+        elif addresses:
+            crew.breaker.failed(time.monotonic(), random.random())  # noqa: S311
+        self._following.tell(queue, testified(depth, said, ready=ready), asked_at, SampleSource.BACKEND)

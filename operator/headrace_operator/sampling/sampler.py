@@ -111,7 +111,9 @@ class Sampler:
         reader = self._readers.get(backend)
         if reader is None:
             provider = self._providers[place.provider]
-            reader = BackendReader(lambda on_news: provider.open_backlog(place.backend, on_news), self._surroundings)
+            reader = BackendReader(
+                lambda on_news: provider.open_backlog(place.backend, on_news), self._surroundings, provider.pace
+            )
             self._readers[backend] = reader
             task = asyncio.create_task(_keep_running(reader), name="read-backend")
             self._tasks[reader] = task
@@ -160,7 +162,8 @@ def _matters(before: Reading | None, after: Reading) -> bool:
     if before is None or before.current is None or after.current is None:
         return False
     known, depth = before.current.depth, after.current.depth
-    return (known.startable, known.load) != (depth.startable, depth.load)
+    told, tells = ((each.startable, each.load, each.is_known_empty) for each in (known, depth))
+    return told != tells
 
 
 async def _keep_running(reader: BackendReader) -> None:

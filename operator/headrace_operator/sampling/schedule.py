@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from headrace_operator.core.model import QueueDepth
+    from headrace_operator.core.provider import Pace
 
 SLEEPING_SECONDS = 20.0
 """How often a queue is counted that has no workers and nothing for any, while its backend tells of new jobs."""
-
-UNSCALED_SECONDS = 5.0
-"""How often a queue is counted that has no workers, otherwise."""
 
 LONGEST_SECONDS = 20.0
 """No queue is read more rarely: what a JobQueue's status and alerts say of it is at most 30 s old."""
@@ -42,11 +40,13 @@ _LONGEST_REST_SECONDS = 240.0
 """For so long no exact count is tried of a queue whose count took too long."""
 
 
-def period_seconds(interval_seconds: float | None, depth: QueueDepth, *, is_listening: bool) -> float:
+def period_seconds(pace: Pace, interval_seconds: float | None, depth: QueueDepth, *, is_listening: bool) -> float:
     """For how long a count is good.
 
     Parameters
     ----------
+    pace
+        How often the backend lets its queues be counted.
     interval_seconds
         As the queue's pools want it; None where none of them has workers.
     is_listening
@@ -57,10 +57,10 @@ def period_seconds(interval_seconds: float | None, depth: QueueDepth, *, is_list
     elif is_listening and is_idle(depth):
         period = SLEEPING_SECONDS
     else:
-        period = UNSCALED_SECONDS
+        period = pace.unscaled_seconds
     if depth.next_due_seconds is not None:
         period = min(period, max(depth.next_due_seconds, 0.0) + _DUE_SOON_SECONDS)
-    return period
+    return max(period, pace.shortest_seconds)
 
 
 def is_idle(depth: QueueDepth) -> bool:
@@ -135,7 +135,8 @@ class _Turn:
 class Schedule:
     """When each queue of one backend is to be read."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._gather = _GATHER if pace.gathers else 0.0
         self._turns: dict[ObjectKey, _Turn] = {}
 
     def follow(self, queue: ObjectKey, now: float) -> None:
@@ -172,7 +173,7 @@ class Schedule:
         # What is old when it comes is not good for as long; but nothing makes it be asked twice as often.
         period_seconds = max(period_seconds - age_seconds, period_seconds / 2)
         turn.due_at = now + period_seconds
-        turn.gathers_from = turn.due_at - _GATHER * period_seconds
+        turn.gathers_from = turn.due_at - self._gather * period_seconds
         return min(turn.due_at, turn.news_at)
 
     def postpone(self, queue: ObjectKey, until: float) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
 
-from headrace_operator.sampling.published import PAGE_BYTES, parse_depth
+from headrace_operator.sampling.published import PAGE_BYTES, parse_depth, parse_witnessed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
     from headrace_operator.core.model import ObjectKey
-    from headrace_operator.sampling.published import PublishedDepth
+    from headrace_operator.sampling.published import PublishedDepth, PublishedWitness
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _PAGE_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 
 _TOTAL_SECONDS = 2.0
 """How long all pods of a queue may take together, waiting for the namespace's turn included."""
+
+_ALL_SECONDS = 5.0
+"""How long all pods of a queue may take together where each of them counts."""
 
 _PAGES_PER_NAMESPACE = 8
 """How many pods of a namespace are asked at a time."""
@@ -65,21 +69,47 @@ class Workers:
 
     async def depth(self, queue: ObjectKey, addresses: Sequence[str]) -> tuple[str, PublishedDepth] | None:
         """The first fresh count of the queue that a worker publishes, with its address; None where a few don't."""
-        self._asked[queue.namespace] += 1
-        try:
-            async with asyncio.timeout(_TOTAL_SECONDS), self._turns[queue.namespace]:
-                for address in addresses[:_PODS_ASKED]:
-                    page = await self._page(address)
-                    published = None if page is None else parse_depth(page, queue)
-                    if published is not None and published.age_seconds <= FRESH_SECONDS:
-                        return address, published
-        except TimeoutError:
-            logger.debug("No worker told the depth of %s in time", queue)
-        finally:
-            self._asked[queue.namespace] -= 1
-            if not self._asked[queue.namespace]:
-                del self._asked[queue.namespace], self._turns[queue.namespace]
+        with self._turns_in(queue.namespace) as turns:
+            try:
+                async with asyncio.timeout(_TOTAL_SECONDS), turns:
+                    for address in addresses[:_PODS_ASKED]:
+                        page = await self._page(address)
+                        published = None if page is None else parse_depth(page, queue)
+                        if published is not None and published.age_seconds <= FRESH_SECONDS:
+                            return address, published
+            except TimeoutError:
+                logger.debug("No worker told the depth of %s in time", queue)
         return None
+
+    async def witnessed(self, queue: ObjectKey, addresses: Sequence[str]) -> list[PublishedWitness]:
+        """What each of these workers has seen of the queue; nothing of those that don't say so in time."""
+        said: list[PublishedWitness] = []
+
+        async def ask(address: str, turns: asyncio.Semaphore) -> None:
+            async with turns:
+                page = await self._page(address)
+            if page is not None and (witness := parse_witnessed(page, queue)) is not None:
+                said.append(witness)
+
+        with self._turns_in(queue.namespace) as turns:
+            try:
+                async with asyncio.timeout(_ALL_SECONDS), asyncio.TaskGroup() as group:
+                    for address in addresses:
+                        group.create_task(ask(address, turns))
+            except TimeoutError:
+                logger.debug("Not all workers told in time what they have seen of %s", queue)
+        return said
+
+    @contextmanager
+    def _turns_in(self, namespace: str) -> Iterator[asyncio.Semaphore]:
+        """Who asks pods of a namespace, waits for a turn there."""
+        self._asked[namespace] += 1
+        try:
+            yield self._turns[namespace]
+        finally:
+            self._asked[namespace] -= 1
+            if not self._asked[namespace]:
+                del self._asked[namespace], self._turns[namespace]
 
     async def _page(self, address: str) -> bytes | None:
         try:
