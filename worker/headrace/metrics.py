@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from headrace.queues.base import Depth
+    from headrace.queues.base import Depth, Witnessed
 
 DEPTH_MAX_AGE_SECONDS = 15.0
 """Older than this, a depth is no longer published: whoever scales on it must ask the backend instead."""
@@ -60,6 +60,18 @@ _GAUGES = {
     "draining": "Whether this worker is stopping (1), and takes no more jobs.",
     "drain_seconds": "How long this worker has been stopping; 0 while it is not.",
 }
+_WITNESSED: Mapping[str, tuple[str, Callable[[Witnessed], float]]] = {
+    "held": ("Jobs held by this process, those that wait here to be received among them.", lambda seen: seen.held),
+    "empty_polls_seconds": (
+        "For how long this process' polls have come back empty; 0 once one brought a job, or failed.",
+        lambda seen: seen.empty_for_seconds or 0.0,
+    ),
+    "received_age_seconds": (
+        "The greatest age of a job that came to this process in the last half minute.",
+        lambda seen: seen.oldest_age_seconds,
+    ),
+}
+"""Gauges that are there for queues which are counted by others than their workers, or not exactly."""
 DEPTHS = (
     ("queue_depth", "Jobs that could start now.", "ready"),
     ("queue_blocked", "Jobs behind the head of their group.", "blocked"),
@@ -109,6 +121,8 @@ class QueueMetrics:
     ) -> None:
         self._clock = clock
         self._depth: tuple[float, Depth] | None = None
+        self.witnessed: Callable[[], Witnessed] | None = None
+        """Tells, from any thread, what this process has seen of the queue; None where it is not such a queue."""
         self.enqueued = counters["enqueued"].labels(*labels)
         self.completed = counters["completed"].labels(*labels)
         self.failed = counters["failed"].labels(*labels)
@@ -162,10 +176,24 @@ class QueueMetrics:
             "next_due_seconds": depth.next_due_seconds,
             "paused": depth.paused,
             "is_lower_bound": depth.is_lower_bound,
+            "is_approximate": depth.is_approximate,
             "arrived": None if totals is None else totals.arrived,
             "completed": None if totals is None else totals.completed,
             "failed": None if totals is None else totals.failed,
             "service_seconds": None if totals is None else totals.service_seconds,
+        }
+
+    def published(self) -> dict[str, object] | None:
+        """All that is known of the queue, for ``/depth``: how much it holds, what was seen of it, or either."""
+        depth = self.published_depth()
+        if self.witnessed is None:
+            return depth
+        seen = self.witnessed()
+        return {
+            **(depth or {}),
+            "held": seen.held,
+            "empty_for_seconds": seen.empty_for_seconds,
+            "oldest_age_seconds": seen.oldest_age_seconds,
         }
 
     def start_draining(self) -> None:
@@ -212,7 +240,7 @@ class Metrics:
     def describe(self) -> Iterator[Metric]:
         """What `collect` may give, for the registry."""
         yield from _distributions()
-        yield from (family for family, _ in (*_depth_gauges(), *_total_counters()))
+        yield from (family for family, _ in (*_depth_gauges(), *_total_counters(), *_witness_gauges()))
 
     def collect(self) -> Iterator[Metric]:
         """The distributions, and the depths while they are fresh, for the registry."""
@@ -233,16 +261,21 @@ class Metrics:
             for labels, total in totals.items():
                 counter.add_metric(labels, getattr(total, field))
             yield counter
+        seen = {labels: queue.witnessed() for labels, queue in queues.items() if queue.witnessed is not None}
+        for family, value in _witness_gauges() if seen else ():
+            for labels, witnessed in seen.items():
+                family.add_metric(labels, value(witnessed))
+            yield family
 
     def render_depths(self) -> bytes:
-        """The depths while they are fresh, as JSON: what the operator scales on, without all the rest."""
+        """The depths while they are fresh, and what was seen, as JSON: what the operator scales on, and no more."""
         queues = self._queues.copy()  # Another thread asks.
-        published = ((labels, queue.published_depth()) for labels, queue in queues.items())
+        published = ((labels, queue.published()) for labels, queue in queues.items())
         return msgspec.json.encode(
             [
-                {"namespace": namespace, "queue": queue, **depth}
-                for (namespace, queue), depth in published
-                if depth is not None
+                {"namespace": namespace, "queue": queue, **said}
+                for (namespace, queue), said in published
+                if said is not None
             ]
         )
 
@@ -260,6 +293,12 @@ def _distributions() -> tuple[HistogramMetricFamily, HistogramMetricFamily]:
 
 def _depth_gauges() -> list[tuple[GaugeMetricFamily, str]]:
     return [(GaugeMetricFamily(PREFIX + name, text, labels=LABELS), field) for name, text, field in DEPTHS]
+
+
+def _witness_gauges() -> list[tuple[GaugeMetricFamily, Callable[[Witnessed], float]]]:
+    return [
+        (GaugeMetricFamily(PREFIX + name, text, labels=LABELS), value) for name, (text, value) in _WITNESSED.items()
+    ]
 
 
 def _total_counters() -> list[tuple[CounterMetricFamily, str]]:

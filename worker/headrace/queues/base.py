@@ -448,7 +448,7 @@ class Polls(Protocol):
 
         Called when the worker takes nothing new, while what it holds may run on for hours: nothing may be kept for a
         call of `Queue.receive` that never comes. Heartbeats and `Queue.settle` go on meanwhile. Leaving the queue's
-        block does the same.
+        block does the same. What the backend answers badly is left to its leases: nothing is raised.
         """
         ...
 

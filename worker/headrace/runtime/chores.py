@@ -7,7 +7,7 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from headrace.queues.errors import QueueError
+from headrace.queues.errors import QueueError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from headrace.metrics import QueueMetrics
@@ -57,11 +57,14 @@ async def publish_progress(queue: ShowsProgress, name: str, side: ContextSide) -
 
 
 async def publish_depth(queue: Counts, name: str, metrics: QueueMetrics) -> None:
-    """Publish how much the queue holds, until cancelled."""
+    """Publish how much the queue holds, until cancelled, or until the queue says that this process may not count."""
     while True:
         interval_seconds = STATS_SECONDS
         try:
             depth = await queue.depth(max_age_seconds=STATS_SECONDS)
+        except UnsupportedCapabilityError as error:
+            log.debug("no depth is published queue=%s: %s", name, error)
+            return
         except QueueError as error:
             log.debug("no depth queue=%s: %s", name, error)
         else:
