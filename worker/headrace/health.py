@@ -1,8 +1,8 @@
 """The worker's HTTP endpoints, served from a thread of their own so that they answer while the event loop can't.
 
 ``/healthz`` fails only when the worker itself is stuck: its event loop has not turned for long. A lost database never
-fails it, since a restart would not bring the database back. ``/readyz`` follows the backend. ``/metrics`` is for
-Prometheus, ``/depth`` for the operator.
+fails it, since a restart would not bring the database back. ``/readyz`` follows the backend, and fails once the worker
+takes nothing more. ``/metrics`` is for Prometheus, ``/depth`` for the operator.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def serving(
                 case "/healthz":
                     self._answer(*((HTTPStatus.SERVICE_UNAVAILABLE, b"stuck\n") if is_stuck() else _OK))
                 case "/readyz":
-                    self._answer(*(_OK if is_ready() else (HTTPStatus.SERVICE_UNAVAILABLE, b"no backend\n")))
+                    self._answer(*(_OK if is_ready() else (HTTPStatus.SERVICE_UNAVAILABLE, b"takes no jobs\n")))
                 case "/metrics":
                     self._answer(HTTPStatus.OK, metrics(), CONTENT_TYPE_LATEST)
                 case "/depth":

@@ -57,7 +57,7 @@ async def test_a_database_that_is_away_makes_a_worker_unready_and_never_unhealth
         with running_worker(tmp_path, *APP, dsn=own_postgres.dsn) as worker:
             await eventually(lambda: worker.get("/readyz")[0] == 200, what="ready")
             own_postgres.stop()
-            await eventually(lambda: worker.get("/readyz") == (503, "no backend\n"), what="not ready")
+            await eventually(lambda: worker.get("/readyz") == (503, "takes no jobs\n"), what="not ready")
             assert worker.get("/healthz") == (200, "ok\n")
             own_postgres.start()
             await eventually(lambda: worker.get("/readyz")[0] == 200, what="ready again")

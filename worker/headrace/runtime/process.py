@@ -31,7 +31,9 @@ _LEAVE_SECONDS = 5.0
 
 
 class Process:
-    """Runs workers until it is told to stop by a signal.
+    """Runs workers until it is told to stop by a signal (SIGTERM or SIGINT).
+
+    SIGUSR1 beforehand lets them take nothing more: they finish what runs, and are stopped at once when they have.
 
     Parameters
     ----------
@@ -87,6 +89,7 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGUSR1, self._take_no_more)
         with serving(
             self._metrics_host,
             self._metrics_port,
@@ -130,6 +133,10 @@ class Process:
         self._at_work -= 1
         if self._at_work <= 0:
             self._all_drained.set()
+
+    def _take_no_more(self) -> None:
+        for worker in self._workers:
+            worker.take_no_more()
 
     def _stop(self) -> None:
         for worker in self._workers:

@@ -4,7 +4,8 @@ While some jobs run, the next are taken and the last are reported, so that neith
 for the other. `receiver` takes them, `slots` runs them, `settler` reports what becomes of them; here they meet.
 
 Stopping: no more jobs are taken, what was not started goes back, what runs may finish; then the outcomes are
-reported, the lease is given back, and the connections are closed. Heartbeats go on until the last outcome is in.
+reported, the lease is given back, and the connections are closed. Heartbeats go on until the last outcome is in. Who
+has time tells the worker beforehand to take nothing more: by the time it is stopped, nothing is left to wait for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from headrace.queues.base import (
     KeepsAliveAside,
     KeepsHouse,
     Listens,
+    Polls,
     ShowsProgress,
+    Witnesses,
 )
 from headrace.queues.errors import QueueError
 from headrace.retry import RetryPolicy
@@ -117,6 +120,7 @@ class Worker:
         self._heartbeat_seconds = heartbeat_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._before_abandoning = before_abandoning
+        self._takes_no_more = False
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._job_log = JobLog(queue.name)
@@ -153,16 +157,27 @@ class Worker:
         )
         if isinstance(queue, Listens):
             metrics.listener_up.set_function(lambda: float(queue.is_listening))
+        if isinstance(queue, Witnesses):
+            metrics.witnessed = queue.witnessed
 
     @property
     def is_ready(self) -> bool:
-        """Whether the backend answers."""
-        return self._keeper.backend_answers
+        """Whether the backend answers, and the worker has not been told to take nothing more."""
+        return self._keeper.backend_answers and not self._takes_no_more
 
     @property
     def running(self) -> int:
         """How many jobs run; once `run` has ended, those that were handed back and are deaf to being stopped."""
         return self._slots.running
+
+    def take_no_more(self) -> None:
+        """Take no more jobs, and go on otherwise: what runs may run for as long as it likes, until `stop`."""
+        if self._takes_no_more or self._stopping.is_set():
+            return
+        log.info("taking nothing more queue=%s running=%d", self._queue.name, self._slots.running)
+        self._takes_no_more = True
+        self._receiver.stop()
+        self._slots.hand_back_waiting()
 
     def stop(self) -> None:
         """Drain; called again: don't wait for running jobs any longer."""
@@ -211,6 +226,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 receiving = group.create_task(self._receiver.run())
+                group.create_task(self._end_polls(receiving))
                 background = [group.create_task(chore) for chore in self._background()]
                 await self._stopping.wait()
                 await self._drain(receiving)
@@ -244,6 +260,15 @@ class Worker:
         if isinstance(queue, ShowsProgress):
             chosen.append(chores.publish_progress(queue, queue.name, self._slots.side))
         return chosen
+
+    async def _end_polls(self, receiving: asyncio.Task[None]) -> None:
+        """Once nothing is received any more: what polls still bring must not be kept while other jobs run on here."""
+        await asyncio.wait([receiving])
+        if isinstance(self._queue, Polls):
+            await self._queue.end_polls()
+        await self._slots.ended(self._stopping, None)
+        if not self._stopping.is_set():
+            log.info("nothing runs any more queue=%s: ends at once when told to stop", self._queue.name)
 
     async def _drain(self, receiving: asyncio.Task[None]) -> None:
         self._slots.hand_back_waiting()
