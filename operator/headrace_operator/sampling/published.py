@@ -91,7 +91,7 @@ def parse_witnessed(page: bytes, queue: ObjectKey) -> PublishedWitness | None:
     return None if found is None else PublishedWitness(**found)
 
 
-def testified(depth: QueueDepth, said: Sequence[PublishedWitness], *, ready: int) -> QueueDepth:
+def with_witness(depth: QueueDepth, said: Sequence[PublishedWitness], *, ready: int) -> QueueDepth:
     """An approximate depth with what workers have seen beside it.
 
     Parameters

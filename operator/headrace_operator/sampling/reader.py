@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from headrace_operator.core.model import SampleSource
 from headrace_operator.sampling.following import Following
-from headrace_operator.sampling.published import testified
+from headrace_operator.sampling.published import with_witness
 from headrace_operator.sampling.questions import Questions
 from headrace_operator.sampling.schedule import Breaker, Rests
 
@@ -166,4 +166,4 @@ class BackendReader:
             crew.breaker.succeeded()
         elif addresses:
             crew.breaker.failed(time.monotonic(), random.random())  # noqa: S311
-        self._following.tell(queue, testified(depth, said, ready=ready), asked_at, SampleSource.BACKEND)
+        self._following.tell(queue, with_witness(depth, said, ready=ready), asked_at, SampleSource.BACKEND)

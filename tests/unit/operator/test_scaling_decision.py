@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace_operator.core.model import QueueDepth, Sample, SampleSource
+from headrace_operator.core.model import QueueDepth, Sample, SampleSource, Witness
 from headrace_operator.core.scaling import Decision, History, SeenQueue, Situation, decide
 from headrace_operator.core.spec import Autoscaling, Fallback, ScalingMode, Target
 
@@ -67,10 +67,14 @@ class Story:
         paused: bool = False,
     ) -> int:
         """Let time pass, see this (None: the reading fails; `current`: somebody else's number), decide."""
-        self.now += timedelta(seconds=seconds)
         if current is not None:
             self.current = current
-        seen = None if ready is None else sample(ready, in_flight, at=self.now, paused=paused)
+        at = self.now + timedelta(seconds=seconds)
+        return self.see(seconds, None if ready is None else sample(ready, in_flight, at=at, paused=paused))
+
+    def see(self, seconds: float, seen: Sample | None) -> int:
+        """Let time pass, see this sample, decide."""
+        self.now += timedelta(seconds=seconds)
         situation = Situation(current=self.current, scaled_to_zero=self.scaled_to_zero, queues=queues(seen))
         self.last = decide(self.spec, situation, self.history, self.now)
         self.history, self.current = self.last.history, self.last.desired_replicas
@@ -413,6 +417,121 @@ def test_a_reading_in_between_starts_the_fallback_anew_and_a_hands_zero_has_none
     assert story.step(5, None) == 3
     by_hand = Story(spec, current=0)
     assert [by_hand.step(5, None) for _ in range(5)] == [0] * 5
+
+
+# Counts that may be behind, and what workers say beside them
+
+
+def counted(ready: int = 0, in_flight: int = 0, *, empty_for: float | None = None, at: datetime = START) -> Sample:
+    """An approximate count; `empty_for`: for how long all of two workers have polled in vain, None: not all have."""
+    witness = Witness(asked=2, empty=1) if empty_for is None else Witness(asked=2, empty=2, empty_for_seconds=empty_for)
+    depth = QueueDepth(ready=ready, in_flight=in_flight, is_approximate=True, witness=witness)
+    return Sample(depth=depth, sampled_at=at, source=SampleSource.BACKEND)
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_a_count_of_nothing_that_workers_do_not_confirm_holds_the_number(mode: str) -> None:
+    decision = decide_once(scaling(mode), 7, counted())
+    assert (decision.desired_replicas, decision.reason, decision.wanted_replicas) == (7, "EmptinessUnconfirmed", 7)
+    assert decision.message == (
+        "0 ready and 0 in flight, but the count of the queue is approximate, and its workers do not confirm that there "
+        "is nothing: holding 7 workers"
+    )
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_a_count_of_nothing_that_all_workers_confirm_leads_to_zero_as_any_other(mode: str) -> None:
+    story = Story(scaling(mode, scale_to_zero_after_seconds=60), current=7)
+    numbers = [story.see(5, counted(empty_for=300, at=story.now + timedelta(seconds=5))) for _ in range(13)]
+    assert numbers == [7] * 12 + [0]
+    assert story.reason == "Idle"
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_a_pool_at_zero_needs_nobody_to_confirm_that_and_wakes_by_what_is_counted(mode: str) -> None:
+    spec = scaling(mode)
+    nobody = QueueDepth(is_approximate=True)
+    asleep = decide_once(
+        spec, 0, Sample(depth=nobody, sampled_at=START, source=SampleSource.BACKEND), scaled_to_zero=True
+    )
+    assert (asleep.desired_replicas, asleep.reason) == (0, "WaitingForJobs")
+    assert decide_once(spec, 0, counted(1), scaled_to_zero=True).reason == "Woken"
+
+
+def test_what_workers_got_while_counts_said_nothing_starts_the_idle_clock_anew() -> None:
+    story = Story(scaling(scale_to_zero_after_seconds=60), current=1)
+
+    def see(empty_for: float | None) -> int:
+        return story.see(5, counted(empty_for=empty_for, at=story.now + timedelta(seconds=5)))
+
+    assert [see(300) for _ in range(11)] == [1] * 11
+    # A job came and went between two counts: their polls have been empty for 20 s when the first is again.
+    assert [see(None) for _ in range(4)] == [1] * 4
+    numbers = [see(20 + 5 * step) for step in range(12)]
+    assert numbers.index(0) == 8, "60 s after the poll began that was the first to come back empty"
+
+
+def test_a_zero_that_nobody_confirms_among_queues_with_load_is_no_reason_to_hold() -> None:
+    decision = decide_two(scaling(), 3, sample(50), counted())
+    assert (decision.desired_replicas, decision.reason) == (5, "Load")
+    held = decide_two(scaling(), 3, sample(0), counted())
+    assert (held.desired_replicas, held.reason) == (3, "EmptinessUnconfirmed")
+    assert "the count of queue bulk is approximate" in held.message
+
+
+APPROXIMATE_STEPS = st.lists(
+    st.tuples(st.floats(0.5, 90), st.integers(0, 40), st.integers(0, 20), st.none() | st.floats(0, 600)),
+    min_size=1,
+    max_size=25,
+)
+
+
+@unhurried
+@given(steps=APPROXIMATE_STEPS, mode=st.sampled_from(["Direct", "HPA"]), current=st.integers(1, 20))
+def test_a_count_alone_never_leads_to_zero_while_there_are_workers(
+    steps: list[tuple[float, int, int, float | None]], mode: str, current: int
+) -> None:
+    story = Story(scaling(mode, scale_to_zero_after_seconds=30), current=current)
+    known_empty_since: datetime | None = None
+    for seconds, ready, in_flight, empty_for in steps:
+        before, at = story.current, story.now + timedelta(seconds=seconds)
+        number = story.see(seconds, counted(ready, in_flight, empty_for=empty_for, at=at))
+        if ready or in_flight:
+            known_empty_since = None
+        elif empty_for is not None:
+            known_empty_since = max(known_empty_since or at, at - timedelta(seconds=empty_for))
+        if before and not number:
+            assert empty_for is not None, "all workers said so"
+            assert known_empty_since is not None
+            assert at - known_empty_since >= timedelta(seconds=30), "and for as long as zero takes"
+
+
+@unhurried
+@given(
+    in_flight=st.integers(0, 40),
+    current=st.integers(1, 20),
+    empty_for=st.none() | st.floats(0, 600),
+    ready=st.integers(1, 300),
+)
+def test_doubt_never_leads_to_fewer_workers_nor_do_more_jobs(
+    in_flight: int, current: int, empty_for: float | None, ready: int
+) -> None:
+    spec = scaling(max_replicas=30)
+    confirmed = decide_once(spec, current, counted(0, in_flight, empty_for=600)).desired_replicas
+    doubted = decide_once(spec, current, counted(0, in_flight, empty_for=empty_for)).desired_replicas
+    more = decide_once(spec, current, counted(ready, in_flight, empty_for=empty_for)).desired_replicas
+    assert doubted >= confirmed
+    assert more >= confirmed
+    assert (
+        more >= decide_once(spec, current, counted(max(ready // 2, 1), in_flight, empty_for=empty_for)).desired_replicas
+    )
+
+
+@unhurried
+@given(ready=st.integers(0, 500), more=st.integers(0, 500), in_flight=st.integers(0, 50))
+def test_more_jobs_never_want_fewer_workers_by_an_approximate_count(ready: int, more: int, in_flight: int) -> None:
+    spec = scaling(max_replicas=30)
+    assert wanted(spec, counted(ready + more, in_flight)) >= wanted(spec, counted(ready, in_flight))
 
 
 # When to decide anew

@@ -1,3 +1,5 @@
+"""What is made of the pages of workers."""
+
 from __future__ import annotations
 
 import json
@@ -9,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.metrics import Metrics
-from headrace.queues.base import Depth, Totals
-from headrace_operator.core.model import ObjectKey, QueueDepth
-from headrace_operator.sampling.published import PAGE_BYTES, PublishedDepth, parse_depth
+from headrace.queues.base import Depth, Totals, Witnessed
+from headrace_operator.core.model import ObjectKey, QueueDepth, Witness
+from headrace_operator.sampling.published import (
+    PAGE_BYTES,
+    PublishedDepth,
+    PublishedWitness,
+    parse_depth,
+    parse_witnessed,
+    with_witness,
+)
 
 QUEUE = ObjectKey("shop", "thumbnails")
 
@@ -101,3 +110,87 @@ def test_whatever_a_pod_answers_means_unknown(filling: bytes) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_mean_unknown(content: bytes) -> None:
     assert parse_depth(content, QUEUE) is None
+
+
+# What workers have seen
+
+SEEN: dict[str, Any] = {
+    "namespace": "shop",
+    "queue": "thumbnails",
+    "held": 2,
+    "empty_for_seconds": None,
+    "oldest_age_seconds": 7.5,
+}
+APPROXIMATE = QueueDepth(is_approximate=True)
+
+
+def seen(held: int = 0, empty_for_seconds: float | None = 30.0, oldest_age_seconds: float = 0.0) -> PublishedWitness:
+    return PublishedWitness(held=held, empty_for_seconds=empty_for_seconds, oldest_age_seconds=oldest_age_seconds)
+
+
+def test_a_worker_that_counts_nothing_tells_what_it_has_seen() -> None:
+    assert parse_witnessed(page(SEEN), QUEUE) == seen(2, None, 7.5)
+    assert parse_depth(page(SEEN), QUEUE) is None
+
+
+def test_it_is_what_such_a_worker_publishes() -> None:
+    metrics = Metrics()
+    metrics.of("shop", "thumbnails").witnessed = lambda: Witnessed(
+        held=0, empty_for_seconds=41.5, oldest_age_seconds=3.5
+    )
+    metrics.of("shop", "mails").observe_depth(Depth(ready=1))
+    content = metrics.render_depths()
+    assert parse_witnessed(content, QUEUE) == seen(0, 41.5, 3.5)
+    assert parse_witnessed(content, ObjectKey("shop", "mails")) is None
+    assert parse_depth(content, ObjectKey("shop", "mails")) is not None
+
+
+def test_both_are_told_where_both_are_known() -> None:
+    content = page({**FIELDS, **SEEN})
+    assert parse_depth(content, QUEUE) == parse_depth(page(FIELDS), QUEUE)
+    assert parse_witnessed(content, QUEUE) is not None
+
+
+@pytest.mark.parametrize("missing", SEEN)
+def test_who_leaves_something_out_has_seen_nothing(missing: str) -> None:
+    assert parse_witnessed(page({name: value for name, value in SEEN.items() if name != missing}), QUEUE) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("held", -1), ("held", None), ("empty_for_seconds", -0.5), ("oldest_age_seconds", math.inf)]
+)
+def test_a_number_that_is_none_is_no_witness(field: str, value: object) -> None:
+    assert parse_witnessed(page({**SEEN, field: value}), QUEUE) is None
+
+
+def test_a_zero_is_known_when_every_ready_worker_has_polled_in_vain_and_holds_nothing() -> None:
+    depth = with_witness(APPROXIMATE, [seen(empty_for_seconds=50), seen(empty_for_seconds=30)], ready=2)
+    assert depth.witness == Witness(asked=2, empty=2, empty_for_seconds=30)
+    assert depth.is_known_empty
+    assert not APPROXIMATE.is_known_empty
+
+
+@pytest.mark.parametrize(
+    ("said", "ready"),
+    [
+        ([], 0),
+        ([], 1),
+        ([seen()], 2),
+        ([seen(), seen(empty_for_seconds=None)], 2),
+        ([seen(), seen(held=1)], 2),
+    ],
+    ids=["nobody is there", "nobody answers", "one does not answer", "one has got something", "one holds something"],
+)
+def test_a_zero_that_one_of_them_does_not_confirm_is_unknown(said: list[PublishedWitness], ready: int) -> None:
+    assert not with_witness(APPROXIMATE, said, ready=ready).is_known_empty
+
+
+def test_what_workers_hold_is_in_flight_whatever_was_counted() -> None:
+    assert with_witness(APPROXIMATE, [seen(held=3), seen(held=4)], ready=2).in_flight == 7
+    assert with_witness(QueueDepth(in_flight=9, is_approximate=True), [seen(held=3)], ready=1).in_flight == 9
+
+
+def test_the_oldest_age_is_the_greatest_that_was_seen_while_anything_is_ready() -> None:
+    said = [seen(oldest_age_seconds=5), seen(oldest_age_seconds=8)]
+    assert with_witness(QueueDepth(ready=1, is_approximate=True), said, ready=2).oldest_ready_age_seconds == 8
+    assert with_witness(APPROXIMATE, said, ready=2).oldest_ready_age_seconds == 0

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_operator.core.model import ObjectKey, QueueDepth
+from headrace_operator.core.provider import Pace
 from headrace_operator.sampling.schedule import (
     MOST_QUEUES,
     SLEEPING_SECONDS,
-    UNSCALED_SECONDS,
     Breaker,
     Rests,
     Schedule,
@@ -35,10 +35,10 @@ def keys(number: int) -> list[ObjectKey]:
         (1, BUSY, True, 1),
         (3600, IDLE, True, 20),
         (None, IDLE, True, SLEEPING_SECONDS),
-        (None, IDLE, False, UNSCALED_SECONDS),
-        (None, BUSY, True, UNSCALED_SECONDS),
-        (None, QueueDepth(in_flight=1), True, UNSCALED_SECONDS),
-        (None, QueueDepth(ready=1, paused=True), True, UNSCALED_SECONDS),
+        (None, IDLE, False, 5),
+        (None, BUSY, True, 5),
+        (None, QueueDepth(in_flight=1), True, 5),
+        (None, QueueDepth(ready=1, paused=True), True, 5),
         (5, QueueDepth(delayed=1, next_due_seconds=2), False, 2.05),
         (None, QueueDepth(delayed=1, next_due_seconds=1), True, 1.05),
         (5, QueueDepth(delayed=1, next_due_seconds=-3), False, 0.05),
@@ -48,7 +48,16 @@ def keys(number: int) -> list[ObjectKey]:
 def test_for_how_long_a_count_is_good(
     interval: float | None, depth: QueueDepth, is_listening: bool, seconds: float
 ) -> None:
-    assert period_seconds(interval, depth, is_listening=is_listening) == seconds
+    assert period_seconds(Pace(), interval, depth, is_listening=is_listening) == seconds
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(None, 4), (1, 2.5), (5, 5), (3600, 20)])
+def test_where_each_count_has_its_price_no_queue_is_counted_more_often_than_that_allows(
+    interval: float | None, seconds: float
+) -> None:
+    pace = Pace(unscaled_seconds=4, shortest_seconds=2.5)
+    assert period_seconds(pace, interval, BUSY, is_listening=False) == seconds
+    assert period_seconds(pace, interval, IDLE, is_listening=False) == seconds
 
 
 class TestBreaker:
@@ -77,7 +86,7 @@ class TestBreaker:
 class TestTurns:
     def test_a_queue_is_due_at_once_and_then_after_each_period(self) -> None:
         [queue] = keys(1)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         schedule.follow(queue, 100)
         assert schedule.take_due(100) == [queue]
         assert schedule.next_at() == math.inf, "it has its turn"
@@ -87,22 +96,30 @@ class TestTurns:
 
     def test_the_period_begins_with_the_count_but_nobody_is_asked_twice_as_often(self) -> None:
         [queue] = keys(1)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         schedule.follow(queue, 0)
         assert schedule.read(queue, 100, period_seconds=5, age_seconds=2) == 103
         assert schedule.read(queue, 100, period_seconds=5, age_seconds=14) == 102.5
 
     def test_whoever_is_nearly_due_comes_along(self) -> None:
         one, two, three = keys(3)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         for queue, read_at in ((one, 0), (two, 1), (three, 3)):
             schedule.follow(queue, 0)
             schedule.read(queue, read_at, period_seconds=5)
         assert schedule.take_due(5) == [one, two]
 
+    def test_where_each_queue_is_a_question_of_its_own_nobody_comes_along_early(self) -> None:
+        one, two = keys(2)
+        schedule = Schedule(Pace(gathers=False))
+        for queue, read_at in ((one, 0), (two, 1)):
+            schedule.follow(queue, 0)
+            schedule.read(queue, read_at, period_seconds=5)
+        assert schedule.take_due(5) == [one]
+
     def test_news_are_looked_at_once_for_a_burst_and_again_only_after_a_while(self) -> None:
         [queue] = keys(1)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         schedule.follow(queue, 0)
         schedule.read(queue, 0, period_seconds=20)
         assert {schedule.hear(queue, 1), schedule.hear(queue, 1.01)} == {1.02}
@@ -112,7 +129,7 @@ class TestTurns:
 
     def test_news_that_come_while_it_is_read_are_looked_at_afterwards(self) -> None:
         [queue] = keys(1)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         schedule.follow(queue, 0)
         schedule.take_due(0)
         schedule.hear(queue, 1)
@@ -120,7 +137,7 @@ class TestTurns:
 
     def test_a_queue_that_is_forgotten_meanwhile_is_never_due_again(self) -> None:
         [queue] = keys(1)
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         schedule.follow(queue, 0)
         schedule.take_due(0)
         schedule.forget(queue)
@@ -134,7 +151,7 @@ class Backend:
     """Counts queues, unless a slow one is among them."""
 
     def __init__(self, queues: Sequence[ObjectKey], slow: set[ObjectKey]) -> None:
-        self.schedule = Schedule()
+        self.schedule = Schedule(Pace())
         self.slow = slow
         self.asked: list[Sequence[ObjectKey]] = []
         self.counted: set[ObjectKey] = set()
@@ -187,7 +204,7 @@ class TestQuestions:
 
     @given(st.lists(st.integers(1, 300), max_size=40))
     def test_no_queue_is_counted_with_more_than_it_tolerates_and_none_twice(self, sizes: list[int]) -> None:
-        schedule = Schedule()
+        schedule = Schedule(Pace())
         tolerated = {}
         for number, size in enumerate(sizes):
             queue = ObjectKey("shop", f"queue-{number}")
