@@ -28,9 +28,7 @@ class Access:
     kubectl: Path
 
 
-def deploy(
-    extra_images: Mapping[str, Path] | None = None, *, backends: Collection[str] = (images.POSTGRES, images.REDIS)
-) -> Access:
+def deploy(extra_images: Mapping[str, Path] | None = None, *, backends: Collection[str] = images.BACKENDS) -> Access:
     """Bring up the cluster where it is not, build and load the images, install or upgrade the chart.
 
     Parameters

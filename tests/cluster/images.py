@@ -10,6 +10,7 @@ from pathlib import Path
 from cluster import base_images, engine
 from cluster.places import REPOSITORY
 from cluster.progress import step
+from support.elasticmq import jars
 
 # How pip reaches its package index: from the environment of who builds, and never from a file of ours.
 _INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
@@ -18,10 +19,9 @@ OPERATOR = "headrace/operator:dev"
 WORKER = "headrace/worker:dev"
 POSTGRES = "headrace/postgres:dev"
 REDIS = "headrace/redis:dev"
-_BACKENDS = {
-    POSTGRES: REPOSITORY / "tests" / "cluster" / "postgres",
-    REDIS: REPOSITORY / "tests" / "cluster" / "redis",
-}
+ELASTICMQ = "headrace/elasticmq:dev"
+BACKENDS = (POSTGRES, REDIS, ELASTICMQ)
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +44,7 @@ class Image:
     base: str
 
 
-def build_images(
-    extra: Mapping[str, Path] | None = None, *, backends: Collection[str] = (POSTGRES, REDIS)
-) -> list[str]:
+def build_images(extra: Mapping[str, Path] | None = None, *, backends: Collection[str] = BACKENDS) -> list[str]:
     """Build the images of operator, worker and what they work on; return the names of all that were built.
 
     Parameters
@@ -61,12 +59,18 @@ def build_images(
     wanted = [
         Image(name=OPERATOR, context=REPOSITORY, dockerfile=REPOSITORY / "operator" / "Dockerfile", base=python),
         Image(name=WORKER, context=REPOSITORY, dockerfile=REPOSITORY / "worker" / "Dockerfile", base=python),
-        *(Image(name=name, context=_BACKENDS[name], base=base_images.debian()) for name in backends),
+        *(_backend(name) for name in backends),
         *(Image(name=name, context=folder, base=WORKER) for name, folder in (extra or {}).items()),
     ]
     for image in wanted:
         build_one(image)
     return [image.name for image in wanted]
+
+
+def _backend(name: str) -> Image:
+    folder = _HERE / name.removeprefix("headrace/").removesuffix(":dev")
+    context = jars() if name == ELASTICMQ else folder
+    return Image(name=name, context=context, dockerfile=folder / "Dockerfile", base=base_images.debian())
 
 
 def build_one(image: Image) -> None:

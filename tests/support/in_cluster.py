@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 POSTGRES = EXAMPLES / "thumbnails" / "postgres.yaml"
 """A PostgreSQL pod with its Service, and the Secret `postgres` with the key `dsn`."""
+ELASTICMQ = Path(__file__).resolve().parents[1] / "cluster" / "elasticmq" / "elasticmq.yaml"
+"""A pod that speaks the protocol of SQS with its Service, and the Secret `sqs` with credentials."""
 REDIS = Path(__file__).resolve().parents[1] / "cluster" / "redis" / "redis.yaml"
 """A Redis pod with its Service, and the Secret `redis` with the key `uri`."""
 
@@ -42,6 +44,21 @@ def job_queue(name: str, **spec: Any) -> Manifest:
     }
 
 
+def sqs_queue(name: str, **spec: Any) -> Manifest:
+    """A JobQueue on the namespace's ElasticMQ."""
+    sqs = {
+        "region": "eu-central-1",
+        "endpointUrl": "http://elasticmq:9324",
+        "credentials": {"secretRef": {"name": "sqs"}},
+    }
+    return {
+        "apiVersion": "headrace.dev/v1alpha1",
+        "kind": "JobQueue",
+        "metadata": {"name": name},
+        "spec": {"provider": "AwsSqs", "awsSqs": sqs, **spec},
+    }
+
+
 def worker_pool(name: str, queue: str, **spec: Any) -> Manifest:
     """A JobWorkerPool on a queue, unless the spec names several."""
     queues = {} if "queueRefs" in spec else {"queueRef": {"name": queue}}
@@ -63,6 +80,12 @@ def start_redis(kubectl: Kubectl) -> None:
     """Put Redis into the namespace and wait until it takes connections."""
     kubectl.apply(file=REDIS)
     kubectl.run("rollout", "status", "deployment/redis", "--timeout=120s", timeout_seconds=130)
+
+
+def start_elasticmq(kubectl: Kubectl) -> None:
+    """Put ElasticMQ into the namespace and wait until it takes connections."""
+    kubectl.apply(file=ELASTICMQ)
+    kubectl.run("rollout", "status", "deployment/elasticmq", "--timeout=120s", timeout_seconds=130)
 
 
 @contextmanager

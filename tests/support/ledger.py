@@ -1,7 +1,7 @@
 """The end-to-end tests' app: every run of every job is a row, so that a job lost or run twice shows.
 
-It reaches the pods as a ConfigMap beside the bundled worker image; the table lives in the queue's own database. Run
-as a program it is a server that does the same, one POST a job.
+It reaches the pods as a ConfigMap beside the bundled worker image; the table lives in the queue's own database, or in
+that which LEDGER_DSN names. Run as a program it is a server that does the same, one POST a job.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ _pools: list[asyncpg.Pool] = []
 
 async def _pool() -> asyncpg.Pool:
     if not _pools:
-        uri = Path(os.environ["SERVICE_BINDING_ROOT"], "queue", "uri")
-        _pools.append(await asyncpg.create_pool(await asyncio.to_thread(uri.read_text), min_size=0, max_size=2))
+        dsn = os.environ.get("LEDGER_DSN")
+        if dsn is None:
+            dsn = await asyncio.to_thread(Path(os.environ["SERVICE_BINDING_ROOT"], "queue", "uri").read_text)
+        _pools.append(await asyncpg.create_pool(dsn, min_size=0, max_size=2))
     return _pools[0]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -18,6 +19,8 @@ from support.in_cluster import (
     forwarded_postgres,
     job_queue,
     restricted_namespace,
+    sqs_queue,
+    start_elasticmq,
     start_postgres,
     start_redis,
     worker_pool,
@@ -25,7 +28,7 @@ from support.in_cluster import (
 from support.kubectl import Kubectl, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from headrace import NewJob
 
@@ -40,6 +43,8 @@ _APP = {
     "metadata": {"name": "ledger"},
     "data": {"ledger.py": Path(__file__).with_name("ledger.py").read_text()},
 }
+LEDGER_DSN = {"name": "LEDGER_DSN", "valueFrom": {"secretKeyRef": {"name": "postgres", "key": "dsn"}}}
+"""For a pool whose queue is in no database: where the ledger is."""
 # Fifty millicores, so that a pool of ten fits on a machine of two cores.
 _RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 
@@ -76,7 +81,23 @@ class Stage:
         self.kubectl.apply(job_queue(name, **spec))
         self.kubectl.run("wait", f"jobqueue/{name}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
 
-    def apply_pool(self, name: str = POOL, *, queue: str = QUEUE, **spec: Any) -> None:
+    def apply_sqs_queue(self, name: str = QUEUE, **spec: Any) -> None:
+        """A JobQueue on an ElasticMQ of the namespace, waited for until it is ready."""
+        start_elasticmq(self.kubectl)
+        self.kubectl.apply(sqs_queue(name, **spec))
+        self.kubectl.run("wait", f"jobqueue/{name}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70)
+
+    def enqueue_into_sqs(self, count: int, *, seconds: float, queue: str = QUEUE) -> list[str]:
+        """As `enqueue`, into a queue of `apply_sqs_queue`."""
+        place = self.kubectl.get("jobqueue", queue)["status"]["awsSqs"]["queueUrl"]
+        path = urlsplit(place).path
+        with self.kubectl.port_forward("service/elasticmq", 9324) as port:
+            url = f"sqs+http://127.0.0.1:{port}{path}?region=eu-central-1"
+            return _enqueued(_jobs(count, seconds), url, queue, access_key_id="any", secret_access_key="any")
+
+    def apply_pool(
+        self, name: str = POOL, *, queue: str = QUEUE, environment: Sequence[Mapping[str, Any]] = (), **spec: Any
+    ) -> None:
         """A JobWorkerPool that runs the ledger app from a ConfigMap, beside the bundled image."""
         template = {
             "spec": {
@@ -84,7 +105,7 @@ class Stage:
                 "containers": [
                     {
                         "name": "worker",
-                        "env": [{"name": "PYTHONPATH", "value": "/app"}],
+                        "env": [{"name": "PYTHONPATH", "value": "/app"}, *environment],
                         "volumeMounts": [{"name": "app", "mountPath": "/app"}],
                         "resources": _RESOURCES,
                     }
@@ -132,18 +153,12 @@ class Stage:
 
     def enqueue(self, count: int, *, seconds: float, queue: str = QUEUE) -> list[str]:
         """Enqueue jobs that sleep so long, from this machine."""
-        return self._enqueue([new_job("work", {"seconds": seconds}) for _ in range(count)], queue)
+        return _enqueued(_jobs(count, seconds), self.dsn, queue)
 
     def enqueue_keys(self, keys: Sequence[str], *, seconds: float) -> list[str]:
         """Enqueue a job for each idempotency key."""
-        return self._enqueue([new_job("work", {"seconds": seconds}, idempotency_key=key) for key in keys], QUEUE)
-
-    def _enqueue(self, jobs: Sequence[NewJob], queue: str) -> list[str]:
-        async def enqueue() -> list[str]:
-            async with from_url(self.dsn, queue) as opened:
-                return [enqueued.id for enqueued in await opened.enqueue(jobs)]
-
-        return asyncio.run(enqueue())
+        jobs = [new_job("work", {"seconds": seconds}, idempotency_key=key) for key in keys]
+        return _enqueued(jobs, self.dsn, QUEUE)
 
     def sql(self, query: str, *arguments: object) -> list[Any]:
         """Ask the database."""
@@ -229,6 +244,18 @@ class Stage:
             within_seconds=within_seconds,
             what=f"{replicas} replicas",
         )
+
+
+def _jobs(count: int, seconds: float) -> list[NewJob]:
+    return [new_job("work", {"seconds": seconds}) for _ in range(count)]
+
+
+def _enqueued(jobs: Sequence[NewJob], url: str, queue: str, **options: str) -> list[str]:
+    async def enqueue() -> list[str]:
+        async with from_url(url, queue, **options) as opened:
+            return [enqueued.id for enqueued in await opened.enqueue(jobs)]
+
+    return asyncio.run(enqueue())
 
 
 @contextmanager
