@@ -68,6 +68,8 @@ class MemoryCluster:
         self.apply_failures: dict[str, OperatorError] = {}
         """By kind: what the API server answers to an apply."""
         self.secrets_read: list[ObjectKey] = []
+        self.got: list[tuple[str, ObjectKey]] = []
+        """What was asked for by name: kind and key."""
         self.finalizer_failures = 0
         """How many writes of a finalizer meet somebody else's."""
         self.worker_pods: list[WorkerPod] = []
@@ -87,6 +89,11 @@ class MemoryCluster:
         """An object as it stands."""
         return self._objects.get((kind, key))
 
+    @property
+    def requests(self) -> int:
+        """How often the API was asked for anything."""
+        return len(self.journal) + len(self.events) + len(self.secrets_read) + len(self.got)
+
     async def identity(self) -> str:
         return "here"
 
@@ -98,6 +105,7 @@ class MemoryCluster:
         return None if data is None else SecretContent(version=_version_of(data), data=dict(data))
 
     async def get(self, api_version: str, kind: str, key: ObjectKey) -> Manifest | None:
+        self.got.append((kind, key))
         return copy.deepcopy(self._objects.get((kind, key)))
 
     async def apply(self, manifest: Mapping[str, Any]) -> Manifest:

@@ -190,6 +190,10 @@ class TransientError(OperatorError):
         """How long whoever refused has asked to be left alone; None where it has not."""
 
 
+class AwaitedError(TransientError):
+    """Heals by what asks for a look by itself: a Secret that comes, a queue that gets ready. Tried rarely, so."""
+
+
 class RefusedError(OperatorError):
     """The object itself must change (or its rival go): tried at once when it does, and every few minutes else."""
 
@@ -200,3 +204,10 @@ class PassingError(TransientError):
 
 class ConflictError(PassingError):
     """Somebody else wrote first; read again."""
+
+
+def awaited(failure: OperatorError) -> OperatorError:
+    """The failure, of which something else tells when it may have healed."""
+    if isinstance(failure, TransientError) and not isinstance(failure, PassingError):
+        return AwaitedError(failure.reason, failure.message)
+    return failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_operator.core.model import TransientError
+from headrace_operator.core.model import AwaitedError
 
 
 def check_redis_url(secret: bytes, where: str) -> None:
@@ -15,11 +15,11 @@ def check_redis_url(secret: bytes, where: str) -> None:
 
     Raises
     ------
-    TransientError
+    AwaitedError
         ``InvalidConnection``; the Secret may be mended at any time.
     """
     if not secret.strip().startswith((b"redis://", b"rediss://")):
-        raise TransientError(
+        raise AwaitedError(
             "InvalidConnection",
             f"{where} holds no URL of a Redis: it must look like redis://user:password@host:6379/0, or rediss://…",
         )

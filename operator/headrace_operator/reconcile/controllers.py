@@ -144,6 +144,7 @@ class Controllers:
             gate=self.gate,
             wake=self._work[QUEUE_KIND].add,
             wake_pools=self._wake_pools,
+            look_within=self._work[QUEUE_KIND].add_within,
             as_seen_from_here=as_seen_from_here,
         )
         pools = PoolReconciler(
@@ -203,9 +204,8 @@ class Controllers:
                 seconds = await (self._look if self.gate.is_open else self._stand_by)[kind](key)
             except OperatorError as error:
                 if not isinstance(error, PassingError):
-                    secrets().judge(user, will_do=False)
+                    secrets().doubt(user)
                 raise
-            secrets().judge(user, will_do=True)
             if self.objects.get(kind, key) is None:
                 return seconds
             # At different times, whatever was looked at together.

@@ -53,6 +53,8 @@ class PoolDecisions:
         self._reporter = reporter
         self._clock = clock
         self._started_at = clock.now()
+        self._others: dict[ObjectKey, tuple[Manifest, JobWorkerPool | None]] = {}
+        """Pools that share a queue with others: the manifest, and what was read in it."""
 
     def seconds_to_first_readings(self, pool: JobWorkerPool) -> float | None:
         """How long it may take yet, after a start, until all queues of the pool have been read; None: no longer."""
@@ -85,12 +87,23 @@ class PoolDecisions:
 
     def _share(self, pool: JobWorkerPool, queue: ObjectKey) -> Fraction:
         """What part of the queue's load is the pool's. A pool whose spec is wrong takes none."""
-        others = []
-        for key in self._objects.pools_of(queue):
-            if key != pool.key:
-                with suppress(RefusedError):
-                    others.append(parse(self._objects.get(POOL_KIND, key) or {}, JobWorkerPool))
-        return share(pool, others)
+        others = (self._other(key) for key in self._objects.pools_of(queue) if key != pool.key)
+        return share(pool, [other for other in others if other is not None])
+
+    def _other(self, key: ObjectKey) -> JobWorkerPool | None:
+        """Another pool of the queue, read once a version: a hundred on a queue would read each other with each look."""
+        manifest = self._objects.get(POOL_KIND, key) or {}
+        known = self._others.get(key)
+        if known is None or known[0] is not manifest:
+            pool = None
+            with suppress(RefusedError):
+                pool = parse(manifest, JobWorkerPool)
+            known = self._others[key] = manifest, pool
+        return known[1]
+
+    def forget(self, pool: ObjectKey) -> None:
+        """The pool is gone."""
+        self._others.pop(pool, None)
 
     def decide(self, pool: JobWorkerPool, deployment: Manifest | None, seen: Sequence[SeenQueue]) -> Decision:
         """Decide, and remember what the next decision needs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 LONGEST_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 15.0
 """What the object itself must mend is tried again at once when it changes; a rival may go meanwhile."""
+
+_SOONER = (0.75, 1.0)
+"""Of the time until what failed is tried again."""
 
 _LONGEST_DOUBT_SECONDS = 300.0
 """What can't be read, and is as wanted all the same, is made sure of after pauses that grow to this."""
@@ -284,7 +288,9 @@ class LongWork:
             )
             return
         errand.failures += 1
-        seconds = min(2.0 ** min(errand.failures - 1, 10), LONGEST_RETRY_SECONDS)
+        # A hundred databases that went away together are not tried together for ever.
+        sooner = random.uniform(*_SOONER)  # noqa: S311
+        seconds = min(2.0 ** min(errand.failures - 1, 10), LONGEST_RETRY_SECONDS) * sooner
         if isinstance(failure, RefusedError):
             seconds = REFUSED_RETRY_SECONDS
         elif isinstance(failure, TransientError) and failure.retry_after_seconds is not None:

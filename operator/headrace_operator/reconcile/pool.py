@@ -16,11 +16,11 @@ from headrace_operator.core.limits import pool_refusal
 from headrace_operator.core.model import (
     GROUP,
     VERSION,
+    AwaitedError,
     EventType,
     ObjectKey,
     OperatorError,
     RefusedError,
-    TransientError,
 )
 from headrace_operator.core.pool_status import (
     NOT_COMING_UP,
@@ -171,7 +171,8 @@ class PoolReconciler:
         if not queues and steps.told(Step.QUEUE) is None:
             # The API is away for a moment: whether there is a queue is not known.
             steps.raise_first()
-        if self._owned.deployment(pool) is None:
+        if self._owned.deployment(pool) is None and queues and all(_is_bound(queue.manifest) for queue in queues):
+            # There is something to be made for it.
             await self._reporter.require_existence(manifest)
         seen, sampling_failure = self._decisions.see(pool)
         decision = self._decisions.decide(pool, self._owned.deployment(pool), seen)
@@ -273,6 +274,7 @@ class PoolReconciler:
 
     def _forget(self, key: ObjectKey) -> None:
         self._observations.forget_pool(key)
+        self._decisions.forget(key)
         self._signals_told.pop(key, None)
         self._owned.forget(key)
         self._steps.forget(key)
@@ -311,9 +313,9 @@ def _queue_failure(queue_manifest: Manifest) -> OperatorError | None:
     if ready is None:
         return _queue_pending(name)
     if ready["status"] != "True":
-        return TransientError("QueueNotReady", f"JobQueue {name}: {ready['reason']}: {ready['message']}")
+        return AwaitedError("QueueNotReady", f"JobQueue {name}: {ready['reason']}: {ready['message']}")
     return None
 
 
 def _queue_pending(name: str) -> OperatorError:
-    return TransientError(QUEUE_PENDING, f"JobQueue {name} is being provisioned")
+    return AwaitedError(QUEUE_PENDING, f"JobQueue {name} is being provisioned")

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from headrace_operator.core import conditions
 from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.limits import queue_refusal
-from headrace_operator.core.model import QUEUE_FINALIZER, EventType, OperatorError, PassingError, TransientError
+from headrace_operator.core.model import (
+    QUEUE_FINALIZER,
+    EventType,
+    OperatorError,
+    PassingError,
+    TransientError,
+    awaited,
+)
 from headrace_operator.core.provider import QueueOwner, provider_of
 from headrace_operator.core.queue_status import (
     QueueFacts,
@@ -34,6 +41,7 @@ from headrace_operator.reconcile.secrets import SecretUser
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from headrace_operator.core.binding import QueueBinding
     from headrace_operator.core.model import ObjectKey
@@ -52,6 +60,8 @@ ROUND_SECONDS = 30.0
 WORKING_ROUND_SECONDS = 5.0
 """When one is looked at whose place has begun to be made or adjusted; the end of that wakes it, too."""
 
+FOUND_STANDS = timedelta(seconds=60)
+"""An object that the API has shown to be there is taken to be there for so long, unless the watch shows its end."""
 
 BRIEFLY = timedelta(seconds=1)
 """What takes no longer is not worth a word in the status."""
@@ -68,6 +78,8 @@ class QueueReconciler:
         Called with a queue that should be looked at, since something of it has changed that no watch shows.
     wake_pools
         Called with a queue whose pools should be looked at, since what they depend on has changed.
+    look_within
+        Called with a queue and after how many seconds to look at it again at the latest, even if this look fails.
     as_seen_from_here
         Turns the name of a host that means something to the pods of a namespace into what means the same here.
     """
@@ -84,6 +96,7 @@ class QueueReconciler:
         gate: Gate,
         wake: Callable[[ObjectKey], None],
         wake_pools: Callable[[ObjectKey], None],
+        look_within: Callable[[ObjectKey, float], None],
         as_seen_from_here: Callable[[str, str], str] = seen_from_elsewhere,
     ) -> None:
         self._cluster = cluster
@@ -93,6 +106,7 @@ class QueueReconciler:
         self._objects = objects
         self._clock = clock
         self._wake_pools = wake_pools
+        self._look_within = look_within
         self._as_seen_from_here = as_seen_from_here
         self._reporter = Reporter(cluster, objects, clock)
         self._long_work = LongWork(providers, clock, wake, gate)
@@ -107,6 +121,8 @@ class QueueReconciler:
         )
         self._followed = FollowedPlaces(sampling, clock, wake_pools)
         self._uids: dict[ObjectKey, str] = {}
+        self._found_at: dict[ObjectKey, datetime] = {}
+        """When the API itself has said that the object is there."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What takes long goes on inside the block."""
@@ -153,12 +169,20 @@ class QueueReconciler:
             return seconds if is_told else min(seconds, WORKING_ROUND_SECONDS)
         problem = facts.failure or reading_failure(facts, self._clock.now())
         if problem is not None:
-            raise problem
+            raise self._awaited(key, problem, of_reading=facts.failure is None)
         sample = None if facts.reading is None else facts.reading.current
         if sample is None or sample.depth.ready or seconds < ROUND_SECONDS:
             # A first reading is awaited, jobs wait and grow older, or there are numbers to write.
             return seconds
         return self._long_work.due_seconds(key)
+
+    def _awaited(self, key: ObjectKey, problem: OperatorError, *, of_reading: bool) -> OperatorError:
+        """The problem, tried again when its errand is and not before; with one that sampling tells of likewise."""
+        errand, due_seconds = self._long_work.known(key), self._long_work.due_seconds(key)
+        if due_seconds is None or not (of_reading or (errand is not None and errand.failure is problem)):
+            return problem
+        self._look_within(key, due_seconds)
+        return awaited(problem)
 
     async def stand_by(self, key: ObjectKey) -> float | None:
         """Have the depth of a JobQueue read that another process looks after; returns when to look again.
@@ -193,8 +217,12 @@ class QueueReconciler:
         if refusal := queue_refusal(queue, provider.limits):
             raise refusal
         secrets = await self._read(queue, provider.secrets(queue))
-        place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
-        binding = provider.binding(queue, secrets, queue.found)
+        try:
+            place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
+            binding = provider.binding(queue, secrets, queue.found)
+        except OperatorError as failure:
+            # It is for the spec or a Secret to mend, and both ask for a look when they change.
+            raise awaited(failure) from None
         is_new_to_us = facts.was_in_order and self._followed.get(queue.key) is None
         if is_new_to_us and binding is not None and await self._bindings.is_there(queue, binding):
             # We have just started, and all is as it was: its depth need not wait for its turn to be made sure of.
@@ -208,7 +236,7 @@ class QueueReconciler:
         elif reading is not None:
             self._long_work.trust(queue.key)
         if self._long_work.is_due(queue.key, order):
-            await self._reporter.require_existence(manifest)
+            await self._require_existence(manifest)
         errand = self._long_work.ask(queue.key, order)
         facts = replace(facts, label=place.label)
         if errand.work is not None:
@@ -225,6 +253,14 @@ class QueueReconciler:
         told_by_depth = provider.findings(provisioned.status, None if sample is None else sample.depth)
         findings = {finding.reason: finding for finding in [*provisioned.findings, *told_by_depth]}
         return replace(facts, findings=list(findings.values()))
+
+    async def _require_existence(self, manifest: Manifest) -> None:
+        """See that the object is still there; but once a minute will do, however often its place is tried in vain."""
+        key, now = key_of(manifest), self._clock.now()
+        seen_at = self._found_at.get(key)
+        if seen_at is None or now - seen_at >= FOUND_STANDS:
+            await self._reporter.require_existence(manifest)
+            self._found_at[key] = now
 
     async def _bind(self, queue: JobQueue, manifest: Manifest, binding: QueueBinding, errand: Errand) -> dict[str, Any]:
         """Make known what was provisioned; returns what the status says of it."""
@@ -281,10 +317,8 @@ class QueueReconciler:
         if is_due and sample is not None:
             status |= queue_numbers(sample)
             due_seconds = None
-        was_ready = conditions.is_true(conditions_of(manifest), conditions.READY)
         written = await self._reporter.write_status(manifest, changes, status)
-        is_ready = conditions.is_true(conditions_of(written), conditions.READY)
-        if (was_ready, _binding(manifest)) != (is_ready, _binding(written)):
+        if _shown_to_pools(manifest) != _shown_to_pools(written):
             self._wake_pools(key_of(manifest))
         return ROUND_SECONDS if due_seconds is None else min(due_seconds, ROUND_SECONDS)
 
@@ -306,8 +340,13 @@ class QueueReconciler:
         self._removal.forget(key)
         self._followed.forget(key)
         self._uids.pop(key, None)
+        self._found_at.pop(key, None)
         self._wake_pools(key)
 
 
-def _binding(manifest: Manifest) -> Any:
-    return (manifest.get("status") or {}).get("binding")
+def _shown_to_pools(manifest: Manifest) -> Any:
+    """What pools read of the queue's status: its binding, and why it can't be used."""
+    ready = conditions.find(conditions_of(manifest), conditions.READY)
+    is_ready = ready is not None and ready["status"] == "True"
+    why = None if ready is None or is_ready else (ready["reason"], ready["message"])
+    return (manifest.get("status") or {}).get("binding"), is_ready, why

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from headrace_operator.core.model import ObjectKey, OperatorError, TransientError
+from headrace_operator.core.model import AwaitedError, ObjectKey, OperatorError
 from headrace_operator.core.provider import SecretKey
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ REMEMBERED = timedelta(seconds=57)
 DOUBTED = timedelta(seconds=5)
 """As long is remembered at first what won't do (a Secret is missing, a password is refused), and twice as long each
 time: it is likely to be mended soon."""
+
+_DOUBT_STANDS = 2 * REMEMBERED
 
 _SOONER = (0.75, 1.0)
 """Of these times; at random, so that what was read together is not read together for ever."""
@@ -78,11 +80,17 @@ class _Remembered:
     """None where there is no such Secret."""
     read_at: datetime | None = None
     due_at: datetime | None = None
-    is_doubted: bool = False
-    """Whether what it holds did not do for somebody who has read it."""
+    doubted_at: datetime | None = None
+    """When what it holds did not do for somebody the last time. It stands for a while, whatever somebody else makes of
+    the Secret meanwhile: those who try in vain every few seconds would have it read anew each time."""
     wanting: int = 0
     """How many times in a row it was read, and would not do."""
     reading: asyncio.Task[None] | None = None
+
+    @property
+    def patience(self) -> timedelta:
+        """How long to wait before what won't do is read again."""
+        return min(DOUBTED * 2.0 ** min(self.wanting, 8), REMEMBERED)
 
 
 class Secrets:
@@ -113,8 +121,8 @@ class Secrets:
 
         Raises
         ------
-        TransientError
-            ``SecretNotFound`` or ``SecretKeyMissing``: what is missing may come.
+        AwaitedError
+            ``SecretNotFound`` or ``SecretKeyMissing``: what is missing may come, and then the user is told.
         """
         value = await self.find(user, SecretKey(name, key), refresh=refresh)
         assert value is not None, "it is not optional"
@@ -135,7 +143,7 @@ class Secrets:
             entry.keys.add(wanted.key)
             await self._read(secret, entry)
         if entry.version is None:
-            raise TransientError(
+            raise AwaitedError(
                 "SecretNotFound",
                 f"namespace {secret.namespace} has no Secret {wanted.name}: create it, or name another one",
             )
@@ -144,18 +152,18 @@ class Secrets:
             return SecretValue(content, entry.version)
         if wanted.is_optional:
             return None
-        raise TransientError(
+        raise AwaitedError(
             "SecretKeyMissing",
             f"Secret {wanted.name} has no key {wanted.key} with a value: add it, or name another key",
         )
 
-    def judge(self, user: SecretUser, *, will_do: bool) -> None:
-        """What the user has read did do, or may be the reason why something else did not."""
+    def doubt(self, user: SecretUser) -> None:
+        """What the user has read may be the reason why something did not do."""
         for secret in self._used.get(user, ()):
             entry = self._remembered[secret]
-            if entry.due_at is not None and not will_do and not entry.is_doubted:
-                entry.due_at = min(entry.due_at, self._clock.now() + DOUBTED)
-            entry.is_doubted = not will_do
+            entry.doubted_at = now = self._clock.now()
+            if entry.due_at is not None:
+                entry.due_at = min(entry.due_at, now + entry.patience)
 
     def forget(self, user: SecretUser) -> None:
         """The user is gone."""
@@ -216,9 +224,10 @@ class Secrets:
         is_change, is_first = entry.version != version, entry.read_at is None
         entry.version = version
         entry.values = {} if found is None else {key: found.data[key] for key in entry.keys if key in found.data}
-        will_do = not entry.is_doubted and all(entry.values.get(key) for key in entry.keys - entry.optional)
+        is_doubted = entry.doubted_at is not None and asked_at - entry.doubted_at < _DOUBT_STANDS
+        will_do = not is_doubted and all(entry.values.get(key) for key in entry.keys - entry.optional)
         entry.wanting = 0 if will_do or is_change else entry.wanting + 1
-        patience = REMEMBERED if will_do else min(DOUBTED * 2 ** min(entry.wanting, 8), REMEMBERED)
+        patience = REMEMBERED if will_do else entry.patience
         entry.read_at, entry.due_at = asked_at, asked_at + patience * random.uniform(*_SOONER)  # noqa: S311
         if is_change and not is_first:
             for user in list(entry.users):

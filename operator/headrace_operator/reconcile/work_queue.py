@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from headrace_operator.core.model import PassingError, RefusedError
+from headrace_operator.core.model import AwaitedError, PassingError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -51,7 +51,7 @@ class WorkQueueOptions:
     backoff: Backoff = field(default_factory=Backoff)
     """Short at its longest, so that what was mended heals soon."""
     refused_backoff: Backoff = field(default_factory=lambda: Backoff(longest_seconds=300.0))
-    """For what heals by a change that is shown to us (`RefusedError`), and by little else."""
+    """For what heals by a change that is shown to us (`RefusedError`, `AwaitedError`), and by little else."""
     spread: float = 0.1
     """By what part waits after failures differ, either way, so that those who failed together don't come together."""
 
@@ -200,7 +200,8 @@ class WorkQueue(Generic[Key]):
     def _patience_seconds(self, error: Exception, failures: int) -> float:
         """The wait after the `failures`-th failure in a row."""
         options = self._options
-        backoff = options.refused_backoff if isinstance(error, RefusedError) else options.backoff
+        is_shown = isinstance(error, RefusedError | AwaitedError)
+        backoff = options.refused_backoff if is_shown else options.backoff
         least = (error.retry_after_seconds or 0.0) if isinstance(error, PassingError) else 0.0
         spread = random.uniform(1 - options.spread, 1 + options.spread)  # noqa: S311 - nobody guesses it
         return max(least, backoff.delay_seconds(failures) * spread)

@@ -126,6 +126,7 @@ async def test_a_job_queue_is_made_bound_and_removed_by_it(providers: Providers)
         gate=gate,
         wake=lambda _: None,
         wake_pools=lambda _: None,
+        look_within=lambda *_: None,
     )
     cluster.secrets[ObjectKey("shop", "disk")] = {"dsn": b"postgresql://u:p@drive/shop"}
     cluster.put(manifest())

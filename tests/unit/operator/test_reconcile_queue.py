@@ -60,6 +60,7 @@ class Scene:
         """An operator that knows of nothing yet."""
         self.gate = Gate()
         self.own_wakes: list[ObjectKey] = []
+        self.due_seconds: list[float] = []
         self.reconciler = QueueReconciler(
             cluster=self.cluster,
             secrets=Secrets(self.cluster, self.clock),
@@ -70,6 +71,7 @@ class Scene:
             gate=self.gate,
             wake=self.own_wakes.append,
             wake_pools=self.woken.append,
+            look_within=lambda _, seconds: self.due_seconds.append(seconds),
         )
 
     async def look(self, *, seconds: float = 5) -> None:

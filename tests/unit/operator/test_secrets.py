@@ -190,7 +190,7 @@ def test_one_that_will_not_do_is_read_again_soon_and_less_and_less_often(scene: 
         async with scene.secrets.watching():
             moments = []
             for second in range(300):
-                scene.secrets.judge(MAIL, will_do=False)
+                scene.secrets.doubt(MAIL)
                 before = scene.reads
                 scene.clock.move(1)
                 await asyncio.sleep(1)
@@ -199,6 +199,44 @@ def test_one_that_will_not_do_is_read_again_soon_and_less_and_less_often(scene: 
             assert moments[0] <= 6
             assert moments[1] - moments[0] <= 11
             assert 43 <= moments[-1] - moments[-2] <= 58
+
+    run_jumping(story())
+
+
+def test_whoever_fails_now_and_then_has_it_read_once_a_minute_in_the_end(scene: Scene) -> None:
+    async def story() -> None:
+        await scene.read(MAIL)
+        async with scene.secrets.watching():
+            for second in range(600):
+                if second == 300:
+                    before = scene.reads
+                if second % 15 == 0:
+                    scene.secrets.doubt(MAIL)
+                scene.clock.move(1)
+                await asyncio.sleep(1)
+            assert scene.reads - before <= 7
+
+    run_jumping(story())
+
+
+def test_what_will_not_do_after_a_change_is_read_again_soon(scene: Scene) -> None:
+    async def story() -> None:
+        await scene.read(MAIL)
+        async with scene.secrets.watching():
+            for second in range(300):
+                scene.secrets.doubt(MAIL)
+                if second == 230:
+                    scene.put(b"wrong, too")
+                scene.clock.move(1)
+                await asyncio.sleep(1)
+                if scene.told:
+                    break
+            before = scene.reads
+            for _ in range(6):
+                scene.secrets.doubt(MAIL)
+                scene.clock.move(1)
+                await asyncio.sleep(1)
+            assert scene.reads > before
 
     run_jumping(story())
 
