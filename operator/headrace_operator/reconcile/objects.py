@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headrace_operator.core.lean import lean
 from headrace_operator.core.model import ObjectKey
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ObjectStore:
 
         A status is none, and neither is what a write of our own has brought about.
         """
+        manifest = lean(manifest)
         place = _place(manifest)
         known = self._objects.get(place)
         if known is None or _version(manifest) >= _version(known):
@@ -90,6 +92,7 @@ class ObjectStore:
             return
         if _version(manifest) <= _version(known):
             return
+        manifest = lean(manifest)
         if guarded and self._noticed.get(place) == _traits(known):
             self._noticed[place] = _traits(manifest)
         self._put(place, manifest)
