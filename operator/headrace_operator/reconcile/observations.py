@@ -81,13 +81,14 @@ class Observations:
         _forget(self._pools, pool)
 
     def fresh_samples(self) -> dict[ObjectKey, Sample]:
-        """The samples that are fit for others to act on."""
-        everywhere = (self._fresh_samples(readings) for readings in self._readings.values())
+        """The samples that are fit for others to act on. Any thread may ask."""
+        everywhere = (self._fresh_samples(readings) for readings in list(self._readings.values()))
         return {queue: sample for samples in everywhere for queue, sample in samples.items()}
 
     def _fresh_samples(self, readings: Mapping[ObjectKey, Reading]) -> dict[ObjectKey, Sample]:
         now = self._clock.now()
-        samples = ((queue, reading.sample) for queue, reading in readings.items())
+        # Of a copy, which is made at once: what is read meanwhile is written into the original.
+        samples = ((queue, reading.sample) for queue, reading in list(readings.items()))
         return {
             queue: sample
             for queue, sample in samples
