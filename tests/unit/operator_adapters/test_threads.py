@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.threads import MOST_LOOKUPS, LoopThreads
+from headrace_operator.threads import MOST_FAILING_LOOKUPS, MOST_LOOKUPS, LoopThreads
 
 
 class Resolver:
@@ -76,6 +76,25 @@ async def test_where_too_many_are_waited_for_a_further_one_fails_at_once(resolve
     resolver.over.set()
     await asyncio.wait(waiting)
     assert await resolve("healthy")
+
+
+async def test_names_that_failed_before_leave_room_for_those_that_can_be_resolved(resolver: Resolver) -> None:
+    dead = [f"dead-{number}" for number in range(2 * MOST_LOOKUPS)]
+    resolver.over.set()
+    for name in dead:
+        with pytest.raises(socket.gaierror):
+            await resolve(name)
+    resolver.over.clear()
+    waiting = [asyncio.create_task(resolve(name)) for name in dead]
+    await asyncio.sleep(0)
+    assert await resolve("healthy")
+    refused = asyncio.as_completed(waiting)
+    for _ in range(len(dead) - MOST_FAILING_LOOKUPS):
+        with pytest.raises(socket.gaierror, match="just now"):
+            await next(refused)
+    assert sum(not task.done() for task in waiting) == MOST_FAILING_LOOKUPS
+    resolver.over.set()
+    await asyncio.gather(*waiting, *refused, return_exceptions=True)
 
 
 async def test_what_else_is_done_in_threads_is_done_as_ever(resolver: Resolver) -> None:
