@@ -9,7 +9,7 @@ import os
 import sys
 
 from benchmarks.places import BUILD, ROOT
-from operator_bench.page import as_json, as_lines, as_page
+from operator_bench.page import GROWTH, as_json, as_lines, as_page
 from operator_bench.scenarios import SCENARIOS
 from support.postgres import PostgresNotFoundError
 from support.signals import end_orderly_on_sigterm
@@ -31,11 +31,13 @@ def main() -> int:
 async def _run(size: int, only: list[str]) -> int:
     results = {}
     for scenario in SCENARIOS:
-        if only and scenario.id not in only:
+        if scenario.id not in only if only else scenario.is_extra:
             continue
         print(f"{scenario.title}: {size} queues and pools", flush=True)
         results[scenario.title] = await scenario.measure(size, lambda words: print(f"  … {words}", flush=True))
         print(*as_lines(results[scenario.title]), sep="\n", flush=True)
+        if scenario.is_extra:
+            GROWTH.write_text(json.dumps(as_json({scenario.title: results[scenario.title]}), indent=2) + "\n")
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "operator.json").write_text(json.dumps(as_json(results), indent=2))
     if not only:

@@ -1,13 +1,19 @@
-"""What is said of the operator's figures: the page, and the list for machines. Pure."""
+"""What is said of the operator's figures: the page, and the list for machines."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from operator_bench.figures import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from operator_bench.scenarios import Figure
+GROWTH = Path(__file__).with_name("growth.json")
+"""What growing has shown the last time that it was measured."""
 
 _INTRODUCTION = """\
 # What the operator costs
@@ -38,6 +44,15 @@ nothing else to do. The code is in `tests/operator_bench`; a small form of it th
 part of `make test`.
 """
 
+_ON_GROWTH = """\
+Idle pairs on one DSN, made by 16 clients at once instead of `kubectl`, more and more of them on one stage
+(`make bench-operator ONLY=growth SIZE=5000`). Waits are those of somebody who asks for `/healthz` ten times a second:
+for so long the event loop was at something else.
+"""
+
+_WHAT_BREAKS_FIRST = """\
+"""
+
 _KEDA = """\
 ## Beside KEDA
 
@@ -61,23 +76,24 @@ def as_page(results: Mapping[str, Sequence[Figure]], *, size: int, machine: str)
     """The page of a whole run."""
     parts = [_INTRODUCTION.format(size=size, machine=machine)]
     parts += [f"## {title}\n\n{_table(figures)}" for title, figures in results.items()]
+    grown = json.loads(GROWTH.read_text()) if GROWTH.exists() else {}
+    for title, values in grown.items():
+        figures = [Figure(**value) for value in values]
+        parts.append(f"## {title}\n\n{_ON_GROWTH}\n{_by_column(figures)}\n{_WHAT_BREAKS_FIRST}")
     return "\n".join([*parts, _KEDA, _METHOD])
 
 
 def as_lines(figures: Sequence[Figure]) -> list[str]:
     """For people who wait."""
-    return [f"  {figure.name}: {_value(figure.value, figure.unit)}{_verdict(figure)}" for figure in figures]
+    return [
+        f"  {figure.column or ''} {figure.name}: {_value(figure.value, figure.unit)}{_verdict(figure)}"
+        for figure in figures
+    ]
 
 
 def as_json(results: Mapping[str, Sequence[Figure]]) -> dict[str, Any]:
     """For machines."""
-    return {
-        title: [
-            {"name": figure.name, "value": figure.value, "unit": figure.unit, "wanted": figure.wanted}
-            for figure in figures
-        ]
-        for title, figures in results.items()
-    }
+    return {title: [asdict(figure) for figure in figures] for title, figures in results.items()}
 
 
 def _table(figures: Sequence[Figure]) -> str:
@@ -87,6 +103,16 @@ def _table(figures: Sequence[Figure]) -> str:
         for figure in figures
     ]
     return "\n".join(["| | measured | wanted at most |", "|---|---|---|", *rows, ""])
+
+
+def _by_column(figures: Sequence[Figure]) -> str:
+    """A column for each size."""
+    columns = list(dict.fromkeys(figure.column or "" for figure in figures))
+    rows: dict[str, dict[str, str]] = {}
+    for figure in figures:
+        rows.setdefault(figure.name, {})[figure.column or ""] = _value(figure.value, figure.unit)
+    lines = [f"| {name} | {' | '.join(values[column] for column in columns)} |" for name, values in rows.items()]
+    return "\n".join([f"| pairs | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", *lines, ""])
 
 
 def _verdict(figure: Figure) -> str:

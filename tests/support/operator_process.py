@@ -116,9 +116,10 @@ class OperatorProcess:
             return False
         return True
 
-    def get(self, path: str) -> str:
+    def get(self, path: str, *, timeout_seconds: float = 5) -> str:
         """An endpoint's answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.listen_port}{path}", timeout=5) as response:
+        url = f"http://127.0.0.1:{self.listen_port}{path}"
+        with urllib.request.urlopen(url, timeout=timeout_seconds) as response:
             content: bytes = response.read()
             return content.decode()
 
