@@ -67,7 +67,8 @@ class SqsQueueProvisioner:
 
     async def _at(self, place: SqsPlace, progress: Callable[[str], None]) -> SqsProvisioner:
         client = await self._open.enter_async_context(shared_client(client_place(place.backend)))
-        return SqsProvisioner(client, region=place.backend.region, recent=self._recent, progress=progress)
+        recent = self._recent.within(place.backend.endpoint_url)
+        return SqsProvisioner(client, region=place.backend.region, recent=recent, progress=progress)
 
 
 def _spec(place: SqsPlace, rest: Mapping[str, Any]) -> SqsQueueSpec:

@@ -48,7 +48,7 @@ async def usable(
     if region and theirs and theirs != region:
         raise SqsSpecError(field, f"{url} is in {theirs}, and region says {region}: let both say the same")
     ours = await find(client, name)
-    observed = None if ours is None else await look(client, name, url, recent.of(name))
+    observed = None if ours is None else await look(client, name, url, recent)
     if ours is not None and _are_two(account, _parts(field, ours)[0]):
         raise SqsSpecError(
             field,
@@ -74,7 +74,7 @@ async def dead_letter_queue_of(client: SqsClient, queue: Observed, recent: Recen
     *_, account, name = ["", "", *target[0].split(":")]
     *_, of_queue, _ = ["", "", *queue.arn.split(":")]
     url = await find(client, name, account=None if account == of_queue else account)
-    return None if url is None else await look(client, name, url, recent.of(name))
+    return None if url is None else await look(client, name, url, recent)
 
 
 def _parts(field: str, url: str) -> tuple[str, str]:

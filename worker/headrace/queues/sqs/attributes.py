@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 1_048_576
 MAX_RECEIVE_COUNT = 1000
 """The most that a redrive policy takes."""
-MAX_IN_FLIGHT = 120_000
-"""How many messages of a standard queue can be in flight; long polls then bring nothing, and say nothing."""
 
 OPTIONAL = frozenset({"RedriveAllowPolicy", "MaximumMessageSize", "SqsManagedSseEnabled", "DelaySeconds"})
 """What a queue works without, where an endpoint does not know it."""

@@ -31,14 +31,14 @@ _FIELDS = {"Policy": "policy", "KmsMasterKeyId": "kms_key_id"}
 
 async def create(
     client: SqsClient, name: str, attributes: Mapping[str, str], tags: Mapping[str, str]
-) -> dict[str, str] | None:
+) -> tuple[str, dict[str, str]] | None:
     """Make a queue, with its tags in the same call, so that it never belongs to nobody.
 
     Returns
     -------
-    dict[str, str] or None
-        The attributes that it was made with: where some are refused, those that it can't do without. None where there
-        is one of this name by now.
+    tuple[str, dict[str, str]] or None
+        Its URL, and the attributes that it was made with: where some are refused, those that it can't do without. None
+        where there is one of this name by now.
 
     Raises
     ------
@@ -49,7 +49,7 @@ async def create(
     """
     sent = dict(attributes)
     try:
-        await _create(client, name, sent, tags)
+        url = await _create(client, name, sent, tags)
     except SqsError as error:
         if error.code in _IS_THERE:
             return None
@@ -58,7 +58,7 @@ async def create(
         # Which one it was, setting them one by one will tell; what was asked for must be there from the beginning.
         sent = {key: value for key, value in sent.items() if key not in OPTIONAL}
         try:
-            await _create(client, name, sent, tags)
+            url = await _create(client, name, sent, tags)
         except SqsError as again:
             if again.code in _IS_THERE:
                 return None
@@ -66,11 +66,12 @@ async def create(
                 guilty = next((key for key in named if key.lower() in str(again).lower()), named[0])
                 raise SqsSpecError(_FIELDS[guilty], _mend(again)) from None
             raise
-    return sent
+    return url, sent
 
 
-async def _create(client: SqsClient, name: str, attributes: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    await client.call("CreateQueue", {"QueueName": name, "Attributes": dict(attributes), "tags": dict(tags)})
+async def _create(client: SqsClient, name: str, attributes: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    parameters = {"QueueName": name, "Attributes": dict(attributes), "tags": dict(tags)}
+    return str((await client.call("CreateQueue", parameters))["QueueUrl"])
 
 
 async def set_attributes(

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING
 
 from headrace.queues.sqs.attributes import (
-    MAX_IN_FLIGHT,
     MAX_MESSAGE_BYTES,
     max_receive_count,
     redrive_target,
@@ -40,18 +39,6 @@ def of_spec(settings: QueueSettings, spec: SqsQueueSpec) -> Iterator[Finding]:
             message=f"AWS services that the policy lets in (S3, SNS, EventBridge) can't use {_AWS_MANAGED_KEY}: "
             "encrypt with a customer managed key whose policy allows them kms:GenerateDataKey and kms:Decrypt, or with "
             "keys of SQS",
-        )
-
-
-def of_load(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
-    """What SQS says of itself only by silence."""
-    in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", "0"))
-    if in_flight >= MAX_IN_FLIGHT:
-        yield Finding(
-            reason="InFlightLimitReached",
-            message=f"queue {name} has {MAX_IN_FLIGHT:,} jobs in flight, as many as SQS lets it: nothing more is given "
-            "out until some are settled. Jobs that end sooner, or more queues, mend it; receivers that neither delete "
-            "nor release what they get are seen by a number that does not fall",
         )
 
 

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from headrace.queues.sqs import attributes as wanted
-from headrace.queues.sqs import findings
 from headrace.queues.sqs.changing import create, set_attributes, set_tags
 from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS, QueueDeletedRecentlyError, SqsUnavailableError
 from headrace.queues.sqs.observing import find, look
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.observing import Observed
     from headrace.queues.sqs.recent import Recent
-    from headrace.queues.sqs.spec import Finding
 
 # A queue can be used a second after it was made: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
 _PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0)
@@ -45,20 +43,15 @@ class ManagedQueues:
         told = queue.tags
         if owner_in(told) is None:
             # They may be on their way: a rival's would be seen.
-            told = self._recent.of(queue.name).tags.overlaid(told, self._clock())
+            told = self._recent.of(queue.url).tags.overlaid(told, self._clock())
         return check_owned(queue.name, told, owner, adopts_from=adopts_from)
 
     async def there(self, name: str) -> Observed | None:
         """The queue of this name, whosoever it is."""
-        if self.deleted_seconds(name) is not None:
-            # It may still be told as if it were there.
-            return None
         url = await find(self._client, name)
-        return None if url is None else await look(self._client, name, url, self._recent.of(name))
-
-    def deleted_seconds(self, name: str) -> float | None:
-        """How long ago this process deleted it, or heard that it was, while that keeps its name taken."""
-        return self._recent.deleted_seconds(name, self._clock(), at_most=QUEUE_DELETED_SECONDS)
+        if url is None or self._recent.is_going(url, self._clock()):
+            return None
+        return await look(self._client, name, url, self._recent)
 
     async def make(
         self, name: str, attributes: Mapping[str, str], tags: Mapping[str, str], owner: Owner, adopts_from: str
@@ -69,15 +62,16 @@ class ManagedQueues:
             made = await create(self._client, name, wanted.to_create(attributes), tags)
         except QueueDeletedRecentlyError as error:
             raise self._told_when(name, error) from None
-        self._recent.note_made(name)
-        memory = self._recent.of(name)
         if made is not None:
-            memory.attributes.note(made, now)
+            url, attributes = made
+            self._recent.note_made(url)
+            memory = self._recent.of(url)
+            memory.attributes.note(attributes, now)
             memory.tags.note(tags, now)
         queue = await self._shown(name)
         if made is not None and queue.tags == {}:
             # They are on their way, or the endpoint leaves them out where it makes queues.
-            await set_tags(self._client, queue.url, tag_changes({}, tags), memory, now)
+            await set_tags(self._client, queue.url, tag_changes({}, tags), self._recent.of(queue.url), now)
         self.check_owned(queue, owner, adopts_from)
         return queue, made is not None
 
@@ -85,7 +79,7 @@ class ManagedQueues:
         """What was just made, once it can be seen."""
         for pause_seconds in (*_PAUSES_SECONDS, None):
             url = await find(self._client, name)
-            queue = None if url is None else await look(self._client, name, url, self._recent.of(name))
+            queue = None if url is None else await look(self._client, name, url, self._recent)
             if queue is not None:
                 return queue
             if pause_seconds is not None:
@@ -98,13 +92,10 @@ class ManagedQueues:
 
     def _told_when(self, name: str, error: QueueDeletedRecentlyError) -> QueueDeletedRecentlyError:
         """With the time that is left, as far as this process can know it."""
-        now = self._clock()
-        if self.deleted_seconds(name) is None:
-            self._recent.note_deleted(name, now)
-        left = max(1.0, QUEUE_DELETED_SECONDS - (self.deleted_seconds(name) or 0.0))
+        left = max(1.0, self._recent.seconds_until_free(name, self._clock()))
         told = QueueDeletedRecentlyError(
-            f"queue {name} was deleted less than {QUEUE_DELETED_SECONDS:g} s ago, and SQS keeps its name for so long: "
-            f"it is made in {left:.0f} s",
+            f"queue {name} was deleted less than {QUEUE_DELETED_SECONDS:g} s ago, and SQS keeps its name for so long, "
+            f"which is {left:.0f} s more",
             code=error.code,
             status=error.status,
             operation=error.operation,
@@ -114,7 +105,7 @@ class ManagedQueues:
 
     async def adjust(self, queue: Observed, attributes: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
         """Set what is otherwise than wanted; gives what was done."""
-        memory, now = self._recent.of(queue.name), self._clock()
+        memory, now = self._recent.of(queue.url), self._clock()
         seen = wanted.changes(queue.attributes, attributes)
         for name in attributes.keys() - seen.keys():
             memory.attributes.confirm(name)
@@ -137,16 +128,6 @@ class ManagedQueues:
                 f"of queue {queue.name} put right, which something else had changed",
             ),
             *([f"tags of queue {queue.name} set ({', '.join(told)})"] if told else []),
-        ]
-
-    def findings(self, queue: Observed | None) -> list[Finding]:
-        """What of it can't be as wanted."""
-        if queue is None:
-            return []
-        memory = self._recent.of(queue.name)
-        return [
-            *findings.of_refusals(queue.name, memory.refused),
-            *findings.of_restless(queue.name, memory.attributes.restless()),
         ]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headrace.queues.sqs.client import SqsClient
-    from headrace.queues.sqs.recent import QueueMemory
+    from headrace.queues.sqs.recent import QueueMemory, Recent
 
 TAGS = "tags"
 """What stands for tags among what an endpoint refuses."""
@@ -59,11 +59,11 @@ async def find(client: SqsClient, name: str, *, account: str | None = None) -> s
     return str(answer["QueueUrl"])
 
 
-async def look(client: SqsClient, name: str, url: str, memory: QueueMemory) -> Observed | None:
+async def look(client: SqsClient, name: str, url: str, recent: Recent) -> Observed | None:
     """What is there at a URL; None where there is nothing."""
     found = await asyncio.gather(
         client.call("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["All"]}),
-        _tags(client, url, memory),
+        _tags(client, url, recent.of(url)),
         return_exceptions=True,
     )
     # Both have ended; of two failures that of the attributes says more.

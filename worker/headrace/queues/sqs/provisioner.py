@@ -1,8 +1,9 @@
 """Make, adjust and remove a queue and its dead-letter queue.
 
 The facts of `Provisioned`: ``queue_url`` and ``queue_arn``; ``dead_letter_queue_url`` and ``dead_letter_queue_arn``,
-None without one; ``is_adopted``, whether the queue is one that was there already (`SqsQueueSpec.queue_url`); and
-``findings``, a tuple of `Finding`.
+None without one; ``is_adopted``, whether the queue is one that was there already (`SqsQueueSpec.queue_url`);
+``message_retention_seconds``, after which SQS drops a job; ``unsupported``, a tuple of what the endpoint does not know,
+attributes by their names, or ``tags``; and ``findings``, a tuple of `Finding`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from headrace.queues.sqs import findings, removal
 from headrace.queues.sqs.adoption import dead_letter_queue_of, usable
 from headrace.queues.sqs.managing import ManagedQueues
 from headrace.queues.sqs.recent import Recent
-from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX, SqsQueueSpec, check
+from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX, RETENTION_SECONDS, SqsQueueSpec, check
 from headrace.queues.sqs.tags import wanted_tags
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class SqsProvisioner:
     region
         The region that `client` speaks to, for messages.
     recent
-        What was set a short while ago and may not show yet: one for all provisioners of a place. None: one of its own.
+        What was set a short while ago and may not show yet: one for all provisioners of an endpoint. None: one of its
+        own.
     progress
         Is told what may take long, in a few words.
     clock
@@ -102,13 +104,13 @@ class SqsProvisioner:
 
     async def remove(self, queue: str, owner: Owner, spec: SqsQueueSpec = _PLAIN) -> Removed | None:
         """See `headrace.queues.base.Provisioner`: what bears this very owner's tags, and was not given by its URL."""
-        names = [name for name in removal.names_to_remove(queue, spec) if self._queues.deleted_seconds(name) is None]
-        found = await removal.owned(self._client, names, owner)
+        now = self._clock()
+        found = await removal.owned(self._client, removal.names_to_remove(queue, spec), owner, self._recent, now)
         if not found:
             return None
         removed = await removal.remove(self._client, found)
         for gone in found:
-            self._recent.note_deleted(gone.name, self._clock())
+            self._recent.note_deleted(gone.url, now)
         return removed
 
     async def _use(self, url: str, settings: QueueSettings, owner: Owner, spec: SqsQueueSpec) -> Provisioned:
@@ -120,13 +122,17 @@ class SqsProvisioner:
             dead_letters = await dead_letter_queue_of(self._client, queue, self._recent)
         found = [
             *findings.of_adopted(queue.name, queue.attributes, _arn(dead_letters), settings),
-            *findings.of_load(queue.name, queue.attributes),
-            *(_of_dead_letters(dead_letters, queue.arn)),
+            *_of_dead_letters(dead_letters, queue.arn),
         ]
         return Provisioned(
             changed=False,
             details=f"queue {queue.name} is used as it is",
-            facts=_facts(queue, dead_letters, found, is_adopted=True),
+            facts=_facts(queue, dead_letters, found)
+            | {
+                "is_adopted": True,
+                "message_retention_seconds": _retention_seconds(queue),
+                "unsupported": (),
+            },
         )
 
     async def _usable(self, field: str, url: str, owner: Owner, spec: SqsQueueSpec) -> Observed:
@@ -172,16 +178,35 @@ class SqsProvisioner:
             put_right += await self._queues.adjust(dead_letters, of_dead, tags)
         # Of what was just made there is nothing more to tell.
         done = done or put_right
-        found = [*findings.of_spec(settings, spec), *findings.of_load(name, queue.attributes)]
-        for managed in (queue, dead_letters if has_own else None):
-            found += self._queues.findings(managed)
+        managed = [queue, *([dead_letters] if has_own and dead_letters is not None else [])]
+        found = [*findings.of_spec(settings, spec), *(one for there in managed for one in self._of_memory(there))]
         if not has_own:
             found += _of_dead_letters(dead_letters, queue.arn)
         return Provisioned(
             changed=bool(done),
             details=", ".join(done) or f"queue {name} is as wanted",
-            facts=_facts(queue, dead_letters, found, is_adopted=False),
+            facts=_facts(queue, dead_letters, found)
+            | {
+                "is_adopted": False,
+                "message_retention_seconds": RETENTION_SECONDS,
+                "unsupported": tuple(
+                    sorted({what for there in managed for what in self._recent.of(there.url).refused})
+                ),
+            },
         )
+
+    def _of_memory(self, queue: Observed) -> list[Finding]:
+        """What of a queue of ours can't be as wanted, or does not stay so."""
+        memory = self._recent.of(queue.url)
+        return [
+            *findings.of_refusals(queue.name, memory.refused),
+            *findings.of_restless(queue.name, memory.attributes.restless()),
+        ]
+
+
+def _retention_seconds(queue: Observed) -> int:
+    """For how long it keeps jobs; what is not told is what SQS has at the most."""
+    return int(queue.attributes.get("MessageRetentionPeriod", RETENTION_SECONDS))
 
 
 def _arn(queue: Observed | None) -> str | None:
@@ -198,14 +223,11 @@ def _of_dead_letters(queue: Observed | None, source_arn: str) -> list[Finding]:
     return list(findings.of_adopted_dead_letters(queue.name, queue.attributes, source_arn))
 
 
-def _facts(
-    queue: Observed, dead_letters: Observed | None, found: Sequence[Finding], *, is_adopted: bool
-) -> dict[str, Any]:
+def _facts(queue: Observed, dead_letters: Observed | None, found: Sequence[Finding]) -> dict[str, Any]:
     return {
         "queue_url": queue.url,
         "queue_arn": queue.arn,
         "dead_letter_queue_url": dead_letters and dead_letters.url,
         "dead_letter_queue_arn": _arn(dead_letters),
-        "is_adopted": is_adopted,
         "findings": tuple(found),
     }

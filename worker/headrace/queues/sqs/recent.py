@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headrace.queues.sqs.attributes import propagation_seconds
+from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,36 +84,44 @@ class QueueMemory:
 
 
 class Recent:
-    """What this process has set, by queue, and what an endpoint has refused: one for all provisioners of a place."""
+    """What this process has set, by queue, and what an endpoint has refused: one for all provisioners of an endpoint.
+
+    Queues are told apart by their URLs. Those of AWS name the region and the account, those of other endpoints may be
+    alike: see `within`.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, QueueMemory] = {}
         self._deleted: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
+        self._within: dict[str | None, Recent] = {}
 
-    def of(self, queue: str) -> QueueMemory:
-        """What is known of a queue, by its name."""
-        found = self._queues.get(queue)
+    def within(self, endpoint_url: str | None) -> Recent:
+        """Of one endpoint, where there are several; None is AWS."""
+        return self._within.setdefault(endpoint_url, Recent())
+
+    def of(self, url: str) -> QueueMemory:
+        """What is known of a queue."""
+        found = self._queues.get(url)
         if found is None:
-            found = self._queues[queue] = QueueMemory()
+            found = self._queues[url] = QueueMemory()
         return found
 
-    def forget(self, queue: str) -> None:
-        """It is not there, or is somebody else's business."""
-        self._queues.pop(queue, None)
+    def note_deleted(self, url: str, now: float) -> None:
+        """It was deleted just now."""
+        self._queues.pop(url, None)
+        self._deleted[url] = now
 
-    def note_deleted(self, queue: str, now: float) -> None:
-        """It was deleted just now, or is heard to have been."""
-        self.forget(queue)
-        self._deleted.setdefault(queue, now)
-
-    def deleted_seconds(self, queue: str, now: float, *, at_most: float) -> float | None:
-        """How long ago a queue was deleted, where that is no longer ago than `at_most`.
-
-        It may still be told as if it were there, and its name is taken.
-        """
-        self._deleted = {name: at for name, at in self._deleted.items() if now - at < at_most}
-        return None if queue not in self._deleted else now - self._deleted[queue]
-
-    def note_made(self, queue: str) -> None:
+    def note_made(self, url: str) -> None:
         """It is there again."""
-        self._deleted.pop(queue, None)
+        self._deleted.pop(url, None)
+
+    def is_going(self, url: str, now: float) -> bool:
+        """Whether this process has deleted it so recently that it may still be told as if it were there."""
+        self._deleted = {gone: at for gone, at in self._deleted.items() if now - at < QUEUE_DELETED_SECONDS}
+        return url in self._deleted
+
+    def seconds_until_free(self, name: str, now: float) -> float:
+        """How much longer a name is taken at the most that is heard to be taken, by when that was heard first."""
+        self._taken = {taken: at for taken, at in self._taken.items() if now - at < QUEUE_DELETED_SECONDS}
+        return QUEUE_DELETED_SECONDS - (now - self._taken.setdefault(name, now))

@@ -9,7 +9,6 @@ from headrace.queues.base import Removed
 from headrace.queues.sqs.attributes import held
 from headrace.queues.sqs.errors import SqsQueueNotFoundError
 from headrace.queues.sqs.observing import find, look
-from headrace.queues.sqs.recent import QueueMemory
 from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX
 from headrace.queues.sqs.tags import owner_in
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from headrace.queues.base import Owner
     from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.observing import Observed
+    from headrace.queues.sqs.recent import Recent
     from headrace.queues.sqs.spec import SqsQueueSpec
 
 
@@ -30,15 +30,15 @@ def names_to_remove(queue: str, spec: SqsQueueSpec) -> list[str]:
     return [queue, *([] if spec.dead_letter_queue_url is not None else [queue + DEAD_LETTER_SUFFIX])]
 
 
-async def owned(client: SqsClient, names: list[str], owner: Owner) -> list[Observed]:
+async def owned(client: SqsClient, names: list[str], owner: Owner, recent: Recent, now: float) -> list[Observed]:
     """Those of the queues that are there and bear the tags of this very owner."""
-    found = await asyncio.gather(*(_found(client, name) for name in names))
+    found = await asyncio.gather(*(_found(client, name, recent, now) for name in names))
     return [queue for queue in found if queue is not None and owner_in(queue.tags or {}) == owner]
 
 
-async def _found(client: SqsClient, name: str) -> Observed | None:
+async def _found(client: SqsClient, name: str, recent: Recent, now: float) -> Observed | None:
     url = await find(client, name)
-    return None if url is None else await look(client, name, url, QueueMemory())
+    return None if url is None or recent.is_going(url, now) else await look(client, name, url, recent)
 
 
 async def remove(client: SqsClient, queues: list[Observed]) -> Removed:

@@ -74,7 +74,6 @@ FindingReason: TypeAlias = Literal[
     "DeliveryDelayed",
     "MessageSizeTooSmall",
     "KeyRefusesAwsServices",
-    "InFlightLimitReached",
     "AttributesRefused",
     "TagsRefused",
     "DoesNotStay",
