@@ -67,7 +67,7 @@ BAD_QUEUES = [
         mistake="an unknown provider",
         changes={"spec.provider": "Kafka"},
         field="spec.provider",
-        fix='supported values: "Postgres"',
+        fix='supported values: "AwsSqs", "Postgres"',
     ),
     Bad(
         mistake="a provider without its settings",

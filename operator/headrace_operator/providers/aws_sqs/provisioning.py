@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.recent import Recent
     from headrace_operator.core.provider import QueueOwner
-    from headrace_operator.providers.aws_sqs.place import SqsPlace
+    from headrace_operator.providers.aws_sqs.place import SqsBackend, SqsPlace
 
 
 class SqsQueueProvisioner:
@@ -36,6 +37,7 @@ class SqsQueueProvisioner:
 
     def __init__(self, recent: Recent) -> None:
         self._recent = recent
+        self._clients: dict[SqsBackend, SqsClient] = {}
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -66,7 +68,10 @@ class SqsQueueProvisioner:
         return None if removed is None else Removed(removed.jobs, is_approximate=True)
 
     async def _at(self, place: SqsPlace, progress: Callable[[str], None]) -> SqsProvisioner:
-        client = await self._open.enter_async_context(shared_client(client_place(place.backend)))
+        client = self._clients.get(place.backend)
+        if client is None:
+            client = await self._open.enter_async_context(shared_client(client_place(place.backend)))
+            self._clients[place.backend] = client
         recent = self._recent.within(place.backend.endpoint_url)
         return SqsProvisioner(client, region=place.backend.region, recent=recent, progress=progress)
 
