@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,45 @@ async def test_a_drain_finishes_what_runs_and_takes_nothing_new(
     assert records(tmp_path, "done") == dict.fromkeys(running, 1)
     (delivery,) = await queue.receive(10)
     assert (delivery.job.id, delivery.job.attempt) == (left, 1)
+
+
+async def test_a_worker_told_beforehand_takes_nothing_more_finishes_what_runs_and_then_ends_at_once(
+    queue: PostgresQueue, database_dsn: str, tmp_path: Path
+) -> None:
+    running = await enqueue(queue, [new_job("gated", "gate")] * 2)
+    with running_worker(tmp_path, *APP, "--concurrency", "2", dsn=database_dsn) as worker:
+        await eventually(lambda: len(records(tmp_path, "started")) == 2, what="both slots taken")
+        worker.process.send_signal(signal.SIGUSR1)
+        await eventually(lambda: worker.get("/readyz") == (503, "takes no jobs\n"), what="no longer ready")
+        (left,) = await enqueue(queue, [new_job("quick")])
+        (tmp_path / "gate").touch()
+        await eventually(lambda: worker.metric("completed_total") == 2, what="what ran has been finished and reported")
+        await eventually(lambda: "nothing runs any more" in worker.log, what="it says that it can go")
+        assert worker.get("/healthz") == (200, "ok\n"), "it waits to be stopped"
+        assert worker.metric("draining") == 0
+        worker.terminate()
+        assert await worker.exit_status() == 0
+    assert records(tmp_path, "done") == dict.fromkeys(running, 1)
+    (delivery,) = await queue.receive(10)
+    assert (delivery.job.id, delivery.job.attempt) == (left, 1)
+
+
+async def test_a_worker_told_before_its_backend_is_there_never_takes_anything(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    await (await provision(own_postgres.dsn)).__aexit__(None, None, None)
+    own_postgres.stop()
+    with running_worker(tmp_path, *APP, dsn=own_postgres.dsn) as worker:
+        await eventually(lambda: "waiting for the backend" in worker.log, what="it says that it waits")
+        worker.process.send_signal(signal.SIGUSR1)
+        await eventually(lambda: "taking nothing more" in worker.log, what="told")
+        own_postgres.start()
+        async with PostgresQueue(Place(dsn=own_postgres.dsn), "orders") as queue:
+            await queue.enqueue([new_job("quick")])
+            await eventually(lambda: "nothing runs any more" in worker.log, what="it has found its backend")
+            assert (await queue.depth()).ready == 1
+        worker.terminate()
+        assert await worker.exit_status() == 0
 
 
 @pytest.mark.parametrize("hasten", ["timeout", "second-signal"])
