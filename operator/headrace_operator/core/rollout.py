@@ -32,9 +32,11 @@ ASKED_ANNOTATION = "headrace.dev/asked"
 MADE_ANNOTATION = "headrace.dev/made"
 """On a Deployment: a digest of the pod template that a release of the operator has made of it."""
 RELEASE_ANNOTATION = "headrace.dev/release-rollout"
-"""On a Deployment that a release has changed: whether its workers were `READY` or `NOT_READY` when its turn came."""
+"""On a Deployment that a release has changed: whether its workers were `READY` or `NOT_READY` when its turn came; or
+`STUCK`, where they were ready, did not come up, and no worker of the release has been ready since."""
 READY = "Ready"
 NOT_READY = "NotReady"
+STUCK = "Stuck"
 
 # Neither changes what a worker runs.
 _NO_WORKERS_BUSINESS = ("replicas", "autoscaling")
@@ -141,10 +143,10 @@ def progress_of(deployment: Manifest, *, since_generation: int | None = None) ->
 
 def stage_after_turn(deployment: Manifest, progress: RolloutProgress) -> Stage | None:
     """Where a pool stands that has had its turn; None where it stands in nobody's way."""
-    mark = _annotations(deployment).get(RELEASE_ANNOTATION)
-    if mark is not None and progress is RolloutProgress.UNDER_WAY:
-        return Stage.UNDER_WAY
-    return Stage.STOPPED if mark == READY and progress is RolloutProgress.FAILED else None
+    mark = _mark(deployment, progress)
+    if mark == STUCK:
+        return Stage.STOPPED
+    return Stage.UNDER_WAY if mark is not None and progress is RolloutProgress.UNDER_WAY else None
 
 
 def stage_before_turn(deployment: Manifest, progress: RolloutProgress) -> Stage:
@@ -159,9 +161,19 @@ def is_ready(deployment: Manifest) -> bool:
     return bool((deployment.get("status") or {}).get("readyReplicas"))
 
 
-def marks(deployment: Manifest) -> dict[str, str]:
+def marks(deployment: Manifest, progress: RolloutProgress) -> dict[str, str]:
     """The annotation of the release's change, where there is one."""
-    return {name: value for name, value in _annotations(deployment).items() if name == RELEASE_ANNOTATION}
+    mark = _mark(deployment, progress)
+    return {} if mark is None else {RELEASE_ANNOTATION: mark}
+
+
+def _mark(deployment: Manifest, progress: RolloutProgress) -> str | None:
+    """What the annotation is to say. A pool that is scaled to zero has replaced all its workers, but shown nothing."""
+    mark = _annotations(deployment).get(RELEASE_ANNOTATION)
+    if mark == READY and progress is RolloutProgress.FAILED:
+        return STUCK
+    has_come_up = progress is RolloutProgress.COMPLETE and is_ready(deployment)
+    return READY if mark == STUCK and has_come_up else mark
 
 
 def turns(row: Mapping[ObjectKey, Stage], pools_at_once: int) -> frozenset[ObjectKey]:

@@ -108,7 +108,7 @@ class PoolObjects:
         cause = cause_of_change(live, asked, made)
         annotations = {ASKED_ANNOTATION: asked, MADE_ANNOTATION: made}
         if live is not None and cause is Cause.NONE:
-            annotations |= marks(live)
+            annotations |= marks(live, self._progress(pool, live))
         if live is not None and cause is Cause.RELEASE and replicas:
             self._rollouts.put(pool.key, stage_before_turn(live, self._progress(pool, live)))
             if not self._rollouts.has_turn(pool.key):

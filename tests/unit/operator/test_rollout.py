@@ -227,6 +227,37 @@ async def test_a_pool_that_does_not_come_up_ends_the_row_of_its_namespace_and_of
     assert fleet.image(B) == "2"
 
 
+async def test_a_pool_that_did_not_come_up_and_is_scaled_to_zero_still_ends_the_row_until_a_worker_is_ready() -> None:
+    fleet = await settled(A, B)
+    fleet.start("headrace/worker:2")
+    await fleet.look()
+    fleet.tell(A, STUCK, ready=0)
+    await fleet.look()
+    fleet.put(A, replicas=0)
+    await fleet.look(A)
+    fleet.tell(A, UPDATED, ready=0)
+    await fleet.look()
+    assert (fleet.images(), fleet.updated(B)) == ("2 1", ("False", "ReleaseStopped"))
+    fleet.start("headrace/worker:2")
+    await fleet.look(B, A)
+    assert fleet.image(B) == "1"
+    fleet.put(A, replicas=2)
+    await fleet.look(A)
+    fleet.tell(A, PROGRESSING, ready=0)
+    await fleet.look()
+    assert fleet.image(B) == "1"
+    fleet.tell(A, UPDATED, ready=2)
+    await fleet.look()
+    await fleet.look()
+    assert fleet.images() == "2 2"
+    # What it has shown it has shown: a later zero is one like any other.
+    fleet.put(A, replicas=0)
+    await fleet.look(A)
+    fleet.tell(A, UPDATED, ready=0)
+    await fleet.look(A)
+    assert fleet.updated(A) == ("True", "UpToDate")
+
+
 async def test_the_next_release_begins_with_the_pool_that_the_last_one_broke() -> None:
     fleet = await settled(A, B, C)
     fleet.start("headrace/worker:2")
