@@ -67,6 +67,7 @@ class AwsProxy:
         self._target = endpoint_url
         self._faults: list[_Fault] = []
         self._session: aiohttp.ClientSession
+        self._came = asyncio.Condition()
 
     @property
     def endpoint_url(self) -> str:
@@ -143,6 +144,11 @@ class AwsProxy:
 
         self._faults.append(_Fault(operation=operation, times=times, act=act))
 
+    async def until_under_way(self, operation: str, number: int) -> None:
+        """Wait until so many calls of an operation are under way."""
+        async with self._came:
+            await self._came.wait_for(lambda: self.under_way[operation] >= number)
+
     def heal(self) -> None:
         """Do nothing to calls any more."""
         self._faults.clear()
@@ -180,6 +186,8 @@ class AwsProxy:
         operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         self.calls[operation] += 1
         self.under_way[operation] += 1
+        async with self._came:
+            self._came.notify_all()
         try:
             if refusal := self._refusal(request):
                 return refusal

@@ -15,7 +15,7 @@ from headrace.queues.sqs.errors import (
     ThrottledError,
     are_credentials_refused,
     is_clock_skewed,
-    plain_code,
+    plain,
     translated,
 )
 from headrace.queues.sqs.rights import ROLES, actions, dead_letter_actions, least_actions
@@ -47,6 +47,13 @@ TABLE: list[tuple[str, str, int, type[QueueError], str]] = [
     ("429", "", 429, ThrottledError, "fewer calls, or later"),
     ("InternalFailure", "", 500, SqsUnavailableError, "can't serve now"),
     ("502", "<html>", 502, SqsUnavailableError, "can't serve now"),
+    (
+        "403",
+        "<ErrorResponse><Errors><Error><Code>AccessDenied</Code><Message>User: a &lt;b&gt;</Message>",
+        403,
+        QueueAccessError,
+        r"allow sqs:SendMessage to these credentials \(User: a <b>\)",
+    ),
     ("InvalidParameterValue", "bad", 400, SqsError, r"is refused \(InvalidParameterValue\): bad"),
 ]
 
@@ -58,7 +65,7 @@ def test_each_error_is_of_a_kind_and_says_what_to_do(
     error = translated(code, message, status=status, operation="SendMessageBatch")
     assert isinstance(error, kind)
     assert isinstance(error, SqsError)
-    assert (error.code, error.status, error.operation) == (plain_code(code), status, "SendMessageBatch")
+    assert (error.code, error.status, error.operation) == (plain(code, message)[0], status, "SendMessageBatch")
     with pytest.raises(kind, match=words):
         raise error
 

@@ -110,7 +110,8 @@ def our_errors(operation: str) -> Iterator[None]:
         raise unreachable(error, operation=operation) from None
     except (BotoCoreError, InvalidRegionError, ValueError) as error:
         # What was to be sent is nothing that could be: parameters, a region's or an endpoint's name.
-        raise SqsError(f"{operation or 'a client'} of SQS can't be made: {error}", operation=operation) from None
+        said = " ".join(str(error).split())
+        raise SqsError(f"{operation or 'a client'} of SQS can't be made: {said}", operation=operation) from None
 
 
 class BotoClient:

@@ -16,6 +16,7 @@ No message repeats a secret. The service's own are kept to a line.
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any, Literal, TypeAlias
 
 from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
@@ -121,6 +122,8 @@ _OTHER_ACCOUNT = frozenset({"InvalidAddress"})
 _PERFORM = re.compile(r"perform:? ([A-Za-z0-9-]+:[A-Za-z]+)")
 _SKEWED_MESSAGE = re.compile(r"(?i)signature (?:expired|not yet current)")
 _SCOPE_MESSAGE = re.compile(r"(?i)credential should be scoped to a valid region")
+_XML_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_XML_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _LONGEST_MESSAGE = 500
 
 
@@ -128,6 +131,14 @@ def plain_code(code: str) -> str:
     """An error's name without what stands around it, as in ``com.amazonaws.sqs#QueueDoesNotExist``."""
     plain = code.rpartition("#")[2].partition(":")[0].removeprefix("AWS.SimpleQueueService.")
     return _OLD_NAMES.get(plain, plain)
+
+
+def plain(code: str, message: str) -> tuple[str, str]:
+    """An error's plain name and its message, which may be XML, as in the protocol before this one."""
+    if message.lstrip().startswith("<") and (named := _XML_CODE.search(message)):
+        explained = _XML_MESSAGE.search(message)
+        code, message = named[1], unescape(explained[1]) if explained else ""
+    return plain_code(code), " ".join(message.split())[:_LONGEST_MESSAGE]
 
 
 def is_clock_skewed(code: str, message: str) -> bool:
@@ -164,8 +175,7 @@ def translated(
     skew_seconds
         By how much the service's clock is ahead of ours, where it is known.
     """
-    code = plain_code(error_code)
-    said = " ".join(message.split())[:_LONGEST_MESSAGE]
+    code, said = plain(error_code, message)
     told: dict[str, Any] = {"code": code, "status": status, "operation": operation}
     during = f"{operation or 'a call'} of SQS"
 

@@ -38,7 +38,7 @@ from headrace.queues.sqs.errors import (
     are_credentials_refused,
     is_clock_skewed,
     not_in_time,
-    plain_code,
+    plain,
     translated,
     unreachable,
 )
@@ -66,6 +66,8 @@ HOT = frozenset(
 _KEEP_ALIVE_SECONDS = 12.0
 # Less is within what the service bears, and what a header of whole seconds tells.
 _SKEW_THAT_MATTERS_SECONDS = 5.0
+
+_LONGEST_PAGE_BYTES = 4096
 
 _TARGETS = {operation: f"AmazonSQS.{operation}" for operation in HOT}
 _encode = msgspec.json.Encoder().encode
@@ -243,9 +245,11 @@ def _refused(operation: str, status: int, headers: Mapping[str, str], payload: b
     if said is None and status == 200:
         # A proxy's page, say. To botocore's rules it is what a gateway in trouble answers.
         said, status = {"message": "what answered was not SQS"}, 502
-    said = said or {}
-    code = str(said.get("__type") or headers.get("x-amzn-errortype") or status)
-    message = str(said.get("message") or said.get("Message") or "")
+    said = {"message": payload[:_LONGEST_PAGE_BYTES].decode(errors="replace")} if said is None else said
+    code, message = plain(
+        str(said.get("__type") or status),
+        str(said.get("message") or said.get("Message") or ""),
+    )
     return _Failure(
         error=translated(
             code, message, status=status, operation=operation, skew_seconds=skew_seconds(headers.get("Date"))
@@ -253,7 +257,7 @@ def _refused(operation: str, status: int, headers: Mapping[str, str], payload: b
         message=message,
         headers=headers,
         response=SimpleNamespace(status_code=status, headers=headers),
-        parsed={"Error": {"Code": plain_code(code), "Message": message}},
+        parsed={"Error": {"Code": code, "Message": message}},
     )
 
 
