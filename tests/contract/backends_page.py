@@ -32,6 +32,7 @@ ROLES = [
     needs.COUNTING,
     needs.LISTENING,
     needs.QUEUES,
+    needs.PAUSES,
     needs.JOBS,
     needs.DEAD_LETTERS,
     needs.STUCK,

@@ -14,8 +14,8 @@ from headrace.queues.inspection import (
     JobFilter,
     Jobs,
     Pause,
+    Pauses,
     Purge,
-    Queues,
     RecoverStuck,
     Redrive,
     RetryNow,
@@ -92,8 +92,8 @@ async def cancel(bench: Bench, job_id: str) -> Literal["cancelled", "requested"]
 
 
 async def pause(bench: Bench, *, paused: bool) -> None:
-    queues = require(await bench.inspector(), Queues)
-    await queues.pause(QUEUE, Pause(paused=paused))
+    pauses = require(await bench.inspector(), Pauses)
+    await pauses.pause(QUEUE, Pause(paused=paused))
 
 
 async def dead(bench: Bench) -> list[JobRecord]:

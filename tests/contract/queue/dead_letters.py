@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from contract.queue.bench import Bench, arrival, arrivals, made, purge, redrive
+from contract.queue.bench import QUEUE, Bench, arrival, arrivals, made, purge, redrive
 from contract.queue.needs import DEAD_LETTERS, Part, needs
 from headrace.job import NewJob
 from headrace.queues.errors import UnsupportedCapabilityError
-from headrace.queues.inspection import DeadLetters, FilterField, JobFilter, require
+from headrace.queues.inspection import DeadLetters, FilterField, JobFilter, Redrive, require
 from support.verbs import complete, dead_letter, retry
 
 if TYPE_CHECKING:
@@ -62,6 +62,32 @@ class DeadLetterContract(Part):
             assert await purge(bench) == 25
             assert await redrive(bench) == 0
             assert await queue.receive(10) == []
+
+    async def test_dead_jobs_can_be_looked_at_and_stay_as_they_are(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            deliveries = await died(queue, NewJob(name="resize", payload=b"\x00\xff"), *[NewJob(name="other")] * 12)
+            letters = require(await bench.inspector(), DeadLetters)
+            for _ in range(2):
+                records = await letters.letters(QUEUE, JobFilter())
+                assert {record.job.id for record in records} == {delivery.job.id for delivery in deliveries}
+                assert {(record.state, record.reason, record.job.attempt) for record in records} == {
+                    ("dead", "Broken", 1)
+                }
+                (named,) = await letters.letters(QUEUE, JobFilter(name="resize"))
+                assert (named.job.id, named.job.payload) == (deliveries[0].job.id, b"\x00\xff")
+            assert len(await letters.letters(QUEUE, JobFilter(), limit=5)) == 5
+            assert await letters.letters(QUEUE, JobFilter(ids=("no such job",))) == []
+            assert await letters.letters(QUEUE, JobFilter(state="ready")) == []
+            assert await redrive(bench) == 13, "nothing was changed, and nothing is hidden any more"
+
+    async def test_a_redrive_at_a_rate_brings_all_of_them(self, bench: Bench) -> None:
+        await made(bench)
+        async with bench.queue() as queue:
+            await died(queue, *[NewJob()] * 3)
+            letters = require(await bench.inspector(), DeadLetters)
+            assert await letters.redrive(QUEUE, Redrive(per_second=100)) == 3
+            assert len(await arrivals(queue, 3)) == 3
 
     @pytest.mark.parametrize("field", get_args(FilterField))
     async def test_a_condition_is_kept_to_or_refused(self, bench: Bench, field: FilterField) -> None:

@@ -56,6 +56,7 @@ from headrace.queues.inspection import (
     JobFilter,
     JobState,
     Pause,
+    Pauses,
     Purge,
     Queues,
     RecoverStuck,
@@ -93,6 +94,7 @@ class InspectContract(Part):
         inspector = await bench.inspector()
         jobs = await jobs_of(bench)
         assert isinstance(inspector, Queues)
+        assert isinstance(inspector, Pauses)
         assert isinstance(inspector, DeadLetters)
         assert isinstance(inspector, Stuck)
         for asked in (

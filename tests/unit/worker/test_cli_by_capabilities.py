@@ -15,10 +15,12 @@ from click.testing import CliRunner
 
 from headrace import queues
 from headrace.cli import main
-from headrace.cli.output import count_of
-from headrace.queues.base import Depth, Enqueued
+from headrace.cli.output import count_of, queue_json
+from headrace.queues.base import Depth, Enqueued, QueueSettings
 from headrace.queues.errors import PartlyEnqueuedError
+from headrace.queues.inspection import JobRecord, QueueRecord
 from headrace.queues.postgres.capabilities import CAPABILITIES
+from support.jobs import job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from headrace.job import NewJob
-    from headrace.queues.inspection import FilterField, Purge, RecoverStuck, Redrive
+    from headrace.queues.inspection import FilterField, JobFilter, Purge, RecoverStuck, Redrive
 
 
 class Opened:
@@ -62,14 +64,19 @@ class BrokersDeadLetters(Opened):
     """All that can be asked of the broker."""
 
     filters: frozenset[FilterField] = frozenset({"ids"})
+    held: frozenset[str] = frozenset({"7", "8"})
+
+    async def letters(self, _queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
+        asked = self.held if which.ids is None else self.held.intersection(which.ids)
+        return [JobRecord(job=job(id=job_id), state="dead", reason="Broken") for job_id in sorted(asked)][:limit]
 
     async def redrive(self, _queue: str, change: Redrive) -> int:
         self.changes.append(change)
-        return 2
+        return 2 if change.which.ids is None else len(self.held.intersection(change.which.ids))
 
     async def purge(self, _queue: str, change: Purge) -> int:
         self.changes.append(change)
-        return 2
+        return 2 if change.which.ids is None else len(self.held.intersection(change.which.ids))
 
 
 class SlowToRecover(Opened):
@@ -142,11 +149,10 @@ def test_what_of_a_batch_was_not_enqueued_is_named(broker: Broker) -> None:
 
 def test_what_a_backend_has_no_role_for_is_refused_without_a_connection(dead_letters: BrokersDeadLetters) -> None:
     for arguments, complaint in (
-        (("queues", "list"), "no list of queues, and no pause by hand"),
-        (("queues", "pause", "orders"), "no list of queues, and no pause by hand"),
+        (("queues", "list"), "no list of queues"),
+        (("queues", "pause", "orders"), "no way to pause a queue; scale its workers to zero instead"),
         (("jobs", "list", "orders"), "no way to look at single jobs"),
         (("jobs", "cancel", "orders", "1"), "no way to look at single jobs"),
-        (("dlq", "list", "orders"), "no way to look at single jobs"),
         (("recover-stuck", "--minutes", "1"), "it takes them back by itself"),
     ):
         done = headrace(*arguments)
@@ -168,8 +174,27 @@ def test_dead_jobs_are_chosen_by_what_their_backend_knows(dead_letters: BrokersD
         assert "can't choose dead jobs by it; it knows --all, --id" in done.stderr
     assert dead_letters.changes == []
     assert headrace("dlq", verb, "orders", "--all").stdout.startswith("2 ")
-    assert headrace("dlq", verb, "orders", "--id", "7").stdout.startswith("2 ")
+    assert headrace("dlq", verb, "orders", "--id", "7").stdout.startswith("1 ")
     assert [change.which.ids for change in dead_letters.changes] == [None, ("7",)]
+
+
+def test_dead_jobs_are_looked_at_where_no_others_can_be(dead_letters: BrokersDeadLetters) -> None:
+    listed = json.loads(headrace("dlq", "list", "orders", "--output", "json").stdout)
+    assert [(record["id"], record["reason"]) for record in listed] == [("7", "Broken"), ("8", "Broken")]
+    assert "id:" in headrace("dlq", "show", "orders", "7").stdout
+    missing = headrace("dlq", "show", "orders", "9")
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert (
+        "the dead-letter queue of orders holds no job 9: if there was one, it was put back or purged" in missing.stderr
+    )
+    assert dead_letters.connections == 3
+
+
+def test_of_ids_that_are_asked_for_those_that_are_not_dead_are_named(dead_letters: BrokersDeadLetters) -> None:
+    done = headrace("dlq", "redrive", "orders", "--id", "7", "--id", "9", "--rate", "5")
+    assert (done.exit_code, done.stdout) == (1, "1 job put back into orders\n")
+    assert "holds no job 9" in done.stderr
+    assert dead_letters.changes[0].per_second == 5  # type: ignore[union-attr]
 
 
 def test_who_changes_something_is_told_to_the_backend_with_the_reason(
@@ -230,6 +255,17 @@ def test_a_count_says_whether_there_are_more_and_whether_it_is_about_so_many() -
     assert count_of(12, Depth(is_lower_bound=True)) == "12+"
     assert count_of(12, Depth(is_approximate=True)) == "~12"
     assert count_of(0, Depth(is_lower_bound=True, is_approximate=True)) == "~0"
+
+
+def test_what_a_backend_can_not_tell_is_null_for_programs() -> None:
+    record = QueueRecord(
+        name="orders",
+        settings=QueueSettings(),
+        depth=Depth(ready=3),
+        unknown=frozenset({"oldest_ready_age_seconds", "max_retries"}),
+    )
+    shown = queue_json(record)
+    assert (shown["ready"], shown["oldest_ready_age_seconds"], shown["max_retries"]) == (3, None, None)
 
 
 def test_a_job_whose_key_is_taken_is_said_to_be_no_new_one(broker: Broker) -> None:

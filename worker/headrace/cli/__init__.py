@@ -42,8 +42,8 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=block(
-        "Which database",
-        "--dsn postgresql://… or --binding DIRECTORY",
+        "Which database, or which queue in SQS",
+        "--dsn postgresql://…, --dsn sqs://… or --binding DIRECTORY",
         "HEADRACE_DSN          in the environment",
         "SERVICE_BINDING_ROOT  where a pod has its bindings",
     )
@@ -52,7 +52,7 @@ class _Commands(click.Group):
         "0  done",
         "1  refused or failed: no such queue or job, missing rights, another version",
         "2  wrong usage, settings or payload; nothing was done",
-        "3  the database can't be reached: try again later",
+        "3  the database or SQS can't be reached: try again later",
     )
     + block(
         "Example",

@@ -24,7 +24,8 @@ EXIT_UNAVAILABLE = 3
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--dsn``, ``--schema`` and ``--ca``: how to reach the database."""
     dsn_help = (
-        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Rather set HEADRACE_DSN: an option shows in the process list."
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or sqs://HOST/ACCOUNT/NAME. Rather set HEADRACE_DSN: an option "
+        "shows in the process list."
     )
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from headrace.cli.common import EXIT_FAILED
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.jobs import print_job, why_missing, why_not_retried
-from headrace.cli.options import Asked, Duration, block, change_options, output_option
+from headrace.cli.options import Asked, Duration, FiniteRange, block, change_options, output_option
 from headrace.cli.output import ago, counted, job_json, print_json, print_table
 from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.queues.inspection import DeadLetters, FilterField, JobFilter, Jobs, Purge, Redrive
@@ -85,9 +84,12 @@ def _with_all(command: Callable[..., Any]) -> Callable[..., Any]:
 @output_option
 @with_connection
 def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, *, as_json: bool) -> None:
-    """List the dead jobs of QUEUE, the newest first. All conditions must hold."""
-    dead = replace(which, state="dead")
-    records = connection.ask(Jobs, lambda jobs: jobs.jobs(queue, dead, limit=limit), queue=queue)
+    """List dead jobs of QUEUE, the newest first. All conditions must hold.
+
+    SQS has no order: of a queue there, the first that are found are listed, the newest of them first. While it looks
+    they are hidden from others: seconds, as a rule.
+    """
+    records = connection.ask(DeadLetters, lambda dead: dead.letters(queue, which, limit=limit), queue=queue)
     if as_json:
         print_json([job_json(record) for record in records])
     else:
@@ -117,13 +119,12 @@ def list_dead(queue: str, which: JobFilter, limit: int, connection: Connection, 
 def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> None:
     """Show a dead job of QUEUE with its payload, its errors and the last traceback."""
 
-    async def find(jobs: Jobs) -> JobRecord | str:
-        record = await jobs.job(queue, job_id)
-        if record is None:
-            return await why_missing(jobs, queue, job_id)
-        return record if record.state == "dead" else f"job {job_id} of queue {queue} is not dead: it is {record.state}"
+    async def find(dead_letters: DeadLetters) -> JobRecord | str:
+        for record in await dead_letters.letters(queue, JobFilter(ids=(job_id,)), limit=1):
+            return record
+        return await _why_not_dead(dead_letters, queue, job_id)
 
-    print_job(connection.ask(Jobs, find, queue=queue), as_json=as_json)
+    print_job(connection.ask(DeadLetters, find, queue=queue), as_json=as_json)
 
 
 @dlq.command(
@@ -131,22 +132,26 @@ def show(queue: str, job_id: str, connection: Connection, *, as_json: bool) -> N
         "Example",
         "headrace dlq redrive thumbnails --id 4711 --id 4712",
         "headrace dlq redrive thumbnails --reason RetriesExhausted --older-than 1h",
-        "headrace dlq redrive thumbnails --all",
+        "headrace dlq redrive thumbnails --all --rate 50",
     )
 )
 @click.argument("queue")
 @_with_filters
 @_with_all
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), help="At most so many a second. Defaults to no limit.")
 @change_options
 @output_option
 @with_connection
-def redrive(queue: str, which: JobFilter, connection: Connection, asked: Asked, *, as_json: bool) -> None:
+def redrive(
+    queue: str, which: JobFilter, rate: float | None, connection: Connection, asked: Asked, *, as_json: bool
+) -> None:
     """Put dead jobs back into QUEUE, under their ids and with all attempts before them. All conditions must hold.
 
     A job whose deduplication key another job has by now stays dead. In batches: what is put back starts while the rest
-    follows.
+    follows. Broken off, it can be run again: what was put back is dead no more.
     """
-    done, left_out = _change(queue, which, connection, lambda dead: dead.redrive(queue, Redrive(which=which, **asked)))
+    change = Redrive(which=which, per_second=rate, **asked)
+    done, left_out = _change(queue, which, connection, lambda dead: dead.redrive(queue, change))
     _report("redriven", f"{counted(done, 'job')} put back into {queue}", done, left_out, as_json=as_json)
 
 
@@ -180,20 +185,21 @@ def _change(
     async def apply(dead_letters: DeadLetters) -> tuple[int, list[tuple[str, str]]]:
         _refuse_filters(which, dead_letters.filters)
         ids = tuple(dict.fromkeys(which.ids or ()))
-        if not (ids and isinstance(dead_letters, Jobs)):
-            return await change(dead_letters), []
-        jobs: Jobs = dead_letters
-        dead = replace(which, state="dead")
-        meant = {record.job.id for record in await jobs.jobs(queue, dead, limit=len(ids))}
+        meant = await _dead(dead_letters, queue, which) if ids else set()
         done = await change(dead_letters)
+        absent = tuple(job_id for job_id in ids if job_id not in meant)
+        others = JobFilter(ids=absent)
+        # A look may cost as much as the change: each is one for all.
+        unmet = await _dead(dead_letters, queue, others) if absent and which != JobFilter(ids=which.ids) else set()
+        left = await _dead(dead_letters, queue, JobFilter(ids=tuple(meant))) if done < len(meant) else set()
         left_out = []
         for job_id in ids:
-            if job_id not in meant:
-                left_out.append((job_id, await _why_not_meant(jobs, queue, job_id)))
-            elif done < len(meant):
-                record = await jobs.job(queue, job_id)
-                if record is not None and record.state == "dead":
-                    left_out.append((job_id, await why_not_retried(jobs, queue, job_id)))
+            if job_id in unmet:
+                left_out.append((job_id, f"job {job_id} of queue {queue} is dead, but the other conditions don't hold"))
+            elif job_id in absent:
+                left_out.append((job_id, await _why_not_dead(dead_letters, queue, job_id)))
+            elif job_id in left:
+                left_out.append((job_id, await _why_not_changed(dead_letters, queue, job_id)))
         return done, left_out
 
     return connection.ask(DeadLetters, apply, queue=queue)
@@ -209,13 +215,29 @@ def _refuse_filters(which: JobFilter, known: frozenset[FilterField]) -> None:
             )
 
 
-async def _why_not_meant(jobs: Jobs, queue: str, job_id: str) -> str:
+async def _dead(dead_letters: DeadLetters, queue: str, which: JobFilter) -> set[str]:
+    """Which of the jobs that are asked for by id are dead."""
+    records = await dead_letters.letters(queue, which, limit=len(which.ids or ()))
+    return {record.job.id for record in records}
+
+
+async def _why_not_dead(dead_letters: DeadLetters, queue: str, job_id: str) -> str:
+    if not isinstance(dead_letters, Jobs):
+        return (
+            f"the dead-letter queue of {queue} holds no job {job_id}: if there was one, it was put back or purged, or "
+            "it waits, runs or is finished, which this queue's backend can't tell of single jobs"
+        )
+    jobs: Jobs = dead_letters
     record = await jobs.job(queue, job_id)
     if record is None:
         return await why_missing(jobs, queue, job_id)
-    if record.state == "dead":
-        return f"job {job_id} of queue {queue} is dead, but the other conditions don't hold"
     return f"job {job_id} of queue {queue} is not dead: it is {record.state}"
+
+
+async def _why_not_changed(dead_letters: DeadLetters, queue: str, job_id: str) -> str:
+    if isinstance(dead_letters, Jobs):
+        return await why_not_retried(dead_letters, queue, job_id)
+    return f"job {job_id} of queue {queue} stays dead: somebody else looks at it just now; try again"
 
 
 def _report(what: str, sentence: str, done: int, left_out: list[tuple[str, str]], *, as_json: bool) -> None:

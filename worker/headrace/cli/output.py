@@ -92,8 +92,8 @@ def ago(moment: datetime | None) -> str:
 
 
 def queue_json(record: QueueRecord) -> dict[str, Any]:
-    """A queue, for programs."""
-    return {
+    """A queue, for programs; null is what the backend can't tell."""
+    told = {
         "name": record.name,
         "ready": record.depth.ready,
         "blocked": record.depth.blocked,
@@ -114,6 +114,7 @@ def queue_json(record: QueueRecord) -> dict[str, Any]:
         "dead_letter_enabled": record.settings.dead_letter_enabled,
         "dead_letter_retention_days": record.settings.dead_letter_retention_days,
     }
+    return {name: None if name in record.unknown else value for name, value in told.items()}
 
 
 def job_json(record: JobRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 from headrace.cli.connection import Connection, with_connection
 from headrace.cli.options import Asked, block, change_options, output_option
 from headrace.cli.output import age, count_of, print_json, print_table, queue_json
-from headrace.queues.inspection import Pause, Queues
+from headrace.queues.inspection import Pause, Pauses, Queues, require
 
 if TYPE_CHECKING:
     from headrace.queues.base import Depth
@@ -32,11 +32,11 @@ def queues() -> None:
 @output_option
 @with_connection
 def list_queues(connection: Connection, *, as_json: bool) -> None:
-    """List the queues of a schema: how much each holds, and whether it is paused.
+    """List the queues of a schema, or the one that a URL of SQS leads to: how much each holds, whether it is paused.
 
     READY could start now; BLOCKED waits behind the head of its group, DELAYED for its time; IN FLIGHT is held by a
     worker; DEAD is in the dead-letter queue; OLDEST is how long the oldest ready job has been due. With a + there are
-    more: who counts stopped there; with a ~ it is about so many.
+    more: who counts stopped there; with a ~ it is about so many. A ? is what the backend can't tell.
     """
     records = connection.ask(Queues, lambda queues: queues.queues())
     if as_json:
@@ -48,7 +48,7 @@ def list_queues(connection: Connection, *, as_json: bool) -> None:
             (
                 record.name,
                 *(count_of(number, record.depth) for number in _numbers(record.depth)),
-                age(record.depth.oldest_ready_age_seconds) if record.depth.ready else "",
+                _oldest(record),
                 _pauses(record),
                 f"{record.owner.namespace}/{record.owner.name}" if record.owner and record.owner.namespace else "",
             )
@@ -81,11 +81,11 @@ def resume(queue: str, connection: Connection, asked: Asked, *, as_json: bool) -
 
 
 def _change(queue: str, change: Pause, connection: Connection, *, as_json: bool) -> None:
-    async def apply(queues: Queues) -> QueueRecord:
-        await queues.pause(queue, change)
-        return await queues.queue(queue)
+    async def apply(pauses: Pauses) -> QueueRecord:
+        await pauses.pause(queue, change)
+        return await require(pauses, Queues).queue(queue)
 
-    record = connection.ask(Queues, apply, queue=queue)
+    record = connection.ask(Pauses, apply, queue=queue)
     if as_json:
         print_json(queue_json(record))
     elif record.settings.paused and not change.paused:
@@ -96,6 +96,12 @@ def _change(queue: str, change: Pause, connection: Connection, *, as_json: bool)
 
 def _numbers(depth: Depth) -> tuple[int, ...]:
     return depth.ready, depth.blocked, depth.delayed, depth.in_flight, depth.dead_lettered
+
+
+def _oldest(record: QueueRecord) -> str:
+    if "oldest_ready_age_seconds" in record.unknown:
+        return "?"
+    return age(record.depth.oldest_ready_age_seconds) if record.depth.ready else ""
 
 
 def _pauses(record: QueueRecord) -> str:

@@ -1,8 +1,8 @@
 """What people ask of queues, and do to them by hand: the command line, and consoles.
 
-An inspector has those of the roles `Queues`, `Jobs`, `DeadLetters` and `Stuck` that its backend can fill; `require`
-gives one of them or says that the backend has none. What is asked for is a value each (`JobFilter`, `Change` and the
-requests), so that a field more is no new signature.
+An inspector has those of the roles `Queues`, `Pauses`, `Jobs`, `DeadLetters` and `Stuck` that its backend can fill;
+`require` gives one of them or says that the backend has none. What is asked for is a value each (`JobFilter`, `Change`
+and the requests), so that a field more is no new signature.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class QueueRecord:
     depth: Depth
     paused_by_hand: bool = False
     owner: Owner | None = None
+    unknown: frozenset[str] = frozenset()
+    """Names of fields of `Depth` and `QueueSettings` that the backend can't tell: what stands there says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class Redrive(Change):
     """Put dead jobs back."""
 
     which: JobFilter = field(default_factory=JobFilter)
+    per_second: float | None = None
+    """How many at the most. None: as many as go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +150,20 @@ class Inspector(Protocol):
 
 @runtime_checkable
 class Queues(Protocol):
-    """Looks at queues as a whole, and pauses them."""
+    """Looks at queues as a whole."""
 
     async def queues(self) -> list[QueueRecord]:
-        """All queues of the place, by name."""
+        """All queues of the place, by name; of a place that is one queue, that one."""
         ...
 
     async def queue(self, name: str) -> QueueRecord:
         """One queue; raises `QueueNotFoundError` where there is none of this name."""
         ...
+
+
+@runtime_checkable
+class Pauses(Protocol):
+    """Pauses queues by hand."""
 
     async def pause(self, queue: str, change: Pause) -> None:
         """See `Pause`."""
@@ -187,11 +196,18 @@ class Jobs(Protocol):
 
 @runtime_checkable
 class DeadLetters(Protocol):
-    """Puts dead jobs back, or removes them."""
+    """Looks at dead jobs, puts them back, or removes them."""
 
     @property
     def filters(self) -> frozenset[FilterField]:
         """The conditions by which dead jobs can be chosen here; others are refused. Empty: all of them or none."""
+        ...
+
+    async def letters(self, queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
+        """Dead jobs, the newest first, where the backend has an order; else the first that are found.
+
+        They stay as they are. A backend may hide them from others for as long as it looks.
+        """
         ...
 
     async def redrive(self, queue: str, change: Redrive) -> int:
@@ -229,8 +245,9 @@ def require(inspector: object, role: type[Role]) -> Role:
 
 
 _WORDS = {
-    "Queues": "list of queues, and no pause by hand",
-    "Jobs": "way to look at single jobs or to change them",
-    "DeadLetters": "way to put dead jobs back or to remove them",
+    "Queues": "list of queues",
+    "Pauses": "way to pause a queue; scale its workers to zero instead",
+    "Jobs": "way to look at single jobs or to change them, but for dead ones (`headrace dlq`)",
+    "DeadLetters": "way to look at dead jobs, to put them back or to remove them",
     "Stuck": "jobs that are stuck: it takes them back by itself",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,6 +11,7 @@ from msgspec import structs
 
 from headrace.queues.inspection import FilterField, JobFilter, JobRecord, QueueRecord, Redrive
 from headrace.queues.memory import counting
+from headrace.queues.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +57,7 @@ class MemoryInspector:
         )
 
     async def pause(self, queue: str, change: Pause) -> None:
-        """See `headrace.queues.inspection.Queues`."""
+        """See `headrace.queues.inspection.Pauses`."""
         self._backend.place(queue).paused_by_hand = change.paused
         self._backend.changed()
 
@@ -109,12 +111,18 @@ class MemoryInspector:
         """See `headrace.queues.inspection.DeadLetters`. All there are."""
         return frozenset(get_args(FilterField))
 
+    async def letters(self, queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
+        """See `headrace.queues.inspection.DeadLetters`."""
+        return await self.jobs(queue, replace(which, state="dead"), limit=limit) if _means_dead(which) else []
+
     async def redrive(self, queue: str, change: Redrive) -> int:
         """See `headrace.queues.inspection.DeadLetters`."""
-        place, now = self._backend.place(queue), self._backend.now()
-        put_back = [number for number in self._dead(queue, change.which) if place.redrive(number, now)]
-        self._backend.changed()
-        return len(put_back)
+        place, pace, put_back = self._backend.place(queue), Pace(change.per_second), 0
+        for number in self._dead(queue, change.which):
+            await pace.turn(1)
+            put_back += number in place.dead and place.redrive(number, self._backend.now())
+            self._backend.changed()
+        return put_back
 
     async def purge(self, queue: str, change: Purge) -> int:
         """See `headrace.queues.inspection.DeadLetters`."""
@@ -140,6 +148,10 @@ class MemoryInspector:
         recovered = [job_id for lease in stuck for job_id in place.lose(lease, now, charges=False)[0]]
         self._backend.changed()
         return recovered
+
+
+def _means_dead(which: JobFilter) -> bool:
+    return which.state in {None, "dead"}
 
 
 def _number(job_id: str) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -14,6 +15,7 @@ from headrace.job import Job
 from headrace.queues.base import LEASE_SECONDS, Owner, Progress
 from headrace.queues.errors import QueueError, QueueNotFoundError
 from headrace.queues.inspection import FailedAttempt, FilterField, JobFilter, JobRecord, QueueRecord, Redrive
+from headrace.queues.pace import Pace
 from headrace.queues.postgres.database import Database
 from headrace.queues.postgres.rows import depth_from, settings_from
 from headrace.queues.settlement import Failure
@@ -108,7 +110,7 @@ class PostgresInspector:
         ]
 
     async def pause(self, queue: str, change: Pause) -> None:
-        """See `headrace.queues.inspection.Queues`."""
+        """See `headrace.queues.inspection.Pauses`."""
         queue_id = await self._database.fetch_value("inspect_pause", queue, change.paused)
         if queue_id is None:
             raise self._not_found(queue)
@@ -198,6 +200,12 @@ class PostgresInspector:
         """See `headrace.queues.inspection.DeadLetters`."""
         return frozenset(get_args(FilterField))
 
+    async def letters(self, queue: str, which: JobFilter, *, limit: int = 100) -> list[JobRecord]:
+        """See `headrace.queues.inspection.DeadLetters`."""
+        if which.state not in {None, "dead"}:
+            return []
+        return await self.jobs(queue, replace(which, state="dead"), limit=limit)
+
     async def redrive(self, queue: str, change: Redrive) -> int:
         """See `headrace.queues.inspection.DeadLetters`.
 
@@ -206,7 +214,8 @@ class PostgresInspector:
         left alone.
         """
         queue_id = await self._look_up(queue)
-        done = await self._in_batches("inspect_redrive", queue_id, self._dead(queue, queue_id, change.which))
+        meant = _paced(self._dead(queue, queue_id, change.which), Pace(change.per_second))
+        done = await self._in_batches("inspect_redrive", queue_id, meant)
         _note(queue, change, f"{done} dead jobs put back")
         if done:
             await self._wake(queue_id)
@@ -301,6 +310,14 @@ _WALKS: dict[JobState, str] = {
     "delayed": "inspect_delayed",
     "blocked": "inspect_blocked",
 }
+
+
+async def _paced(batches: AsyncIterator[list[int]], pace: Pace) -> AsyncIterator[list[int]]:
+    async for batch in batches:
+        while batch:
+            turns = await pace.turn(len(batch))
+            yield batch[:turns]
+            batch = batch[turns:]  # noqa: PLW2901 - what is left of it
 
 
 def _batches(ids: Sequence[int]) -> list[Sequence[int]]:
