@@ -39,6 +39,7 @@ from contract.queue.needs import (
     JOBS,
     KEYS,
     ORDER,
+    PAUSES,
     PRIORITIES,
     QUEUES,
     STUCK,
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     pass
 
 
-@needs(QUEUES, JOBS, DEAD_LETTERS, TIME, HOUSEKEEPING, DELAYS, PRIORITIES, GROUPS, ERRORS, CANCELLATION)
+@needs(QUEUES, PAUSES, JOBS, DEAD_LETTERS, TIME, HOUSEKEEPING, DELAYS, PRIORITIES, GROUPS, ERRORS, CANCELLATION)
 class InspectContract(Part):
     async def test_queues_are_listed_with_what_they_hold(self, bench: Bench) -> None:
         await made(bench, max_retries=7)

@@ -27,9 +27,9 @@ from contract.queue.needs import (
     LISTENING,
     LONG_DELAYS,
     ORDER,
+    PAUSES,
     PAUSING,
     PRIORITIES,
-    QUEUES,
     SKIPPING,
     TIME,
     Part,
@@ -317,7 +317,7 @@ class ReceiveOverTimeContract(Part):
             await kept(queue)
             assert names(await queue.receive(1)) == ["urgent"]
 
-    @needs(PAUSING, QUEUES, GROUPS)
+    @needs(PAUSING, PAUSES, GROUPS)
     async def test_a_queue_paused_by_hand_gives_none_whatever_its_settings_say(self, bench: Bench) -> None:
         await made(bench)
         async with bench.queue() as queue:
