@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,21 @@ POOL: Manifest = {
         "autoscaling": {"minReplicas": 0, "maxReplicas": 5},
     },
 }
+SQS_QUEUE: Manifest = {
+    "apiVersion": "headrace.dev/v1alpha1",
+    "kind": "JobQueue",
+    "metadata": {"name": "orders", "namespace": "default"},
+    "spec": {"provider": "AwsSqs", "awsSqs": {"region": "eu-west-1"}},
+}
+SQS_URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
+PLACED_SQS_QUEUE: Manifest = {
+    **SQS_QUEUE,
+    "spec": {
+        "provider": "AwsSqs",
+        "awsSqs": {"region": "eu-west-1", "queueName": "orders", "endpointUrl": "https://vpce.example.com"},
+    },
+}
+ADOPTING_SQS_QUEUE: Manifest = {**SQS_QUEUE, "spec": {"provider": "AwsSqs", "awsSqs": {"queueUrl": SQS_URL}}}
 HTTP = {"url": "http://127.0.0.1:8000/jobs"}
 PLURALS = {"JobQueue": "jobqueues", "JobWorkerPool": "jobworkerpools"}
 DSN = "postgresql://user:hunter2@db/app"
@@ -67,7 +83,7 @@ BAD_QUEUES = [
         mistake="an unknown provider",
         changes={"spec.provider": "Kafka"},
         field="spec.provider",
-        fix='supported values: "AwsSqs", "Postgres"',
+        fix='supported values: "Postgres", "AwsSqs"',
     ),
     Bad(
         mistake="a provider without its settings",
@@ -625,9 +641,226 @@ BAD_POOLS = [
     ),
 ]
 
+BAD_SQS_QUEUES = [
+    Bad(
+        mistake="SQS without its settings",
+        changes={"spec.awsSqs": REMOVED},
+        field="spec.awsSqs",
+        fix="name the region in spec.awsSqs.region, or give the URL of a queue that exists in spec.awsSqs.queueUrl",
+    ),
+    Bad(
+        mistake="two places for one queue",
+        changes={"spec.postgres": {"connection": {"secretRef": {"name": "pg"}}}},
+        field="spec.postgres",
+        fix="is for provider Postgres: remove it",
+    ),
+    Bad(
+        mistake="SQS where the queue is elsewhere",
+        changes={"spec.provider": "Postgres", "spec.postgres": {"connection": {"secretRef": {"name": "pg"}}}},
+        field="spec.awsSqs",
+        fix="is for provider AwsSqs: remove it",
+    ),
+    Bad(
+        mistake="neither a region nor a queue",
+        changes={"spec.awsSqs": {}},
+        field="spec.awsSqs.region",
+        fix="give one such as eu-west-1, or the queueUrl of a queue that exists",
+    ),
+    Bad(
+        mistake="a region by its place on the map",
+        changes={"spec.awsSqs.region": "Ireland"},
+        field="spec.awsSqs.region",
+        fix="such as eu-west-1",
+    ),
+    Bad(
+        mistake="a FIFO queue's name",
+        changes={"spec.awsSqs.queueName": "orders.fifo"},
+        field="spec.awsSqs.queueName",
+        fix="leave .fifo out, and the queue is a standard queue",
+    ),
+    Bad(
+        mistake="a name that leaves no room for the dead-letter queue's",
+        changes={"spec.awsSqs.queueName": "o" * 76},
+        field="spec.awsSqs.queueName",
+        fix="at most 75 letters, digits, hyphens and underscores",
+    ),
+    Bad(
+        mistake="a name that is longer than SQS has any",
+        changes={"spec.awsSqs.queueName": "o" * 81},
+        field="spec.awsSqs.queueName",
+        fix="may not be more than 80",
+    ),
+    Bad(
+        mistake="a name with a dot",
+        changes={"spec.awsSqs.queueName": "orders.eu"},
+        field="spec.awsSqs.queueName",
+        fix="letters, digits, hyphens and underscores",
+    ),
+    Bad(
+        mistake="a queue that is to be made and one that exists",
+        changes={"spec.awsSqs.queueName": "orders", "spec.awsSqs.queueUrl": SQS_URL},
+        field="spec.awsSqs.queueName",
+        fix="remove one of them",
+    ),
+    Bad(
+        mistake="a FIFO queue's URL",
+        changes={"spec.awsSqs.queueUrl": f"{SQS_URL}.fifo"},
+        field="spec.awsSqs.queueUrl",
+        fix="give the URL of a standard queue",
+    ),
+    Bad(
+        mistake="an ARN for the URL",
+        changes={"spec.awsSqs.queueUrl": "arn:aws:sqs:eu-west-1:123456789012:orders"},
+        field="spec.awsSqs.queueUrl",
+        fix="https://HOST/ACCOUNT/NAME",
+    ),
+    Bad(
+        mistake="a URL of another region",
+        changes={"spec.awsSqs.region": "eu-central-1", "spec.awsSqs.queueUrl": SQS_URL},
+        field="spec.awsSqs.region",
+        fix="must be the one that queueUrl names",
+    ),
+    *(
+        Bad(
+            mistake=f"{field} for a queue that is not changed",
+            changes={"spec.awsSqs.queueUrl": SQS_URL, f"spec.awsSqs.{field}": value},
+            field=f"spec.awsSqs.{field}",
+            fix="can't be given with queueUrl",
+        )
+        for field, value in (("encryption", {"kmsKeyId": "alias/mine"}), ("policy", "{}"), ("tags", {"team": "shop"}))
+    ),
+    Bad(
+        mistake="a queue that was there before to be deleted",
+        changes={"spec.awsSqs.queueUrl": SQS_URL, "spec.deletionPolicy": "Delete"},
+        field="spec.deletionPolicy",
+        fix="must be Retain with awsSqs.queueUrl",
+    ),
+    Bad(
+        mistake="a dead-letter queue that exists for a queue that does not",
+        changes={"spec.awsSqs.deadLetterQueueUrl": f"{SQS_URL}-dead"},
+        field="spec.awsSqs.deadLetterQueueUrl",
+        fix="give the URLs of both queues, or neither",
+    ),
+    Bad(
+        mistake="a queue as its own dead-letter queue",
+        changes={"spec.awsSqs.queueUrl": SQS_URL, "spec.awsSqs.deadLetterQueueUrl": SQS_URL},
+        field="spec.awsSqs.deadLetterQueueUrl",
+        fix="must be another queue's than queueUrl",
+    ),
+    *(
+        Bad(
+            mistake=f"a dead-letter queue in another {what}",
+            changes={
+                "spec.awsSqs.queueUrl": SQS_URL,
+                "spec.awsSqs.deadLetterQueueUrl": f"{SQS_URL.replace(of_queue, other)}-dead",
+            },
+            field="spec.awsSqs.deadLetterQueueUrl",
+            fix="of the same account and region as queueUrl",
+        )
+        for what, of_queue, other in (
+            ("account", "123456789012", "210987654321"),
+            ("region", "eu-west-1", "eu-central-1"),
+        )
+    ),
+    Bad(
+        mistake="a poll of more than 20 seconds",
+        changes={"spec.awsSqs.waitTimeSeconds": 21},
+        field="spec.awsSqs.waitTimeSeconds",
+        fix="should be less than or equal to 20",
+    ),
+    Bad(
+        mistake="a batch of more than ten",
+        changes={"spec.awsSqs.maxNumberOfMessages": 11},
+        field="spec.awsSqs.maxNumberOfMessages",
+        fix="should be less than or equal to 10",
+    ),
+    Bad(
+        mistake="a visibility of more than twelve hours",
+        changes={"spec.visibilityTimeoutSeconds": 43201},
+        field="spec.visibilityTimeoutSeconds",
+        fix="must be 43200 or less where provider is AwsSqs",
+    ),
+    Bad(
+        mistake="a retention of more than 14 days",
+        changes={"spec.messageRetentionSeconds": 1209601},
+        field="spec.messageRetentionSeconds",
+        fix="lower it, or leave it out",
+    ),
+    Bad(
+        mistake="a dead-letter retention of more than 14 days",
+        changes={"spec.deadLetter": {"retentionDays": 15}},
+        field="spec.deadLetter.retentionDays",
+        fix="must be 14 or less",
+    ),
+    Bad(
+        mistake="two kinds of encryption",
+        changes={"spec.awsSqs.encryption": {"sqsManaged": True, "kmsKeyId": "alias/mine"}},
+        field="spec.awsSqs.encryption.sqsManaged",
+        fix="remove one of them",
+    ),
+    Bad(
+        mistake="no encryption",
+        changes={"spec.awsSqs.encryption": {"sqsManaged": False}},
+        field="spec.awsSqs.encryption.sqsManaged",
+        fix="remove it, or name a key",
+    ),
+    Bad(
+        mistake="a policy that is no JSON",
+        changes={"spec.awsSqs.policy": "Version: 2012-10-17"},
+        field="spec.awsSqs.policy",
+        fix="must be JSON text",
+    ),
+    Bad(
+        mistake="a policy as an object",
+        changes={"spec.awsSqs.policy": {"Version": "2012-10-17"}},
+        field="spec.awsSqs.policy",
+        fix="must be of type string",
+    ),
+    *(
+        Bad(
+            mistake=f"a tag that begins with {prefix}",
+            changes={"spec.awsSqs.tags": {f"{prefix}owner": "me"}},
+            field="spec.awsSqs.tags",
+            fix="choose other keys",
+        )
+        for prefix in ("headrace.dev/", "aws:")
+    ),
+    Bad(
+        mistake="credentials in the endpoint's URL",
+        changes={"spec.awsSqs.endpointUrl": "https://AKIA:hunter2@sqs.example.com"},
+        field="spec.awsSqs.endpointUrl",
+        fix="put credentials into a Secret and name it in spec.awsSqs.credentials.secretRef",
+    ),
+    Bad(
+        mistake="keys in plain",
+        changes={"spec.awsSqs.credentials": {"accessKeyId": "AKIA"}},
+        field="spec.awsSqs.credentials.secretRef",
+        fix="takes a reference, never keys",
+    ),
+    Bad(
+        mistake="keys beside the reference",
+        changes={"spec.awsSqs.credentials": {"secretRef": {"name": "aws"}, "secretAccessKey": "hunter2"}},
+        field="spec.awsSqs.credentials",
+        fix="must have at most 1 item",
+        secrets=("hunter2",),
+    ),
+    Bad(
+        mistake="a key for the Secret's name",
+        changes={"spec.awsSqs.credentials": {"secretRef": {"name": "hunter2/ABC"}}},
+        field="spec.awsSqs.credentials.secretRef.name",
+        fix="give that Secret's name",
+    ),
+    Bad(
+        mistake="the name of a Secret's key, which is fixed",
+        changes={"spec.awsSqs.credentials": {"secretRef": {"name": "aws", "key": "dsn"}}},
+        field="spec.awsSqs.credentials.secretRef.key",
+        fix="unknown field",
+    ),
+]
+
 CASES = [
     pytest.param(base, bad, id=f"{base['kind']}: {bad.mistake}")
-    for base, bads in ((QUEUE, BAD_QUEUES), (POOL, BAD_POOLS))
+    for base, bads in ((QUEUE, BAD_QUEUES), (SQS_QUEUE, BAD_SQS_QUEUES), (POOL, BAD_POOLS))
     for bad in bads
 ]
 
@@ -656,6 +889,17 @@ def test_a_queue_is_filled_with_the_defaults_that_its_descriptions_name(control_
             "schema": "headrace",
             "completedRetentionSeconds": 0,
         },
+    }
+
+
+def test_a_queue_in_sqs_is_filled_with_the_defaults_that_its_descriptions_name(control_plane: ControlPlane) -> None:
+    assert submit(control_plane, SQS_QUEUE)["spec"] == {
+        "provider": "AwsSqs",
+        "deletionPolicy": "Retain",
+        "visibilityTimeoutSeconds": 1800,
+        "maxRetries": 3,
+        "deadLetter": {"enabled": True, "retentionDays": 14},
+        "awsSqs": {"region": "eu-west-1", "waitTimeSeconds": 20, "maxNumberOfMessages": 10},
     }
 
 
@@ -722,6 +966,31 @@ def test_an_empty_block_means_the_same_as_none(control_plane: ControlPlane) -> N
         pytest.param(QUEUE, {"spec.maxRetries": 0}, id="no retries"),
         pytest.param(QUEUE, {"spec.messageRetentionSeconds": 86400}, id="a retention"),
         pytest.param(QUEUE, {"metadata.name": "q" * 52}, id="the longest name"),
+        pytest.param(
+            SQS_QUEUE,
+            {"spec.awsSqs": {"queueUrl": SQS_URL, "deadLetterQueueUrl": f"{SQS_URL}-dead"}},
+            id="two queues that exist",
+        ),
+        pytest.param(
+            SQS_QUEUE,
+            {"spec.awsSqs": {"region": "eu-west-1", "queueUrl": "http://elasticmq:9324/000000000000/orders"}},
+            id="a queue of another server",
+        ),
+        pytest.param(
+            SQS_QUEUE,
+            {
+                "spec.awsSqs.queueName": "o" * 75,
+                "spec.awsSqs.encryption": {"kmsKeyId": "alias/mine"},
+                "spec.awsSqs.policy": '{"Version": "2012-10-17",\n "Statement": []}\n',
+                "spec.awsSqs.tags": {"team": "shop"},
+                "spec.awsSqs.endpointUrl": "https://vpce-1-2.sqs.eu-west-1.vpce.amazonaws.com",
+                "spec.awsSqs.credentials": {"secretRef": {"name": "aws"}},
+                "spec.visibilityTimeoutSeconds": 43200,
+                "spec.messageRetentionSeconds": 1209600,
+                "spec.deletionPolicy": "Delete",
+            },
+            id="all that SQS takes",
+        ),
         pytest.param(POOL, {"spec.handler": {"exec": {"command": ["/bin/sh", "-c", ""]}}}, id="a command"),
         *(
             pytest.param(POOL, {"spec.handler": {"http": {"url": url}}}, id=url)
@@ -791,12 +1060,27 @@ def test_what_is_unusual_but_right_is_accepted_as_it_stands(
             "schema can't be changed, jobs would stay behind: make a new JobQueue",
             id="schema",
         ),
+        *(
+            pytest.param(
+                base, f"spec.awsSqs.{field}", value, fix, id=f"{field}, {'removed' if value is REMOVED else 'set'}"
+            )
+            for base, field, value, fix in (
+                (SQS_QUEUE, "region", "eu-central-1", "region can't be changed, jobs would stay behind"),
+                (SQS_QUEUE, "queueName", "orders", "queueName can't be set or removed later"),
+                (SQS_QUEUE, "queueUrl", SQS_URL, "queueUrl can't be set or removed later"),
+                (SQS_QUEUE, "endpointUrl", "https://sqs.example.com", "endpointUrl can't be set or removed later"),
+                (PLACED_SQS_QUEUE, "queueName", "others", "queueName can't be changed"),
+                (PLACED_SQS_QUEUE, "queueName", REMOVED, "queueName can't be set or removed later"),
+                (PLACED_SQS_QUEUE, "endpointUrl", "https://sqs.example.com", "endpointUrl can't be changed"),
+                (ADOPTING_SQS_QUEUE, "queueUrl", f"{SQS_URL}2", "queueUrl can't be changed"),
+            )
+        ),
     ],
 )
 def test_what_jobs_hang_on_can_not_be_changed(
     control_plane: ControlPlane, base: Manifest, path: str, value: str, fix: str
 ) -> None:
-    first = changed(base, {"metadata.name": "unchanging"})
+    first = changed(base, {"metadata.name": f"unchanging-{secrets.token_hex(3)}"})
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(first))
     with pytest.raises(ClusterError) as refusal:
         control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(changed(first, {path: value})))
