@@ -14,8 +14,10 @@ from cluster.places import REPOSITORY
 from support import postgres
 from support.in_cluster import restricted_namespace
 from support.kubectl import Kubectl
+from support.moto import Moto, running_moto
 from support.operator_process import OperatorProcess
 from support.operator_world import World
+from support.sqs_world import AMBIENT_NAMESPACE, QUEUE_PREFIX
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +30,29 @@ def control_plane() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """A server that speaks SQS's protocol, to which the operator may go as itself."""
+    with running_moto() as moto:
+        yield moto
+
+
+@pytest.fixture(scope="session")
 def operator_process(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+    control_plane: ControlPlane, moto: Moto, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     """The operator, running; nothing unexpected may stand in its log at the end."""
-    operator = OperatorProcess(control_plane=control_plane, log=tmp_path_factory.mktemp("operator") / "operator.log")
+    operator = OperatorProcess(
+        control_plane=control_plane,
+        log=tmp_path_factory.mktemp("operator") / "operator.log",
+        environment={
+            "HEADRACE_AWS_AMBIENT_NAMESPACES": AMBIENT_NAMESPACE,
+            "HEADRACE_AWS_QUEUE_PREFIX": QUEUE_PREFIX,
+            "HEADRACE_AWS_ENDPOINT_URLS": moto.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "AKIAOPERATOR",
+            "AWS_SECRET_ACCESS_KEY": "the-operators-own",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        },
+    )
     operator.install()
     operator.start()
     try:

@@ -16,6 +16,7 @@ from headrace_operator.core.model import (
     SCALED_TO_ZERO_ANNOTATION,
     ConflictError,
     EventType,
+    Finding,
     ObjectKey,
     OperatorError,
     QueueDepth,
@@ -33,6 +34,10 @@ from headrace_operator.reconcile.objects import ObjectStore, key_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+    from headrace_operator.core.binding import QueueBinding
+    from headrace_operator.core.provider import SecretKey
+    from headrace_operator.core.spec import JobQueue
 
 Manifest = dict[str, Any]
 
@@ -228,6 +233,11 @@ class MemoryBackend(PostgresProvider):
         self.jobs: int | None = 0
         """How many are removed; None: the queue isn't this owner's."""
         self.status: dict[str, Any] = {"schemaVersion": 1}
+        self.provisioning_findings: list[Finding] = []
+        self.depth_findings: list[Finding] = []
+        self.has_binding = True
+        """Whether a binding is known; where it is not, once the status has a schema's version."""
+        self.counts_exactly = True
         self.backend_limits = BackendLimits(max_retry_delay_seconds=10_000_000_000)
         self.removed: list[PostgresPlace] = []
         self._clock = clock
@@ -252,12 +262,21 @@ class MemoryBackend(PostgresProvider):
         self.ensured += 1
         self.places.append(place)
         self.owners.append(owner)
-        return Provisioned(changed=False, details="", status=self.status)
+        return Provisioned(changed=False, details="", status=self.status, findings=self.provisioning_findings)
 
     async def remove(self, place: PostgresPlace, owner: QueueOwner, progress: Callable[[str], None]) -> Removed | None:
         await self._take_time(progress)
         self.removed.append(place)
-        return None if self.jobs is None else Removed(self.jobs)
+        return None if self.jobs is None else Removed(self.jobs, is_approximate=not self.counts_exactly)
+
+    def findings(self, status: Mapping[str, Any], depth: QueueDepth | None) -> Sequence[Finding]:
+        return self.depth_findings
+
+    def binding(  # type: ignore[override]
+        self, queue: JobQueue, secrets: Mapping[SecretKey, bytes], status: Mapping[str, Any]
+    ) -> QueueBinding | None:
+        is_known = self.has_binding or "schemaVersion" in status
+        return super().binding(queue, secrets, status) if is_known else None
 
     async def _take_time(self, progress: Callable[[str], None]) -> None:
         self.attempts += 1

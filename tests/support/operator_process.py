@@ -22,6 +22,7 @@ from cluster.processes import run
 from support.postgres import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cluster.control_plane import ControlPlane
@@ -54,6 +55,8 @@ class OperatorProcess:
     listen_port: int = field(default_factory=free_port)
     metrics_api_port: int = field(default_factory=free_port)
     log_level: str = "debug"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What else it is told."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def install(self) -> None:
@@ -86,6 +89,7 @@ class OperatorProcess:
             "HEADRACE_LOG_LEVEL": self.log_level,
             # A warning in the operator's process is as wrong as one in a test.
             "PYTHONWARNINGS": "error",
+            **self.environment,
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -164,6 +164,22 @@ async def test_a_failure_of_one_queue_is_none_of_the_others(crowd: Crowd) -> Non
     assert sorted(crowd.provider.done) == ["mails", "orders"]
 
 
+async def test_whoever_says_when_to_come_again_is_asked_then_and_not_before(crowd: Crowd) -> None:
+    failure = TransientError("QueueDeletedRecently", "the name is taken", retry_after_seconds=60)
+    crowd.provider.failure = failure
+    crowd.ask("orders")
+    await settle()
+    crowd.provider.failure = None
+    crowd.clock.move(59)
+    crowd.ask("orders")
+    await settle()
+    assert crowd.provider.done == []
+    crowd.clock.move(1)
+    crowd.ask("orders")
+    await settle()
+    assert crowd.provider.done == ["orders"]
+
+
 async def test_a_provisioner_that_can_not_be_opened_is_a_failure_of_all(crowd: Crowd) -> None:
     crowd.provider.opening_failure = TimeoutError()
     crowd.ask("orders", "mails")

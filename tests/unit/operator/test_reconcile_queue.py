@@ -11,6 +11,7 @@ from headrace_operator.core.conditions import find
 from headrace_operator.core.limits import BackendLimits
 from headrace_operator.core.model import (
     ConflictError,
+    Finding,
     ObjectKey,
     OperatorError,
     PassingError,
@@ -675,3 +676,47 @@ async def test_of_a_queue_that_was_made_anew_between_two_looks_nothing_is_taken_
     scene.backend.held_up.set()
     await scene.look()
     assert [place.label for place in scene.backend.followed.values()] == ["queue thumbnails in schema headrace"]
+
+
+async def test_what_is_not_as_it_should_be_is_a_condition_and_an_event_and_goes_when_it_is_mended(
+    scene: Scene,
+) -> None:
+    low = Finding("MaxReceiveCountTooLow", "raise it")
+    scene.backend.provisioning_findings = [low]
+    scene.backend.depth_findings = [Finding("RetentionNear", "run more workers"), low]
+    await scene.look()
+    assert (scene.reason(), scene.reason("Degraded")) == ("Ready", "MaxReceiveCountTooLow")
+    assert scene.message("Degraded") == "raise it; run more workers"
+    assert ("Warning", "MaxReceiveCountTooLow") in scene.cluster.events
+    scene.backend.provisioning_findings = []
+    scene.backend.depth_findings = []
+    await scene.look(seconds=1.5 * PostgresProvider.resync_seconds)
+    await scene.look()
+    assert scene.reason("Degraded") == "AsItShouldBe"
+
+
+async def test_of_a_queue_with_nothing_to_be_mended_that_is_not_said(scene: Scene) -> None:
+    await scene.look()
+    assert find(scene.queue["status"]["conditions"], "Degraded") is None
+
+
+async def test_a_binding_that_only_provisioning_makes_known_is_made_then_and_known_after_a_start(scene: Scene) -> None:
+    scene.backend.has_binding = False
+    await scene.look()
+    assert scene.reason() == "Ready"
+    assert scene.cluster.find("Secret", BINDING) is not None
+    scene.backend.followed.clear()
+    scene.backend.held_up.clear()
+    scene.restart()
+    await scene.look()
+    # Provisioning has not come to its end, and the depth is read all the same: the status tells the binding.
+    assert scene.backend.followed
+
+
+async def test_an_approximate_number_of_jobs_is_told_as_such(scene: Scene) -> None:
+    scene.backend.counts_exactly, scene.backend.jobs = False, 3
+    scene.put(deletionPolicy="Delete")
+    await scene.look()
+    scene.put({"deletionTimestamp": scene.clock.now().isoformat()}, deletionPolicy="Delete")
+    await scene.look()
+    assert any("is removed, with about 3 jobs" in message for message in scene.cluster.told)

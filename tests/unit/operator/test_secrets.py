@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from headrace_operator.core.model import ObjectKey, PassingError, TransientError
+from headrace_operator.core.provider import SecretKey
 from headrace_operator.reconcile.objects import ObjectStore
 from headrace_operator.reconcile.secrets import Secrets, SecretUser
 from support.jumping_loop import run_jumping
@@ -70,6 +71,27 @@ async def test_whoever_was_refused_reads_anew_and_a_hundred_of_them_once(scene: 
 async def test_another_key_is_read_though_the_secret_is_known(scene: Scene) -> None:
     await scene.read()
     assert (await scene.secrets.read(MAIL, "pg", "other")).content == b"x"
+
+
+async def test_a_key_that_may_be_missing_is_none_and_the_secret_is_read_no_more_often_for_it(scene: Scene) -> None:
+    token = SecretKey("pg", "token", is_optional=True)
+    for _ in range(40):
+        assert await scene.secrets.find(MAIL, token) is None
+        assert await scene.read() == b"first"
+        scene.clock.move(1)
+    assert scene.reads == 2
+    scene.cluster.secrets[DATABASE]["token"] = b"temporary"
+    scene.clock.move(60)
+    found = await scene.secrets.find(MAIL, token)
+    assert found is not None
+    assert found.content == b"temporary"
+
+
+async def test_a_key_that_is_optional_to_one_and_needed_by_another_is_needed(scene: Scene) -> None:
+    assert await scene.secrets.find(MAIL, SecretKey("pg", "token", is_optional=True)) is None
+    with pytest.raises(TransientError, match="has no key token"):
+        await scene.secrets.find(THUMBNAILS, SecretKey("pg", "token"))
+    assert await scene.secrets.find(MAIL, SecretKey("pg", "token", is_optional=True)) is None
 
 
 async def test_a_version_tells_whether_the_secret_has_changed(scene: Scene) -> None:
