@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 TOGETHER = timedelta(minutes=10)
 """So long one Event tells of all that happens to an object for one reason."""
 
-REMEMBERED = 2000
+REMEMBERED = 10_000
 """Events; of the oldest it is forgotten that they were told."""
 
 _MESSAGE_BYTES = 1024

@@ -101,11 +101,11 @@ class Controllers:
     def show_news(self, queue: ObjectKey, is_urgent: bool) -> None:
         """A queue's sample has changed; urgently, where it was lost or found, or there is something to start or not."""
         if is_urgent:
-            self._work[QUEUE_KIND].add(queue)
+            self._work[QUEUE_KIND].add(queue, is_urgent=True)
         else:
             # For the numbers in its status, which are written so often at most.
             self._work[QUEUE_KIND].add_within(queue, NUMBERS_STEP.total_seconds())
-        self._wake_pools(queue)
+        self._wake_pools(queue, is_urgent=is_urgent)
 
     @property
     def waiting_looks(self) -> Mapping[str, Callable[[], int]]:
@@ -230,9 +230,9 @@ class Controllers:
         if self.objects.get(user.kind, user.key) is not None:
             self._work[user.kind].add(user.key)
 
-    def _wake_pools(self, queue: ObjectKey) -> None:
+    def _wake_pools(self, queue: ObjectKey, *, is_urgent: bool = False) -> None:
         for pool in self.objects.pools_of(queue):
-            self._work[POOL_KIND].add(pool)
+            self._work[POOL_KIND].add(pool, is_urgent=is_urgent)
 
 
 def _log_look(kind: str, key: ObjectKey, error: Exception | None) -> None:

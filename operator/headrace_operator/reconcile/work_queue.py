@@ -95,10 +95,15 @@ class WorkQueue(Generic[Key]):
         self._is_beginning = False
         self._last_progress_seconds = 0.0
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, *, is_urgent: bool = False) -> None:
         """Look at the key as soon as possible; at one whose last look failed, after the shortest backoff.
 
         What a failed look does may come back as a change of its object: without the wait they would chase each other.
+
+        Parameters
+        ----------
+        is_urgent
+            Whether it comes before those of its share that wait: thousands do after a start, and somebody waits for it.
         """
         if key in self._active:
             self._again.add(key)
@@ -107,6 +112,10 @@ class WorkQueue(Generic[Key]):
         else:
             self._cancel_timer(key)
             self._push(key)
+            if is_urgent:
+                line = self._waiting[self._share_of(key)]
+                line.remove(key)
+                line.appendleft(key)
 
     def add_within(self, key: Key, seconds: float) -> None:
         """Look at the key once so many seconds are over, or before, whatever becomes of a look under way."""

@@ -354,6 +354,22 @@ def test_shares_take_turns(journal: Journal) -> None:
     assert [key for key, _ in journal.looks] == ["a/1", "b/1", "a/2", "b/2", "a/3"]
 
 
+def test_what_is_urgent_comes_before_those_of_its_share_that_wait_and_before_no_others_turn(journal: Journal) -> None:
+    async def slow(_: str) -> float | None:
+        await asyncio.sleep(1)
+        return None
+
+    async def story(queue: WorkQueue[str]) -> None:
+        for key in ("a/1", "a/2", "a/3", "b/1", "b/2"):
+            queue.add(key)
+        queue.add("a/3", is_urgent=True)
+        queue.add("b/3", is_urgent=True)
+        await asyncio.sleep(10)
+
+    told(journal, slow, story, concurrency=1)
+    assert [key for key, _ in journal.looks] == ["a/3", "b/3", "a/1", "b/1", "a/2", "b/2"]
+
+
 def test_looks_that_are_given_up_are_begun_anew(journal: Journal) -> None:
     async def slow(_: str) -> float | None:
         await asyncio.sleep(1)
