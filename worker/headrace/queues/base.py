@@ -174,6 +174,8 @@ class Maintained:
     """Delayed jobs, and heads of groups, that became ready."""
     expired: int = 0
     """Jobs not started in time, dead-lettered."""
+    malformed: int = 0
+    """Messages that nobody can understand, dead-lettered."""
     cancelled: int = 0
     """Jobs cancelled while they ran, and since handed back: gone now."""
     pruned: int = 0

@@ -176,9 +176,12 @@ def encode(job: Job) -> Message:
     if job.extra:
         unknown = {name: value for name, value in job.extra.items() if name not in _KNOWN}
         fields = {**msgspec.to_builtins(fields), **unknown}
-    text = msgspec.json.encode(fields).decode()
-    # Foreign characters of JSON stand within its strings, so their escapes do, too.
-    return Message(body=body, attribute=_FOREIGN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return Message(body=body, attribute=carriable(msgspec.json.encode(fields).decode()))
+
+
+def carriable(json: str) -> str:
+    """JSON with escapes for what XML has no character for: they stand within its strings, so their escapes do, too."""
+    return _FOREIGN.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
 
 
 def decode(

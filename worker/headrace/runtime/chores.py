@@ -36,11 +36,11 @@ async def keep_house(queue: KeepsHouse, name: str, metrics: QueueMetrics, *, eve
         else:
             metrics.rescued.inc(done.rescued)
             metrics.cancelled.inc(done.cancelled)
-            metrics.failed.inc(done.expired + done.poisoned)
-            if done.rescued or done.expired or done.poisoned:
+            metrics.failed.inc(done.expired + done.poisoned + done.malformed)
+            if done.rescued or done.expired or done.poisoned or done.malformed:
                 log.warning(
-                    "housekeeping queue=%s rescued=%d expired=%d poisoned=%d",
-                    *(name, done.rescued, done.expired, done.poisoned),
+                    "housekeeping queue=%s rescued=%d expired=%d poisoned=%d malformed=%d",
+                    *(name, done.rescued, done.expired, done.poisoned, done.malformed),
                 )
         await asyncio.sleep(every_seconds * random.uniform(0.8, 1.2))  # noqa: S311
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from headrace.idempotency.base import ClaimState, Hold, IdempotencyError
 from headrace.job import IDEMPOTENCY_KEY_HEADER
-from headrace.runtime.clock import lease_clock as now
+from headrace.queues.clock import lease_clock as now
 from headrace.runtime.lease import TRUSTED_SHARE
 
 if TYPE_CHECKING:

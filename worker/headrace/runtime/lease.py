@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from headrace.queues.answer_limit import AnswerLimit
 from headrace.queues.base import HEARTBEAT_SECONDS, KeepsAliveAside
+from headrace.queues.clock import lease_clock as now
 from headrace.queues.errors import QueueError, SchemaVersionError
-from headrace.runtime.clock import lease_clock as now
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

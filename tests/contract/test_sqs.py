@@ -1,0 +1,152 @@
+"""The contract on servers that speak the protocol of SQS: ElasticMQ, and moto, whose errors are AWS's own.
+
+Where they differ from AWS (tests rely on none of it):
+
+- Both give what they have with any receive. AWS's standard queues give a sample of it to whoever does not wait, and
+  may give a message twice: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-short-and-long-polling.html
+- ElasticMQ refuses ``RedriveAllowPolicy`` (as the provisioner finds out, and does without):
+  https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
+- Both keep to an order, more or less, and limit nothing to 120,000 messages in flight:
+  https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contract.queue.bench import LEASE_SECONDS, QUEUE
+from contract.queue.dead_letters import DeadLetterContract
+from contract.queue.faults import FaultContract
+from contract.queue.lease import LeaseContract
+from contract.queue.needs import Offer
+from contract.queue.provision import ProvisionContract
+from contract.queue.settle import SettleContract
+from contract.queue.suite import QueueContract
+from headrace.queues.sqs.client import SqsClient, open_client
+from headrace.queues.sqs.place import SqsAddress, parse_url
+from headrace.queues.sqs.provisioner import SqsProvisioner
+from headrace.queues.sqs.queue import SqsQueue
+from support.aws_proxy import AwsProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from headrace.queues.base import Backlog, Owner, Provisioned, QueueSettings, Removed
+    from headrace.queues.inspection import Inspector
+    from support.elasticmq import ElasticMq
+    from support.moto import Moto
+
+CREDENTIALS = {"access_key_id": "AKIATEST", "secret_access_key": "not-a-secret"}
+# A poll that outlasts its test would hold it up.
+WAIT_SECONDS = 1
+
+
+class Prefixed:
+    """A provisioner whose queues are a test's own, on a server that many tests share."""
+
+    def __init__(self, inner: SqsProvisioner, prefix: str) -> None:
+        self._inner = inner
+        self._prefix = prefix
+
+    async def ensure(self, queue: str, settings: QueueSettings, owner: Owner) -> Provisioned:
+        return await self._inner.ensure(self._prefix + queue, settings, owner)
+
+    async def remove(self, queue: str, owner: Owner) -> Removed | None:
+        return await self._inner.remove(self._prefix + queue, owner)
+
+
+class SqsBench:
+    """One server behind a proxy; queues of a prefix of their own."""
+
+    def __init__(self, server: ElasticMq | Moto, proxy: AwsProxy, client: SqsClient) -> None:
+        self._server = server
+        self._prefix = f"t{uuid.uuid4().hex[:8]}-"
+        self._proxy = proxy
+        self._client = client
+        self._stack = AsyncExitStack()
+        self.provisioner = Prefixed(SqsProvisioner(client), self._prefix)
+
+    @property
+    def backlog(self) -> Backlog:
+        raise NotImplementedError("nothing that this backend offers asks for one")
+
+    @classmethod
+    def offer(cls) -> Offer:
+        address = parse_url("sqs://sqs.eu-central-1.amazonaws.com/123456789012/orders")
+        return Offer(name="SQS", queue=SqsQueue(address, QUEUE), inspector=None, moves_time=False, takes_parts=True)
+
+    def address(self, name: str) -> SqsAddress:
+        return parse_url(
+            self._server.url(self._prefix + name),
+            endpoint_url=self._proxy.endpoint_url,
+            wait_time_seconds=WAIT_SECONDS,
+            **CREDENTIALS,
+        )
+
+    def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> SqsQueue:
+        # A round of housekeeping looks at the queue's settings each time.
+        return SqsQueue(self.address(name), name, lease_seconds=lease_seconds, look_seconds=0)
+
+    async def inspector(self) -> Inspector:
+        raise NotImplementedError("nothing that this backend offers asks for one")
+
+    async def pass_time(self, seconds: float) -> None:
+        raise NotImplementedError("its clock is the real one")
+
+    @asynccontextmanager
+    async def faulty(self) -> AsyncIterator[None]:
+        failing: set[str] = set()
+
+        def every_other(entry: dict[str, Any]) -> bool:
+            if "headrace-dead" in entry["MessageAttributes"]:
+                return True
+            job = entry["MessageAttributes"]["headrace"]["StringValue"]
+            # Those that are sent again come in other places.
+            if int(entry["Id"]) % 2:
+                failing.add(job)
+            return job in failing
+
+        self._proxy.fail_entries("SendMessageBatch", every_other, times=float("inf"))
+        yield
+        self._proxy.heal()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        for url in (await self._client.call("ListQueues", {"QueueNamePrefix": self._prefix})).get("QueueUrls", []):
+            await self._client.call("DeleteQueue", {"QueueUrl": url})
+
+
+@asynccontextmanager
+async def benched(server: ElasticMq | Moto) -> AsyncIterator[SqsBench]:
+    address = parse_url(server.url(QUEUE), **CREDENTIALS)
+    async with AwsProxy(server.endpoint_url).running() as proxy, open_client(address.place) as client:
+        bench = SqsBench(server, proxy, client)
+        try:
+            yield bench
+        finally:
+            await bench.close()
+
+
+class TestElasticMq(QueueContract):
+    offer = SqsBench.offer
+
+    @pytest.fixture
+    async def bench(self, elasticmq: ElasticMq) -> AsyncIterator[SqsBench]:
+        async with benched(elasticmq) as bench:
+            yield bench
+
+
+class TestMoto(SettleContract, LeaseContract, DeadLetterContract, ProvisionContract, FaultContract):
+    """What is about answers and errors. Receives that come at once are given the same message by moto's server, and
+    each takes as long as its queue is."""
+
+    offer = SqsBench.offer
+
+    @pytest.fixture
+    async def bench(self, moto: Moto) -> AsyncIterator[SqsBench]:
+        async with benched(moto) as bench:
+            yield bench

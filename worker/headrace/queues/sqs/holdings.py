@@ -1,0 +1,134 @@
+"""What one queue object holds, and until when. Pure: the time is an argument, in seconds of one clock.
+
+Each delivery is held under a lease of its own: its receipt. Deliveries leave by being settled, or by being told as
+lost. Whoever extends a lease and whoever settles its job keep out of each other's way: a lease that is extended after
+its job was put back would hide that job.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from headrace.queues.sqs.capabilities import MAX_VISIBILITY_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from headrace.queues.base import Delivery, DeliveryKey
+
+Use: TypeAlias = Literal["settling", "extending"]
+
+_MANY = 10_000
+
+
+class Held:
+    """One delivery that is held."""
+
+    __slots__ = (
+        "asked_until",
+        "delivery",
+        "expires_at",
+        "failures",
+        "is_counted",
+        "is_sent",
+        "message_id",
+        "receives",
+        "use",
+        "wall_at",
+    )
+
+    def __init__(
+        self, delivery: Delivery, *, message_id: str, receives: int, received_at: float, seconds: float
+    ) -> None:
+        self.delivery = delivery
+        self.message_id = message_id
+        self.receives = receives
+        """How often the message was received."""
+        self.expires_at = received_at + seconds
+        """Until when it is held, by the service's account or a little longer."""
+        self.wall_at = received_at + MAX_VISIBILITY_SECONDS
+        """It can't be held for longer."""
+        self.use: Use | None = None
+        """What is being done with it."""
+        self.is_sent = False
+        """Whether what takes its place (a retry, a dead letter) was sent: it is only to be deleted."""
+        self.is_counted = False
+        """Whether its failure was counted beside the queue."""
+        self.asked_until = float("-inf")
+        """A change of its visibility was asked for and got no answer: if it came about, nobody has it before."""
+
+
+class Holdings:
+    """The deliveries that are held, by their receipts.
+
+    Parameters
+    ----------
+    lease_seconds
+        How long what is held can be relied on after a heartbeat.
+    visibility_seconds
+        How long a heartbeat extends for.
+    """
+
+    def __init__(self, *, lease_seconds: float, visibility_seconds: int) -> None:
+        self.has_heartbeats = False
+        """Whether all that is received shall be held for as long as heartbeats go on."""
+        self.visibility_seconds = visibility_seconds
+        self._lease_seconds = lease_seconds
+        self._held: dict[str, Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._held.values()))
+
+    def hold(self, held: Held, now: float) -> None:
+        """Hold one more."""
+        if len(self._held) >= _MANY and not self.has_heartbeats:
+            self._forget_expired(now)
+        self._held[held.delivery.receipt] = held
+
+    def get(self, delivery: Delivery) -> Held | None:
+        """The delivery, where it is held."""
+        return self._held.get(delivery.receipt)
+
+    def drop(self, delivery: Delivery) -> None:
+        """It is held no more."""
+        self._held.pop(delivery.receipt, None)
+
+    # Extending
+
+    def due(self, now: float) -> list[Held]:
+        """What a heartbeat is to extend: more than half of its time is over, and it is neither lost nor in use."""
+        half = now + self.visibility_seconds / 2
+        return [
+            held
+            for held in list(self._held.values())
+            if held.expires_at <= half and held.use is None and now < held.expires_at and self.extension(held, now) > 0
+        ]
+
+    def extension(self, held: Held, now: float) -> int:
+        """For how many seconds from now it can be held, up to the wall; 0 where that is no longer than it is held."""
+        seconds = min(self.visibility_seconds, int(held.wall_at - now))
+        return seconds if now + seconds > held.expires_at else 0
+
+    def extended(self, held: Held, until: float) -> None:
+        """The service holds it until then."""
+        held.expires_at = max(held.expires_at, until)
+
+    def lost(self, now: float, gone: Iterable[Held]) -> frozenset[DeliveryKey]:
+        """What is to be told as lost, and is held no more.
+
+        That is what is gone, what has expired, and what can't be relied on until the next heartbeats: it was to be
+        extended and could not be, whether for a fault or for the wall. What is being settled is left to that.
+        """
+        trusted_until = now + self._lease_seconds
+        lost = [held for held in gone if held.delivery.receipt in self._held]
+        lost += [held for held in list(self._held.values()) if held.expires_at < trusted_until and held.use is None]
+        for held in lost:
+            self.drop(held.delivery)
+        return frozenset(held.delivery.key for held in lost)
+
+    def _forget_expired(self, now: float) -> None:
+        """Without heartbeats nobody asks what is lost."""
+        self._held = {receipt: held for receipt, held in self._held.items() if held.expires_at > now}

@@ -1,0 +1,187 @@
+"""Settling deliveries: what becomes of each message, in batches of ten.
+
+A dead job is sent to the dead-letter queue, and one that is put back may have to be sent anew (`putting_back`).
+Whatever is sent is sent before its message is deleted (`replacing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from headrace.queues.clock import lease_clock
+from headrace.queues.errors import QueueAccessError, QueueError
+from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry, Settled
+from headrace.queues.sqs.calls import is_lost, own_copy
+from headrace.queues.sqs.messages import DeadMark, dead_letter
+from headrace.queues.sqs.putting_back import PuttingBack
+from headrace.queues.sqs.replacing import Case, Replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.queues.failure_counts import FailureCounts
+    from headrace.queues.settlement import Failure, Settlement
+    from headrace.queues.sqs.calls import Calls
+    from headrace.queues.sqs.holdings import Held, Holdings
+    from headrace.queues.sqs.lease import HeartbeatLease
+    from headrace.queues.sqs.messages import Outgoing
+    from headrace.queues.sqs.queue_settings import KnownQueue
+    from headrace.queues.sqs.service_clock import ServiceClock
+
+EXHAUSTED = "RetriesExhausted"
+"""The reason for which a job out of attempts is dead."""
+
+
+class Settling:
+    """Settles what one queue object holds."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        facts: KnownQueue,
+        holdings: Holdings,
+        lease: HeartbeatLease,
+        clock: ServiceClock,
+        counts: FailureCounts | None,
+    ) -> None:
+        self._calls = calls
+        self._facts = facts
+        self._holdings = holdings
+        self._lease = lease
+        self._replacing = Replacing(calls)
+        self._putting_back = PuttingBack(calls, facts, self._replacing, clock, counts)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Settled:
+        """See `headrace.queues.base.Queue`."""
+        cases, refused = self._cases(settlements)
+        if not cases:
+            return Settled(accepted=0, refused=tuple(refused))
+        try:
+            errors = await self._settle(cases)
+        finally:
+            for _, held in cases:
+                held.use = None
+        return self._settled(settlements, cases, refused, errors)
+
+    async def put_back(self, several: Sequence[Held]) -> None:
+        """Give these back at once, whatever comes of it: else they come again when their leases run out."""
+        await self.settle([Release(delivery=held.delivery) for held in several])
+
+    def _cases(self, settlements: Sequence[Settlement]) -> tuple[list[Case], list[Settlement]]:
+        cases: list[Case] = []
+        refused: list[Settlement] = []
+        now = lease_clock()
+        for settlement in settlements:
+            held = self._holdings.get(settlement.delivery)
+            if held is None or held.use == "settling":
+                refused.append(settlement)
+            elif held.expires_at <= now and not isinstance(settlement, Complete):
+                # Somebody else has it, or will: only what is done need not be done again.
+                self._holdings.drop(settlement.delivery)
+                refused.append(settlement)
+            else:
+                cases.append(Case(settlement, held))
+        for _, held in cases:
+            held.use = "settling"
+        return cases, refused
+
+    async def _settle(self, cases: Sequence[Case]) -> dict[str, QueueError]:
+        """What went wrong, by receipt."""
+        await self._lease.extended([held for _, held in cases])
+        deletes: list[Case] = []
+        others: list[Case] = []
+        for case in cases:
+            (deletes if case.held.is_sent or self._only_deletes(case) else others).append(case)
+        if not others:
+            return await self._replacing.delete(deletes)
+        errors: dict[str, QueueError] = {}
+        burials = [case for case in others if self._is_dead(case.settlement)]
+        failures = [
+            case for case in others if isinstance(case.settlement, Retry) and not self._is_dead(case.settlement)
+        ]
+        releases = [case for case in others if isinstance(case.settlement, Release)]
+        for found in await asyncio.gather(
+            self._replacing.delete(deletes),
+            self._give_up(burials),
+            self._putting_back.after_failures(failures),
+            self._putting_back.uncharged(releases),
+        ):
+            errors |= found
+        return errors
+
+    def _only_deletes(self, case: Case) -> bool:
+        settlement = case.settlement
+        if isinstance(settlement, Complete | Discard):
+            return True
+        return self._is_dead(settlement) and not self._facts.settings.dead_letter_enabled
+
+    def _is_dead(self, settlement: Settlement) -> bool:
+        if isinstance(settlement, Retry):
+            return settlement.delivery.job.attempt > self._facts.settings.max_retries
+        return isinstance(settlement, DeadLetter)
+
+    # What becomes of a message
+
+    async def _give_up(self, cases: Sequence[Case]) -> dict[str, QueueError]:
+        if not cases:
+            return {}
+        url = self._facts.dead_letter_url
+        if url is None:
+            error = QueueAccessError(
+                f"queue {self._calls.address.name}: nobody knows its dead-letter queue: allow sqs:GetQueueAttributes, "
+                "or give dead_letter_queue_url"
+            )
+            return {held.delivery.receipt: error for _, held in cases}
+        letters = [self._letter(settlement) for settlement, _ in cases]
+        return await self._replacing.replace(cases, letters, url)
+
+    def _letter(self, settlement: Settlement) -> Outgoing:
+        job = settlement.delivery.job
+        failure: Failure | None = None
+        reason, attempts = EXHAUSTED, job.attempt
+        if isinstance(settlement, Retry):
+            failure = settlement.failure
+        elif isinstance(settlement, DeadLetter):
+            failure, reason = settlement.failure, settlement.reason
+        return dead_letter(job, DeadMark(reason=reason, at=datetime.now(UTC), attempts=attempts, failure=failure))
+
+    # What to say of it
+
+    def _settled(
+        self,
+        settlements: Sequence[Settlement],
+        cases: Sequence[Case],
+        refused: list[Settlement],
+        errors: dict[str, QueueError],
+    ) -> Settled:
+        dead = []
+        unsettled: list[Settlement] = []
+        first: QueueError | None = None
+        for settlement, held in cases:
+            error = errors.get(held.delivery.receipt) if errors else None
+            if error is None:
+                self._holdings.drop(held.delivery)
+                if self._is_dead(settlement):
+                    dead.append(settlement)
+            elif is_lost(error) and held.is_sent:
+                # What takes its place is there; this one is gone, or comes again.
+                self._holdings.drop(held.delivery)
+                if self._is_dead(settlement):
+                    dead.append(settlement)
+            elif is_lost(error):
+                self._holdings.drop(held.delivery)
+                refused.append(settlement)
+            else:
+                unsettled.append(settlement)
+                first = first or error
+        if first is not None and len(unsettled) == len(settlements):
+            raise own_copy(first)
+        return Settled(
+            accepted=len(settlements) - len(refused) - len(unsettled),
+            refused=tuple(refused),
+            dead_lettered=tuple(dead),
+            unsettled=tuple(unsettled),
+            error="" if first is None else str(first),
+        )
