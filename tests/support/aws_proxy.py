@@ -30,6 +30,8 @@ class _Fault:
 
     operation: str | None
     times: float
+    of: str
+    """What must stand in the request, such as a queue's URL; whatever it is, where this is empty."""
     act: Callable[[_Call], Awaitable[web.StreamResponse]]
 
 
@@ -75,14 +77,21 @@ class AwsProxy:
         return f"http://127.0.0.1:{self.port}"
 
     def answer(
-        self, status: int, code: str, message: str = "", *, operation: str | None = None, times: float = 1
+        self,
+        status: int,
+        code: str,
+        message: str = "",
+        *,
+        operation: str | None = None,
+        times: float = 1,
+        of: str = "",
     ) -> None:
-        """Refuse the next calls with an error, forwarding nothing."""
+        """Refuse the next calls with an error, forwarding nothing; `of`: only those in which this stands."""
 
         async def act(_: _Call) -> web.StreamResponse:
             return self._error(status, code, message)
 
-        self._faults.append(_Fault(operation=operation, times=times, act=act))
+        self._faults.append(_Fault(operation=operation, times=times, of=of, act=act))
 
     def answer_page(self, status: int, page: str, *, operation: str | None = None, times: float = 1) -> None:
         """Answer the next calls with something that is no answer of AWS's."""
@@ -90,7 +99,7 @@ class AwsProxy:
         async def act(_: _Call) -> web.StreamResponse:
             return web.Response(status=status, text=page, content_type="text/html")
 
-        self._faults.append(_Fault(operation=operation, times=times, act=act))
+        self._faults.append(_Fault(operation=operation, times=times, of="", act=act))
 
     def cut(self, *, operation: str | None = None, times: float = 1, is_done: bool = False) -> None:
         """Break the connection instead of answering the next calls; `is_done`: after the server has done it."""
@@ -103,17 +112,17 @@ class AwsProxy:
             transport.abort()
             return web.Response()
 
-        self._faults.append(_Fault(operation=operation, times=times, act=act))
+        self._faults.append(_Fault(operation=operation, times=times, of="", act=act))
 
-    def slow(self, seconds: float, *, operation: str | None = None, times: float = 1) -> None:
-        """Answer the next calls only after a while; they are done at once."""
+    def slow(self, seconds: float, *, operation: str | None = None, times: float = 1, of: str = "") -> None:
+        """Answer the next calls only after a while; they are done at once. `of`: only those in which this stands."""
 
         async def act(call: _Call) -> web.StreamResponse:
             answer = await call.forward(call.body)
             await asyncio.sleep(seconds)
             return answer
 
-        self._faults.append(_Fault(operation=operation, times=times, act=act))
+        self._faults.append(_Fault(operation=operation, times=times, of=of, act=act))
 
     def fail_entries(
         self,
@@ -142,7 +151,7 @@ class AwsProxy:
             answer.setdefault("Successful", [])
             return web.json_response(answer, content_type="application/x-amz-json-1.0")
 
-        self._faults.append(_Fault(operation=operation, times=times, act=act))
+        self._faults.append(_Fault(operation=operation, times=times, of="", act=act))
 
     async def until_under_way(self, operation: str, number: int) -> None:
         """Wait until so many calls of an operation are under way."""
@@ -174,9 +183,9 @@ class AwsProxy:
                 return self._error(403, code, "The security token included in the request is expired")
         return None
 
-    def _next_fault(self, operation: str) -> _Fault | None:
+    def _next_fault(self, operation: str, body: bytes) -> _Fault | None:
         for fault in self._faults:
-            if fault.operation in {None, operation} and fault.times > 0:
+            if fault.operation in {None, operation} and fault.times > 0 and fault.of.encode() in body:
                 fault.times -= 1
                 return fault
         return None
@@ -197,7 +206,7 @@ class AwsProxy:
             async def forward(body: bytes) -> web.Response:
                 return await self._forwarded(request, body)
 
-            fault = self._next_fault(operation)
+            fault = self._next_fault(operation, body)
             if fault is not None:
                 return await fault.act(_Call(operation=operation, request=request, body=body, forward=forward))
             return await forward(body)

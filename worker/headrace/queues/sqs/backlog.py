@@ -188,16 +188,14 @@ class BacklogSession:
         if known.queue_url is None:
             known.queue_url = await _url_of(client, queue.name)
         names = (*COUNTS, "RedrivePolicy") if queue.dead_letter_queue_url is None else COUNTS
-        found = await attributes_of(client, known.queue_url, *names, patience_seconds=COUNT_SECONDS)
+        found = await attributes_of(client, known.queue_url, *names)
         depth = depth_of(found)
         if known.redrive_policy != (policy := found.get("RedrivePolicy", "")):
             known.dead_letter_queue_url = await _dead_letter_url_of(client, policy)
             known.redrive_policy = policy
         if known.dead_letter_queue_url is None:
             return depth
-        dead = await known.dead_letters.count(
-            client, known.dead_letter_queue_url, self._clock(), patience_seconds=COUNT_SECONDS
-        )
+        dead = await known.dead_letters.count(client, known.dead_letter_queue_url, self._clock())
         return replace(depth, dead_lettered=dead)
 
 
@@ -208,7 +206,7 @@ def _is_silence(answer: Depth | QueueError) -> bool:
 
 async def _url_of(client: SqsClient, name: str, account: str | None = None) -> str:
     asked = {"QueueName": name} if account is None else {"QueueName": name, "QueueOwnerAWSAccountId": account}
-    answer = await client.call("GetQueueUrl", asked, patience_seconds=COUNT_SECONDS)
+    answer = await client.call("GetQueueUrl", asked)
     return str(answer["QueueUrl"])
 
 

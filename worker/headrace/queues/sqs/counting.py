@@ -38,15 +38,9 @@ def depth_of(attributes: Mapping[str, str]) -> Depth:
     return Depth(ready=ready, delayed=delayed, in_flight=in_flight, is_approximate=True)
 
 
-async def attributes_of(
-    client: SqsClient, queue_url: str, *names: str, patience_seconds: float | None = None
-) -> Mapping[str, str]:
+async def attributes_of(client: SqsClient, queue_url: str, *names: str) -> Mapping[str, str]:
     """These attributes of a queue, as far as it has them; raises `QueueError`."""
-    answer = await client.call(
-        "GetQueueAttributes",
-        {"QueueUrl": queue_url, "AttributeNames": list(names)},
-        patience_seconds=patience_seconds,
-    )
+    answer = await client.call("GetQueueAttributes", {"QueueUrl": queue_url, "AttributeNames": list(names)})
     found: Mapping[str, str] = answer.get("Attributes") or {}
     return found
 
@@ -58,12 +52,12 @@ class DeadLetters:
         self.known = 0
         self._due_at = float("-inf")
 
-    async def count(self, client: SqsClient, queue_url: str, now: float, *, patience_seconds: float | None) -> int:
+    async def count(self, client: SqsClient, queue_url: str, now: float) -> int:
         """As many as were found last. Where they can't be counted, the queue itself still can."""
         if now >= self._due_at:
             self._due_at = now + DEAD_LETTERS_SECONDS
             try:
-                found = await attributes_of(client, queue_url, *COUNTS, patience_seconds=patience_seconds)
+                found = await attributes_of(client, queue_url, *COUNTS)
             except QueueError:
                 return self.known
             depth = depth_of(found)
@@ -138,7 +132,5 @@ class Counting:
         depth = depth_of(await attributes_of(self._client, self._queue_url, *COUNTS))
         if self._dead_letter_queue_url is None:
             return depth
-        dead = await self._dead_letters.count(
-            self._client, self._dead_letter_queue_url, self._clock(), patience_seconds=None
-        )
+        dead = await self._dead_letters.count(self._client, self._dead_letter_queue_url, self._clock())
         return replace(depth, dead_lettered=dead)
