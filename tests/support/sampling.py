@@ -62,6 +62,11 @@ class SamplerStage:
                 self._told.clear()
                 await self._told.wait()
 
+    async def next(self, queue: ObjectKey) -> Reading:
+        """The first reading after the one there is."""
+        known = self.sampler.reading(queue)
+        return await self.until(queue, lambda reading: reading is not known)
+
     async def sample(self, queue: ObjectKey, place: Place, *, within_seconds: float = 30) -> Sample:
         """Follow a queue; its first sample."""
         self.sampler.follow(queue, place)
