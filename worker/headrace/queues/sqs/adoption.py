@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from headrace.queues.errors import QueueNotFoundError, UnsupportedCapabilityError
+from headrace.queues.errors import QueueNotFoundError
 from headrace.queues.sqs.attributes import redrive_target
 from headrace.queues.sqs.observing import find, look
 from headrace.queues.sqs.ownership import check_usable
@@ -36,8 +36,6 @@ async def usable(
     ------
     SqsSpecError
         When it is another region's or account's.
-    UnsupportedCapabilityError
-        When it is a FIFO queue.
     PlaceTakenError
         When it is not this owner's to use.
     QueueNotFoundError
@@ -60,8 +58,6 @@ async def usable(
             f"{field}: there is no queue {url} in the account and region of the credentials: mend the URL, make the "
             "queue, or leave the URL out, and one is made"
         )
-    if observed.attributes.get("FifoQueue") == "true":
-        raise UnsupportedCapabilityError(f"{field}: {url} is a FIFO queue: give a standard one")
     check_usable(name, url, observed.tags, owner, needs_tag=needs_tag)
     return observed
 

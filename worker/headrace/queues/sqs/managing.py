@@ -62,18 +62,25 @@ class ManagedQueues:
             made = await create(self._client, name, wanted.to_create(attributes), tags)
         except QueueDeletedRecentlyError as error:
             raise self._told_when(name, error) from None
-        if made is not None:
-            url, attributes = made
-            self._recent.note_made(url)
-            memory = self._recent.of(url)
-            memory.attributes.note(attributes, now)
-            memory.tags.note(tags, now)
+        if made is None:
+            queue = await self._shown(name)
+            self.check_owned(queue, owner, adopts_from)
+            return queue, False
+        url, sent = made
+        self._recent.note_made(url)
+        memory = self._recent.of(url)
+        memory.tags.note(tags, now)
         queue = await self._shown(name)
-        if made is not None and queue.tags == {}:
+        if queue.tags == {}:
             # They are on their way, or the endpoint leaves them out where it makes queues.
-            await set_tags(self._client, queue.url, tag_changes({}, tags), self._recent.of(queue.url), now)
+            await set_tags(self._client, queue.url, tag_changes({}, tags), memory, now)
         self.check_owned(queue, owner, adopts_from)
-        return queue, made is not None
+        key = {"KmsMasterKeyId": sent.pop("KmsMasterKeyId")} if "KmsMasterKeyId" in sent else {}
+        memory.attributes.note(sent, now)
+        if not key.items() <= queue.attributes.items():
+            # Where an endpoint leaves it out in silence it refuses it alone: no job is to be stored in the clear.
+            await set_attributes(self._client, queue.url, key, memory, now)
+        return queue, True
 
     async def _shown(self, name: str) -> Observed:
         """What was just made, once it can be seen."""
