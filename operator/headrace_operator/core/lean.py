@@ -21,15 +21,18 @@ def lean(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if metadata.get("annotations"):
         annotations = metadata["annotations"].items()
         metadata["annotations"] = {name: value for name, value in annotations if name not in _NOT_READ_ANNOTATIONS}
-    return shared({**manifest, "metadata": metadata})  # type: ignore[no-any-return]
+    return shared({**manifest, "metadata": metadata})
 
 
-def shared(value: Any) -> Any:
-    """The same value, in which words that many manifests have (names of fields, above all) are held once for all."""
+def shared(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, in which words that many manifests have (names of fields, above all) are held once for all of them."""
+    return {sys.intern(name): _shared(value) for name, value in manifest.items()}
+
+
+def _shared(value: Any) -> Any:
     if isinstance(value, dict):
-        return {sys.intern(name): shared(each) for name, each in value.items()}
+        return shared(value)
     if isinstance(value, list):
-        return [shared(each) for each in value]
-    if type(value) is str and len(value) <= _SHARED_LENGTH:
-        return sys.intern(value)
-    return value
+        return [_shared(each) for each in value]
+    # Whatever is more than a string (an enumeration, in tests) can't be held in common.
+    return sys.intern(value) if type(value) is str and len(value) <= _SHARED_LENGTH else value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import find
 from headrace_operator.core.deployment import METRICS_PORT, WORKER_CONTAINER
+from headrace_operator.core.lean import shared
 from headrace_operator.core.model import GROUP, POOL_LABEL, ObjectKey, WorkerPod
 
 if TYPE_CHECKING:
@@ -40,22 +41,24 @@ def trim_deployment(manifest: Manifest) -> dict[str, Any]:
     numbers = {name: status[name] for name in ("readyReplicas", "observedGeneration") if name in status}
     annotations = manifest["metadata"].get("annotations") or {}
     ours = {name: value for name, value in annotations.items() if name.startswith(f"{GROUP}/")}
-    return {
+    kept = {
         "metadata": {**_trim_metadata(manifest), "annotations": ours},
         "spec": {"replicas": manifest["spec"].get("replicas")},
         "status": {**numbers, "conditions": _trim_conditions(status)},
     }
+    return shared(kept)
 
 
 def trim_autoscaler(manifest: Manifest) -> dict[str, Any]:
     """Of a HorizontalPodAutoscaler: whose it is, how it fares, its target; and where it may be ours, its whole spec."""
     spec = manifest["spec"]
     is_of_a_deployment = spec["scaleTargetRef"].get("kind") == "Deployment"
-    return {
+    kept = {
         "metadata": _trim_metadata(manifest),
         "spec": {"scaleTargetRef": spec["scaleTargetRef"]} if is_of_a_deployment else spec,
         "status": {"conditions": _trim_conditions(manifest.get("status") or {}, "ScalingActive")},
     }
+    return shared(kept)
 
 
 def worker_pod(manifest: Manifest) -> WorkerPod:

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from headrace_operator.core.lean import shared
 from headrace_operator.core.model import ObjectKey, RefusedError
 
 if TYPE_CHECKING:
@@ -105,11 +106,12 @@ def _digest(wanted: Manifest) -> bytes:
 def _kept(manifest: Manifest) -> Manifest:
     """As little as the watch keeps: thousands of these are held."""
     metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
-    return {
+    kept = {
         "metadata": {name: metadata[name] for name in _METADATA if name in metadata},
         "spec": spec if _is_autoscaler(manifest) else {"replicas": spec.get("replicas")},
         "status": {name: status[name] for name in _STATUS if name in status},
     }
+    return shared(kept)
 
 
 def _is_the_same(left: Manifest, live: Manifest) -> bool:
