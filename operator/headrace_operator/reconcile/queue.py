@@ -14,14 +14,13 @@ from headrace_operator.core import conditions
 from headrace_operator.core.hosts import seen_from_elsewhere
 from headrace_operator.core.limits import queue_refusal
 from headrace_operator.core.model import (
-    QUEUE_FINALIZER,
     EventType,
     OperatorError,
     PassingError,
     TransientError,
     awaited,
 )
-from headrace_operator.core.provider import QueueOwner, provider_of
+from headrace_operator.core.provider import provider_of
 from headrace_operator.core.queue_status import (
     QueueFacts,
     numbers_due_seconds,
@@ -29,23 +28,23 @@ from headrace_operator.core.queue_status import (
     queue_numbers,
     reading_failure,
 )
-from headrace_operator.core.spec import DeletionPolicy, JobQueue, Resource, block_name, parse
+from headrace_operator.core.spec import JobQueue, Resource, block_name, parse
 from headrace_operator.reconcile.bindings import Bindings
 from headrace_operator.reconcile.followed import FollowedPlaces
 from headrace_operator.reconcile.long_work import LongWork, WorkOrder
 from headrace_operator.reconcile.objects import QUEUE_KIND, key_of
+from headrace_operator.reconcile.places import QueuePlaces
 from headrace_operator.reconcile.removal import QueueRemoval
 from headrace_operator.reconcile.reporting import Reporter, conditions_of
-from headrace_operator.reconcile.secrets import SecretUser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from headrace_operator.core.binding import QueueBinding
     from headrace_operator.core.model import ObjectKey
-    from headrace_operator.core.provider import Place, Providers, SecretKey
+    from headrace_operator.core.provider import Place, Providers
     from headrace_operator.reconcile.gate import Gate
     from headrace_operator.reconcile.long_work import Errand
     from headrace_operator.reconcile.objects import ObjectStore
@@ -99,15 +98,13 @@ class QueueReconciler:
         look_within: Callable[[ObjectKey, float], None],
         as_seen_from_here: Callable[[str, str], str] = seen_from_elsewhere,
     ) -> None:
-        self._cluster = cluster
-        self._secrets = secrets
         self._providers = providers
         self._sampling = sampling
         self._objects = objects
         self._clock = clock
         self._wake_pools = wake_pools
         self._look_within = look_within
-        self._as_seen_from_here = as_seen_from_here
+        self._places = QueuePlaces(cluster, secrets, providers, as_seen_from_here)
         self._reporter = Reporter(cluster, objects, clock)
         self._long_work = LongWork(providers, clock, wake, gate)
         self._bindings = Bindings(cluster, clock)
@@ -117,7 +114,7 @@ class QueueReconciler:
             clock=clock,
             long_work=self._long_work,
             last_place=self._last_place,
-            owner=self._owner,
+            owner=self._places.owner,
         )
         self._followed = FollowedPlaces(sampling, clock, wake_pools)
         self._uids: dict[ObjectKey, str] = {}
@@ -155,7 +152,7 @@ class QueueReconciler:
         )
         try:
             queue = parse(manifest, JobQueue)
-            await self._keep_finalizer(queue)
+            await self._removal.keep_finalizer(queue)
             facts = await self._provision(queue, manifest, facts, status)
         except PassingError:
             raise
@@ -194,20 +191,13 @@ class QueueReconciler:
             self._forget(key)
             return None
         queue = parse(manifest, JobQueue)
-        provider = provider_of(queue, self._providers)
-        secrets = await self._read(queue, provider.secrets(queue))
-        binding = provider.binding(queue, secrets, queue.found)
+        read = await self._places.read(queue)
+        binding = read.binding(queue.found)
         if binding is None:
             return ROUND_SECONDS
         if self._bindings.revision(queue, binding) is not None or await self._bindings.is_there(queue, binding):
-            self._followed.follow(key, provider.place(queue, secrets, self._seen_from_here(queue)))
+            self._followed.follow(key, read.place())
         return ROUND_SECONDS
-
-    async def _keep_finalizer(self, queue: JobQueue) -> None:
-        """Only Delete needs one: whatever else happens to Headrace, a retained queue's object can always go."""
-        wanted = queue.spec.deletion_policy is DeletionPolicy.DELETE
-        if wanted != (QUEUE_FINALIZER in queue.metadata.finalizers):
-            await self._cluster.set_finalizer(QUEUE_KIND, queue.key, QUEUE_FINALIZER, present=wanted)
 
     async def _provision(
         self, queue: JobQueue, manifest: Manifest, facts: QueueFacts, status: dict[str, Any]
@@ -216,10 +206,9 @@ class QueueReconciler:
         provider = provider_of(queue, self._providers)
         if refusal := queue_refusal(queue, provider.limits):
             raise refusal
-        secrets = await self._read(queue, provider.secrets(queue))
+        read = await self._places.read(queue)
         try:
-            place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
-            binding = provider.binding(queue, secrets, queue.found)
+            place, binding = read.place(), read.binding(queue.found)
         except OperatorError as failure:
             # It is for the spec or a Secret to mend, and both ask for a look when they change.
             raise awaited(failure) from None
@@ -228,7 +217,10 @@ class QueueReconciler:
             # We have just started, and all is as it was: its depth need not wait for its turn to be made sure of.
             self._followed.follow(queue.key, place)
         order = WorkOrder(
-            provider=provider.name, place=place, owner=await self._owner(queue), settings=provider.settings(queue)
+            provider=provider.name,
+            place=place,
+            owner=await self._places.owner(queue),
+            settings=provider.settings(queue),
         )
         reading = self._sampling.reading(queue.key)
         if reading is not None and reading.failure is not None:
@@ -246,13 +238,12 @@ class QueueReconciler:
             raise errand.failure
         assert errand.provisioned is not None
         provisioned = errand.provisioned
-        binding = provider.binding(queue, secrets, provisioned.status)
+        binding = read.binding(provisioned.status)
         assert binding is not None, "it was provisioned"
         status |= await self._bind(queue, manifest, binding, errand)
-        sample = None if reading is None else reading.current
-        told_by_depth = provider.findings(provisioned.status, None if sample is None else sample.depth)
-        findings = {finding.reason: finding for finding in [*provisioned.findings, *told_by_depth]}
-        return replace(facts, findings=list(findings.values()))
+        depth = None if reading is None or reading.current is None else reading.current.depth
+        found = [*provisioned.findings, *provider.findings(provisioned.status, depth)]
+        return replace(facts, findings=list({finding.reason: finding for finding in found}.values()))
 
     async def _require_existence(self, manifest: Manifest) -> None:
         """See that the object is still there; but once a minute will do, however often its place is tried in vain."""
@@ -278,24 +269,6 @@ class QueueReconciler:
             "binding": {"name": queue.binding_name, "revision": revision},
             block_name(queue.spec.provider): dict(errand.provisioned.status),
         }
-
-    async def _read(self, queue: JobQueue, keys: Sequence[SecretKey]) -> dict[SecretKey, bytes]:
-        user = SecretUser(QUEUE_KIND, queue.key)
-        found = {key: await self._secrets.find(user, key) for key in keys}
-        return {key: value.content for key, value in found.items() if value is not None}
-
-    def _seen_from_here(self, queue: JobQueue) -> Callable[[str], str]:
-        return lambda host: self._as_seen_from_here(host, queue.metadata.namespace)
-
-    async def _owner(self, queue: JobQueue) -> QueueOwner:
-        metadata = queue.metadata
-        return QueueOwner(
-            namespace=metadata.namespace,
-            name=metadata.name,
-            uid=metadata.uid,
-            cluster=await self._cluster.identity(),
-            adopts_from=queue.adopts_from,
-        )
 
     def _observe(self, key: ObjectKey, facts: QueueFacts) -> QueueFacts:
         """What is known of the depth, wherever the queue was last in order: workers may know it without the backend."""
@@ -324,15 +297,12 @@ class QueueReconciler:
 
     async def _last_place(self, queue: JobQueue) -> Place:
         """Where the queue is; in a namespace that is being deleted its Secret may be gone before it."""
-        provider = provider_of(queue, self._providers)
         try:
-            secrets = await self._read(queue, provider.removal_secrets(queue))
-            place: Place = provider.place(queue, secrets, self._seen_from_here(queue))
+            return (await self._places.read_to_remove(queue)).place()
         except TransientError:
             if (followed := self._followed.get(queue.key)) is not None:
                 return followed.place
             raise
-        return place
 
     def _forget(self, key: ObjectKey) -> None:
         self._long_work.forget(key)

@@ -66,6 +66,12 @@ class QueueRemoval:
         self._seen_at: dict[ObjectKey, datetime] = {}
         self._abandoned: set[ObjectKey] = set()
 
+    async def keep_finalizer(self, queue: JobQueue) -> None:
+        """Only Delete needs one: whatever else happens to Headrace, a retained queue's object can always go."""
+        wanted = queue.spec.deletion_policy is DeletionPolicy.DELETE
+        if wanted != (QUEUE_FINALIZER in queue.metadata.finalizers):
+            await self._cluster.set_finalizer(QUEUE_KIND, queue.key, QUEUE_FINALIZER, present=wanted)
+
     async def reconcile(self, manifest: Manifest) -> float | None:
         """Look at one; returns after how many seconds to look again.
 
