@@ -70,7 +70,11 @@ TRANSACTIONS = _capability("transactions", lambda can: can.transactions)
 HOUSEKEEPING = _role("housekeeping by workers", base.KeepsHouse)
 ASIDE = _role("heartbeats from another thread", base.KeepsAliveAside)
 PROGRESS = _role("progress", base.ShowsProgress)
-COUNTING = _role("exact counts", base.Counts)
+COUNTING = Need(
+    "exact counts",
+    # Who has witnesses needs them.
+    lambda offer: isinstance(offer.queue, base.Counts) and not isinstance(offer.queue, base.Witnesses),
+)
 LISTENING = _role("news of jobs while waiting", base.Listens)
 QUEUES = _role("a list of queues", inspection.Queues)
 PAUSES = _role("a pause by hand", inspection.Pauses)

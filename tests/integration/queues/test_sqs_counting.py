@@ -199,7 +199,9 @@ def counting(
     client: SqsClient, urls: Sequence[str], clock: Clock, *, interval_seconds: float = 60, age_seconds: float = 0
 ) -> Counting:
     seen = Witnessed(held=0, empty_for_seconds=None, oldest_age_seconds=age_seconds)
-    return Counting(client, urls[0], urls[1], interval_seconds=interval_seconds, witnessed=lambda: seen, clock=clock)
+    return Counting(
+        lambda: client, urls[0], lambda: urls[1], interval_seconds=interval_seconds, witnessed=lambda: seen, clock=clock
+    )
 
 
 async def test_a_process_counts_as_often_as_it_may_and_gives_its_last_count_else(

@@ -55,12 +55,17 @@ class Calls:
         self._client = None
         await self._stack.aclose()
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Call an operation on the queue; raises as `SqsClient.call`."""
+    @property
+    def client(self) -> SqsClient:
+        """Who calls, while it is open."""
         if self._client is None:
             raise QueueError("the queue is not open: use it within `async with`")
+        return self._client
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Call an operation on the queue; raises as `SqsClient.call`."""
         try:
-            answer = await self._client.call(operation, {"QueueUrl": self.url, **parameters})
+            answer = await self.client.call(operation, {"QueueUrl": self.url, **parameters})
         except (QueueUnavailableError, QueueAccessError, QueueNotFoundError) as error:
             self.trouble = error
             raise
@@ -112,9 +117,7 @@ class Calls:
         return outcomes(operation, answer, len(entries))
 
     async def _of(self, url: str, operation: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        if self._client is None:
-            raise QueueError("the queue is not open: use it within `async with`")
-        return await self._client.call(operation, {"QueueUrl": url, "Entries": entries})
+        return await self.client.call(operation, {"QueueUrl": url, "Entries": entries})
 
     def beside(self) -> CallsBeside:
         """The same queue by a client of one's own, for another thread's event loop."""

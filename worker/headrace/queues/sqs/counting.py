@@ -71,9 +71,11 @@ class Counting:
     Parameters
     ----------
     client
-        Calls the service.
-    queue_url, dead_letter_queue_url
-        The queue, and where its dead letters are; None where it has no such place.
+        Gives who calls the service, and raises `QueueError` while nobody does.
+    queue_url
+        The queue.
+    dead_letter_queue_url
+        Gives where its dead letters are; None where they go nowhere, or that is not known.
     interval_seconds
         How often this process may count the queue; 0: never, since somebody else does.
     witnessed
@@ -84,9 +86,9 @@ class Counting:
 
     def __init__(
         self,
-        client: SqsClient,
+        client: Callable[[], SqsClient],
         queue_url: str,
-        dead_letter_queue_url: str | None,
+        dead_letter_queue_url: Callable[[], str | None],
         *,
         interval_seconds: float,
         witnessed: Callable[[], Witnessed],
@@ -129,8 +131,10 @@ class Counting:
         return (await self.depth()).ready > 0
 
     async def _count(self) -> Depth:
-        depth = depth_of(await attributes_of(self._client, self._queue_url, *COUNTS))
-        if self._dead_letter_queue_url is None:
+        client = self._client()
+        depth = depth_of(await attributes_of(client, self._queue_url, *COUNTS))
+        dead_letter_queue_url = self._dead_letter_queue_url()
+        if dead_letter_queue_url is None:
             return depth
-        dead = await self._dead_letters.count(self._client, self._dead_letter_queue_url, self._clock())
+        dead = await self._dead_letters.count(client, dead_letter_queue_url, self._clock())
         return replace(depth, dead_lettered=dead)

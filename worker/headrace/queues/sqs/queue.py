@@ -10,6 +10,7 @@ from headrace.queues.clock import lease_clock
 from headrace.queues.errors import QueueError
 from headrace.queues.sqs.calls import Calls
 from headrace.queues.sqs.capabilities import CAPABILITIES
+from headrace.queues.sqs.counting import Counting
 from headrace.queues.sqs.enqueuing import Enqueuing
 from headrace.queues.sqs.holdings import Holdings
 from headrace.queues.sqs.housekeeping import Housekeeping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from headrace.job import NewJob
-    from headrace.queues.base import Delivery, Enqueued, KeptAlive, Maintained, QueueSettings, Witnessed
+    from headrace.queues.base import Delivery, Depth, Enqueued, KeptAlive, Maintained, QueueSettings, Witnessed
     from headrace.queues.capabilities import Capabilities
     from headrace.queues.failure_counts import FailureCounts
     from headrace.queues.settlement import Settled, Settlement
@@ -84,6 +85,13 @@ class SqsQueue:
         )
         self._polls = QueuePolls(calls, facts, holdings, housekeeping, settling, witness)
         self._receiving = Receiving(self._polls)
+        self._counting = Counting(
+            lambda: calls.client,
+            calls.url,
+            lambda: facts.dead_letter_url,
+            interval_seconds=address.options.count_interval_seconds,
+            witnessed=self.witnessed,
+        )
 
     @property
     def name(self) -> str:
@@ -170,6 +178,16 @@ class SqsQueue:
     async def maintain(self) -> Maintained:
         """See `headrace.queues.base.KeepsHouse`."""
         return await self._housekeeping.maintain()
+
+    # Counting
+
+    async def depth(self, *, max_age_seconds: float = 0.0) -> Depth:
+        """See `headrace.queues.base.Counts`. Each count has its price: see `headrace.queues.sqs.counting`."""
+        return await self._counting.depth(max_age_seconds)
+
+    async def has_ready(self) -> bool:
+        """See `headrace.queues.base.Counts`."""
+        return await self._counting.has_ready()
 
     def witnessed(self) -> Witnessed:
         """See `headrace.queues.base.Witnesses`."""
