@@ -114,6 +114,14 @@ async def test_what_is_changed_in_the_spec_reaches_the_queue(sqs: SqsWorld) -> N
     eventually(lambda: sqs.tags()["headrace.dev/max-retries"] == "9", what="the new number of retries")
 
 
+async def test_a_dead_letter_queue_that_is_not_wanted_any_more_is_told_of_no_more(sqs: SqsWorld) -> None:
+    sqs.apply_ready_queue()
+    sqs.apply_queue(deadLetter={"enabled": False})
+    sqs.world.wait_object("jobqueue", "work", lambda seen: "deadLetterQueueUrl" not in seen["status"]["awsSqs"])
+    eventually(lambda: "RedrivePolicy" not in sqs.attributes(), what="a queue without a redrive policy")
+    assert "dead-letter-queue-url" not in binding(sqs.world)
+
+
 async def test_what_others_changed_while_nobody_looked_is_put_right_and_told(sqs: SqsWorld) -> None:
     sqs.apply_ready_queue()
     assert sqs.world.operator.stop() == 0

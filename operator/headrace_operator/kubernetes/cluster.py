@@ -25,6 +25,7 @@ from headrace_operator.kubernetes.api import APPLY_PATCH, JSON_PATCH, MERGE_PATC
 from headrace_operator.kubernetes.events import Events
 from headrace_operator.kubernetes.informer import Informer
 from headrace_operator.kubernetes.objects import (
+    merge_patch,
     pool_by_label,
     pool_by_scale_target,
     trim_autoscaler,
@@ -165,7 +166,9 @@ class KubernetesCluster:
         metadata = owner["metadata"]
         path = object_path(_API_VERSION, owner["kind"], ObjectKey(metadata["namespace"], metadata["name"]))
         # The version makes it a conflict where a namesake came since; a uid is not looked at in a patch of the status.
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status}
+        before = owner.get("status") or {}
+        changes = {name: merge_patch(before.get(name), value) for name, value in status.items()}
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": changes}
         return await self._patch(f"{path}/status", patch, MERGE_PATCH)
 
     async def scale_pool(self, pool: Manifest, replicas: int, *, marked: bool) -> Manifest:

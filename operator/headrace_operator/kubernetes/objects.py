@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import find
@@ -10,13 +11,22 @@ from headrace_operator.core.lean import shared
 from headrace_operator.core.model import GROUP, POOL_LABEL, ObjectKey, WorkerPod
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     Manifest = Mapping[str, Any]
 
 _NORMAL_WAITS = ("ContainerCreating", "PodInitializing")
 _MESSAGE_LENGTH = 400
 """Of a worker's last words; the end is what tells."""
+
+
+def merge_patch(before: Any, after: Any) -> Any:
+    """What makes `before` into `after` as a merge patch: a field that is there no more must be said to be none.
+
+    See https://datatracker.ietf.org/doc/html/rfc7386
+    """
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return after
+    gone: dict[str, Any] = dict.fromkeys(before.keys() - after.keys())
+    return gone | {name: merge_patch(before.get(name), value) for name, value in after.items()}
 
 
 def pool_by_label(manifest: Manifest) -> ObjectKey | None:

@@ -16,7 +16,13 @@ from headrace_operator.core.model import (
     TransientError,
 )
 from headrace_operator.kubernetes.errors import ExpiredError, error_from_answer
-from headrace_operator.kubernetes.objects import pool_by_scale_target, trim_autoscaler, trim_deployment, worker_pod
+from headrace_operator.kubernetes.objects import (
+    merge_patch,
+    pool_by_scale_target,
+    trim_autoscaler,
+    trim_deployment,
+    worker_pod,
+)
 
 
 def pod(*, metadata: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
@@ -217,3 +223,17 @@ def test_who_asks_to_be_left_alone_says_for_how_long(header: str | None, seconds
     failure = error_from_answer(429, b"{}", "GET /x", retry_after=header)
     assert isinstance(failure, PassingError)
     assert failure.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "patch"),
+    [
+        (None, {"a": 1}, {"a": 1}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"a": 1, "b": None}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"x": 1}}, {"a": {"x": 1, "y": None}}),
+        ({"a": 1}, 3, 3),
+        ([{"a": 1}], [{"b": 1}], [{"b": 1}]),
+    ],
+)
+def test_a_field_that_is_gone_is_said_to_be_none(before: Any, after: Any, patch: Any) -> None:
+    assert merge_patch(before, after) == patch
