@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from headrace.idempotency import key_prefix, store_from_url
+from headrace.idempotency import failure_counts_in, key_prefix, store_from_url
 from headrace.queues import backend_of, from_url
 from headrace.queues.errors import UnsupportedCapabilityError
 from headrace.retry import RetryPolicy
@@ -103,8 +103,8 @@ async def run(settings: WorkerSettings, handlers: Sequence[Handler], metrics: Me
         stuck_after_seconds=settings.stuck_after_seconds,
         drain_timeout_seconds=settings.drain_timeout_seconds,
     )
-    queues = [_queue(settings, queue) for queue in settings.queues]
     stores = [_store(settings, queue) for queue in settings.queues]
+    queues = [_queue(settings, *parts) for parts in zip(settings.queues, stores, strict=True)]
     shared = None if settings.shared_slots is None else SharedSlots(settings.shared_slots)
     workers = [
         _worker(settings, *parts, shared=shared, metrics=metrics, tracer=tracer, process=process)
@@ -120,10 +120,15 @@ async def run(settings: WorkerSettings, handlers: Sequence[Handler], metrics: Me
             comparison.cancel()
 
 
-def _queue(process: WorkerSettings, settings: QueueWorkerSettings) -> Queue:
+def _queue(process: WorkerSettings, settings: QueueWorkerSettings, store: IdempotencyStore | None) -> Queue:
     binding = settings.binding
-    listens = {"listens": settings.listens} if "listens" in backend_of(binding.dsn).options else {}
-    return from_url(binding.dsn, binding.queue, holder=process.worker_name, **binding.queue_options, **listens)
+    takes = backend_of(binding.dsn).options
+    options: dict[str, object] = dict(binding.queue_options)
+    if "listens" in takes:
+        options["listens"] = settings.listens
+    if "failure_counts" in takes:
+        options["failure_counts"] = failure_counts_in(store)
+    return from_url(binding.dsn, binding.queue, holder=process.worker_name, **options)
 
 
 def _store(process: WorkerSettings, settings: QueueWorkerSettings) -> IdempotencyStore | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ from headrace.idempotency.base import DEFAULT_PREFIX, IdempotencyConfigurationEr
 
 if TYPE_CHECKING:
     from headrace.idempotency.base import IdempotencyStore
+    from headrace.idempotency.failure_counts import RedisFailureCounts
     from headrace.idempotency.memory import Record
 
-__all__ = ["key_prefix", "store_from_url"]
+__all__ = ["failure_counts_in", "key_prefix", "store_from_url"]
 
 
 def store_from_url(
@@ -57,6 +59,16 @@ def store_from_url(
         ) from error
     place = RedisPlace.from_url(url, mode=mode, sentinel_master=sentinel_master, ca_certificates=ca_certificates)
     return RedisIdempotencyStore(place, prefix=prefix)
+
+
+def failure_counts_in(store: IdempotencyStore | None) -> RedisFailureCounts | None:
+    """Counts of failed attempts beside the keys of a store; None of a store that can't be shared with others."""
+    redis = sys.modules.get("headrace.idempotency.redis")
+    if redis is None or not isinstance(store, redis.RedisIdempotencyStore):
+        return None
+    from headrace.idempotency.failure_counts import RedisFailureCounts  # noqa: PLC0415 - as above
+
+    return RedisFailureCounts(store)
 
 
 @cache

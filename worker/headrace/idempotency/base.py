@@ -29,6 +29,7 @@ DEFAULT_PREFIX = "headrace:idempotency:"
 
 _MAX_KEY_BYTES = 200
 _HASHED = "sha256:"
+_FAILURES = "failures:"
 # No UTF-8 says it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -134,8 +135,14 @@ def key_prefix(namespace: str, queue: str) -> str:
 
 
 def stored_key(prefix: str, key: str) -> str:
-    """The name under which a key is stored; a long one is hashed, and one with half a surrogate pair."""
+    """The name under which a key is stored; a long one is hashed, and what could be one of ours, or can't be sent."""
     encoded = key.encode(errors="surrogatepass")
-    if len(encoded) <= _MAX_KEY_BYTES and not key.startswith(_HASHED) and not _SURROGATE.search(key):
+    is_ours = key.startswith((_HASHED, _FAILURES))
+    if len(encoded) <= _MAX_KEY_BYTES and not is_ours and not _SURROGATE.search(key):
         return prefix + key
     return f"{prefix}{_HASHED}{hashlib.sha256(encoded).hexdigest()}"
+
+
+def stored_failures(prefix: str, message_id: str) -> str:
+    """The name under which it is stored how often a message has failed: no key's."""
+    return f"{prefix}{_FAILURES}{message_id}"

@@ -16,6 +16,7 @@ from headrace.idempotency.base import (
     ClaimState,
     Hold,
     IdempotencyUnavailableError,
+    stored_failures,
     stored_key,
 )
 from headrace.idempotency.links import BROKEN, CLIENT_ERRORS, MAX_CONNECTIONS, open_link, translated
@@ -98,16 +99,25 @@ class RedisIdempotencyStore:
         return self._link
 
     async def _run(self, script: Script, holds: Sequence[Hold], seconds: float) -> list[int]:
-        if not holds:
+        names = [stored_key(self._prefix, hold.key) for hold in holds]
+        return await self._ask(script, names, [hold.token for hold in holds], seconds)
+
+    async def count_failures(
+        self, script: Script, message_ids: Sequence[str], token: str, *, ttl_seconds: float
+    ) -> list[int]:
+        """Run one of the scripts about failures, on those of these messages; raises as the other verbs."""
+        names = [stored_failures(self._prefix, message_id) for message_id in message_ids]
+        return await self._ask(script, names, [token] * len(names), ttl_seconds)
+
+    async def _ask(self, script: Script, names: list[str], tokens: list[str], seconds: float) -> list[int]:
+        if not names:
             return []
-        keys = [stored_key(self._prefix, hold.key) for hold in holds]
-        tokens = [hold.token for hold in holds]
         milliseconds = max(1, round(1000 * seconds))
 
         async def run() -> list[int]:
             if not self._is_examined:
                 await self._examine()
-            return await self._opened.run(script, keys, tokens, milliseconds)
+            return await self._opened.run(script, names, tokens, milliseconds)
 
         return await self._within_limits(run)
 

@@ -88,3 +88,34 @@ for i, key in ipairs(KEYS) do
 end
 return answers
 """)
+
+# Besides keys, counts of failed attempts: ``COUNT TOKEN``, of whoever counted last. Asked again, that is counted once.
+COUNT_FAILURE = _script("""\
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local held = redis.call('GET', key) or ''
+  local count = tonumber(string.match(held, '^%d+')) or 0
+  if held ~= count .. ' ' .. ARGV[i + 1] then
+    count = count + 1
+    redis.call('SET', key, count .. ' ' .. ARGV[i + 1], 'PX', ARGV[1])
+  end
+  answers[i] = count
+end
+return answers
+""")
+
+READ_FAILURES = _script("""\
+local answers = {}
+for i, key in ipairs(KEYS) do
+  answers[i] = tonumber(string.match(redis.call('GET', key) or '', '^%d+')) or 0
+end
+return answers
+""")
+
+FORGET_FAILURES = _script("""\
+local answers = {}
+for i, key in ipairs(KEYS) do
+  answers[i] = redis.call('DEL', key)
+end
+return answers
+""")

@@ -28,7 +28,7 @@ class Held:
         "asked_until",
         "delivery",
         "expires_at",
-        "failures",
+        "has_failures",
         "is_counted",
         "is_sent",
         "message_id",
@@ -54,6 +54,8 @@ class Held:
         """Whether what takes its place (a retry, a dead letter) was sent: it is only to be deleted."""
         self.is_counted = False
         """Whether its failure was counted beside the queue."""
+        self.has_failures = False
+        """Whether any of its failures was."""
         self.asked_until = float("-inf")
         """A change of its visibility was asked for and got no answer: if it came about, nobody has it before."""
 

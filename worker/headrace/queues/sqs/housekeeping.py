@@ -144,6 +144,7 @@ class Housekeeping:
             return
         for (place, held), count in zip(again, failures, strict=True):
             if count:
+                held.has_failures = True
                 job = structs.replace(held.delivery.job, attempt=held.delivery.job.attempt + count)
                 deliveries[place] = held.delivery = structs.replace(held.delivery, job=job)
 

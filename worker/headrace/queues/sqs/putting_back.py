@@ -64,7 +64,7 @@ class PuttingBack:
                 counted = [case for case in counted if case.held.is_counted]
             else:
                 for _, held in uncounted:
-                    held.is_counted = True
+                    held.is_counted = held.has_failures = True
         changed, sent = await asyncio.gather(self._change(counted), self._send_anew(anew, attempts=1))
         return changed | sent
 

@@ -7,6 +7,7 @@ Whatever is sent is sent before its message is deleted (`replacing`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,8 @@ class Settling:
         self._facts = facts
         self._holdings = holdings
         self._lease = lease
+        self._counts = counts
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._replacing = Replacing(calls)
         self._putting_back = PuttingBack(calls, facts, self._replacing, clock, counts)
 
@@ -63,6 +66,7 @@ class Settling:
         finally:
             for _, held in cases:
                 held.use = None
+        self._forget_failures(cases, errors)
         return self._settled(settlements, cases, refused, errors)
 
     async def put_back(self, several: Sequence[Held]) -> None:
@@ -82,9 +86,8 @@ class Settling:
                 self._holdings.drop(settlement.delivery)
                 refused.append(settlement)
             else:
+                held.use = "settling"
                 cases.append(Case(settlement, held))
-        for _, held in cases:
-            held.use = "settling"
         return cases, refused
 
     async def _settle(self, cases: Sequence[Case]) -> dict[str, QueueError]:
@@ -147,6 +150,20 @@ class Settling:
             failure, reason = settlement.failure, settlement.reason
         return dead_letter(job, DeadMark(reason=reason, at=datetime.now(UTC), attempts=attempts, failure=failure))
 
+    def _forget_failures(self, cases: Sequence[Case], errors: dict[str, QueueError]) -> None:
+        """Of messages that are gone: nobody waits for it."""
+        gone = [
+            held.message_id
+            for settlement, held in cases
+            if held.has_failures
+            and held.delivery.receipt not in errors
+            and (held.is_sent or isinstance(settlement, Complete | Discard | DeadLetter))
+        ]
+        if gone and self._counts is not None:
+            task = asyncio.create_task(_forget(self._counts, gone))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+
     # What to say of it
 
     def _settled(
@@ -185,3 +202,8 @@ class Settling:
             unsettled=tuple(unsettled),
             error="" if first is None else str(first),
         )
+
+
+async def _forget(counts: FailureCounts, message_ids: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):  # They are forgotten in time.
+        await counts.forget(message_ids)
