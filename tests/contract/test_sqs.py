@@ -12,8 +12,7 @@ Where they differ from AWS (tests rely on none of it):
 
 from __future__ import annotations
 
-import uuid
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,11 +25,10 @@ from contract.queue.needs import Offer
 from contract.queue.provision import ProvisionContract
 from contract.queue.settle import SettleContract
 from contract.queue.suite import QueueContract
-from headrace.queues.sqs.client import SqsClient, open_client
-from headrace.queues.sqs.place import SqsAddress, parse_url
+from headrace.queues.sqs.place import parse_url
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.queue import SqsQueue
-from support.aws_proxy import AwsProxy
+from support.sqs import Sqs, queues_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,10 +37,6 @@ if TYPE_CHECKING:
     from headrace.queues.inspection import Inspector
     from support.elasticmq import ElasticMq
     from support.moto import Moto
-
-CREDENTIALS = {"access_key_id": "AKIATEST", "secret_access_key": "not-a-secret"}
-# A poll that outlasts its test would hold it up.
-WAIT_SECONDS = 1
 
 
 class Prefixed:
@@ -60,15 +54,9 @@ class Prefixed:
 
 
 class SqsBench:
-    """One server behind a proxy; queues of a prefix of their own."""
-
-    def __init__(self, server: ElasticMq | Moto, proxy: AwsProxy, client: SqsClient) -> None:
-        self._server = server
-        self._prefix = f"t{uuid.uuid4().hex[:8]}-"
-        self._proxy = proxy
-        self._client = client
-        self._stack = AsyncExitStack()
-        self.provisioner = Prefixed(SqsProvisioner(client), self._prefix)
+    def __init__(self, sqs: Sqs) -> None:
+        self._sqs = sqs
+        self.provisioner = Prefixed(SqsProvisioner(sqs.client), sqs.prefix)
 
     @property
     def backlog(self) -> Backlog:
@@ -79,17 +67,9 @@ class SqsBench:
         address = parse_url("sqs://sqs.eu-central-1.amazonaws.com/123456789012/orders")
         return Offer(name="SQS", queue=SqsQueue(address, QUEUE), inspector=None, moves_time=False, takes_parts=True)
 
-    def address(self, name: str) -> SqsAddress:
-        return parse_url(
-            self._server.url(self._prefix + name),
-            endpoint_url=self._proxy.endpoint_url,
-            wait_time_seconds=WAIT_SECONDS,
-            **CREDENTIALS,
-        )
-
     def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> SqsQueue:
         # A round of housekeeping looks at the queue's settings each time.
-        return SqsQueue(self.address(name), name, lease_seconds=lease_seconds, look_seconds=0)
+        return self._sqs.queue(name, lease_seconds=lease_seconds, look_seconds=0)
 
     async def inspector(self) -> Inspector:
         raise NotImplementedError("nothing that this backend offers asks for one")
@@ -110,25 +90,9 @@ class SqsBench:
                 failing.add(job)
             return job in failing
 
-        self._proxy.fail_entries("SendMessageBatch", every_other, times=float("inf"))
+        self._sqs.proxy.fail_entries("SendMessageBatch", every_other, times=float("inf"))
         yield
-        self._proxy.heal()
-
-    async def close(self) -> None:
-        await self._stack.aclose()
-        for url in (await self._client.call("ListQueues", {"QueueNamePrefix": self._prefix})).get("QueueUrls", []):
-            await self._client.call("DeleteQueue", {"QueueUrl": url})
-
-
-@asynccontextmanager
-async def benched(server: ElasticMq | Moto) -> AsyncIterator[SqsBench]:
-    address = parse_url(server.url(QUEUE), **CREDENTIALS)
-    async with AwsProxy(server.endpoint_url).running() as proxy, open_client(address.place) as client:
-        bench = SqsBench(server, proxy, client)
-        try:
-            yield bench
-        finally:
-            await bench.close()
+        self._sqs.proxy.heal()
 
 
 class TestElasticMq(QueueContract):
@@ -136,8 +100,8 @@ class TestElasticMq(QueueContract):
 
     @pytest.fixture
     async def bench(self, elasticmq: ElasticMq) -> AsyncIterator[SqsBench]:
-        async with benched(elasticmq) as bench:
-            yield bench
+        async with queues_on(elasticmq) as sqs:
+            yield SqsBench(sqs)
 
 
 class TestMoto(SettleContract, LeaseContract, DeadLetterContract, ProvisionContract, FaultContract):
@@ -148,5 +112,5 @@ class TestMoto(SettleContract, LeaseContract, DeadLetterContract, ProvisionContr
 
     @pytest.fixture
     async def bench(self, moto: Moto) -> AsyncIterator[SqsBench]:
-        async with benched(moto) as bench:
-            yield bench
+        async with queues_on(moto) as sqs:
+            yield SqsBench(sqs)
