@@ -197,6 +197,13 @@ def test_what_an_api_server_would_refuse_is_refused(tmp_path: Path, manifests: l
     assert str(tmp_path / "all.yaml") in message or "among the manifests" in message
 
 
+def test_a_queue_in_sqs_is_refused_with_what_would_run_here(tmp_path: Path) -> None:
+    queue = {**QUEUE, "spec": {"provider": "AwsSqs", "awsSqs": {"region": "eu-west-1"}}}
+    told = refusal(tmp_path, queue, POOL)
+    assert "JobQueue orders: provider AwsSqs does not run here yet" in told
+    assert "provider Postgres" in told
+
+
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     message = refusal(tmp_path, job_queue("orders", maxRetries=-1, color="red"), worker_pool("workers", "orders"))
     assert len(message.splitlines()) == 3
