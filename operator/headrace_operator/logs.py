@@ -12,6 +12,9 @@ from headrace_operator.settings import LogFormat
 _QUIET = ("aiohttp.access", "asyncio", "kopf")
 """Of interest only where something is wrong."""
 
+_TALKATIVE = ("aiobotocore", "boto3", "botocore")
+"""Libraries that at DEBUG show their requests whole, session tokens among it."""
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
@@ -40,3 +43,5 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
     if level != "DEBUG":
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -113,12 +113,18 @@ def _fields(record: logging.LogRecord) -> dict[str, str | int]:
     return fields
 
 
+_TALKATIVE = ("aiobotocore", "boto3", "botocore")
+"""Libraries that at DEBUG show their requests whole, payloads and session tokens among it."""
+
+
 def configure(level: str | int, log_format: LogFormat = "text") -> None:
     """Log to standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(JobFields())
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def configuration() -> tuple[int, LogFormat] | None:

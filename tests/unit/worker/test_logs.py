@@ -157,3 +157,14 @@ def test_everything_goes_to_standard_error_in_the_format_asked_for(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("{") is (log_format == "json")
     assert "yes" in line
+
+
+def test_libraries_that_show_tokens_and_payloads_at_debug_are_not_asked_to(
+    untouched_logging: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("DEBUG")
+    for name in ("botocore.auth", "botocore.endpoint", "aiobotocore.httpsession", "boto3.session"):
+        logging.getLogger(name).debug("x-amz-security-token: s3cret-word")
+    logging.getLogger("shop").debug("no secret")
+    assert "no secret" in (shown := capsys.readouterr().err)
+    assert "s3cret-word" not in shown
