@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -156,6 +157,46 @@ def dev(
     except KeyboardInterrupt:
         # Before there was anything to stop.
         sys.exit(130)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  headrace-operator iam operator --region eu-central-1 --account 123456789012 --prefix shop_
+  headrace-operator iam worker --region eu-central-1 --account 123456789012 --queue shop_orders
+"""
+)
+@click.argument("role", type=click.Choice(["operator", "worker", "producer"]))
+@click.option("--region", required=True, help="Where the queues are, such as eu-central-1.")
+@click.option("--account", required=True, help="Whose they are: twelve digits.")
+@click.option("--queue", "queues", multiple=True, help="A queue's name in SQS; may be repeated.")
+@click.option("--prefix", help="All queues whose names begin so.")
+@click.option("--kms-key", "keys", multiple=True, help="ARN of a key that queues are encrypted with; may be repeated.")
+@click.option("--partition", help="Such as aws-cn. Defaults to the region's.")
+def iam(
+    role: Literal["operator", "worker", "producer"],
+    region: str,
+    account: str,
+    queues: tuple[str, ...],
+    prefix: str | None,
+    keys: tuple[str, ...],
+    partition: str | None,
+) -> None:
+    """Print the IAM policy with the fewest rights that ROLE needs on queues in SQS, as JSON.
+
+    The dead-letter queue beside each queue is meant, too. See docs/sqs-provisioning.md.
+    """
+    # Only now: what else this command line does needs none of it.
+    from headrace_operator.core.model import OperatorError  # noqa: PLC0415
+    from headrace_operator.providers.aws_sqs.iam import policy_json  # noqa: PLC0415
+
+    try:
+        document = policy_json(
+            role, region=region, account=account, partition=partition, queues=queues, prefix=prefix, keys=keys
+        )
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(document)
 
 
 def _require_extra(extra: str, needed: tuple[str, ...]) -> None:

@@ -116,6 +116,8 @@ _BY_LOWER_CASE = {
     )
     for action in actions(operation)
 } | {action.lower(): action for action in ("kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey")}
+# Some endpoints ask for an action of a batch's own name, which IAM has not.
+_BY_LOWER_CASE |= {f"sqs:{operation}".lower(): its[0] for operation, its in _OTHER_THAN_ITS_NAME.items()}
 
 
 def spelled(action: str) -> str:
