@@ -177,6 +177,7 @@ async def work(guarded: Guarded, case: Case) -> None:
             await queue.keep_alive()
             await queue.maintain()
             await end(queue, delivery)
+        await queue.depth()
 
 
 async def released(queue: SqsQueue, delivery: Delivery) -> None:

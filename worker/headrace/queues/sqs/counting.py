@@ -8,18 +8,21 @@ for its retry by being invisible is in flight by them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import Depth
-from headrace.queues.errors import QueueError, UnsupportedCapabilityError
+from headrace.queues.errors import QueueAccessError, QueueError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from headrace.queues.base import Witnessed
     from headrace.queues.sqs.client import SqsClient
+
+log = logging.getLogger(__name__)
 
 DEAD_LETTERS_SECONDS = 30.0
 """How often dead letters are counted at most: nothing is scaled by them."""
@@ -50,6 +53,7 @@ class DeadLetters:
 
     def __init__(self) -> None:
         self.known = 0
+        self._is_told = False
         self._due_at = float("-inf")
 
     async def count(self, client: SqsClient, queue_url: str, now: float) -> int:
@@ -58,8 +62,12 @@ class DeadLetters:
             self._due_at = now + DEAD_LETTERS_SECONDS
             try:
                 found = await attributes_of(client, queue_url, *COUNTS)
-            except QueueError:
+            except QueueError as error:
+                if isinstance(error, QueueAccessError) and not self._is_told:
+                    self._is_told = True
+                    log.warning("dead letters can't be counted, there may be more than are told: %s", error)
                 return self.known
+            self._is_told = False
             depth = depth_of(found)
             self.known = depth.ready + depth.delayed + depth.in_flight
         return self.known
