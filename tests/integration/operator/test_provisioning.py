@@ -18,7 +18,7 @@ from headrace_operator.core.model import (
     RefusedError,
     TransientError,
 )
-from headrace_operator.core.provider import Provisioned, QueueOwner
+from headrace_operator.core.provider import Provisioned, QueueOwner, Removed
 from headrace_operator.providers.postgres import PostgresProvider
 from headrace_operator.providers.postgres.place import PostgresBackend, PostgresPlace
 from support.postgres import PostgresServer, free_port
@@ -51,7 +51,7 @@ async def ensure(
         return await provisioner.provision(where, owner or job_queue(), settings, lambda _: None)
 
 
-async def remove(where: PostgresPlace, owner: QueueOwner | None = None) -> int | None:
+async def remove(where: PostgresPlace, owner: QueueOwner | None = None) -> Removed | None:
     async with PostgresProvider().open_provisioner() as provisioner:
         return await provisioner.remove(where, owner or job_queue(), lambda _: None)
 
@@ -87,7 +87,7 @@ async def test_a_place_that_belongs_to_another_job_queue_is_refused_and_its_owne
 async def test_only_the_owner_removes_a_place(database_dsn: str) -> None:
     await ensure(place(database_dsn), job_queue(), SETTINGS)
     assert None is await remove(place(database_dsn), job_queue(namespace="rival"))
-    assert await remove(place(database_dsn), job_queue()) == 0
+    assert await remove(place(database_dsn), job_queue()) == Removed(0)
     assert None is await remove(place(database_dsn), job_queue())
 
 
@@ -164,7 +164,7 @@ async def test_the_workers_user_needs_no_right_where_another_provisions_and_its_
     where = place(guarded_dsn, admin_dsn=own_postgres.dsn)
     made = await ensure(where, job_queue(), SETTINGS)
     assert (made.status["maxConnections"], made.status["connectionsPerWorker"]) == (40, CONNECTIONS_PER_WORKER)
-    assert await remove(where, job_queue()) == 0
+    assert await remove(where, job_queue()) == Removed(0)
 
 
 async def test_past_a_pooler_only_the_direct_connections_count(guarded_dsn: str, own_postgres: PostgresServer) -> None:
