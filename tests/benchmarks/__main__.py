@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from benchmarks import machine, peers
 from benchmarks.arena import Arena, BrokenError
@@ -17,17 +18,21 @@ from benchmarks.places import BUILD, PAGE, ROOT, TESTS, WORKER
 from benchmarks.report import Result, as_json, as_lines, as_page
 from benchmarks.scenario import Scenario
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.sqs_arena import SqsArena
+from benchmarks.sqs_scenarios import SQS_SCENARIOS
+from support.elasticmq import ElasticMqNotFoundError
 from support.postgres import PostgresNotFoundError, running_server
 from support.redis import RedisNotFoundError
 from support.signals import end_orderly_on_sigterm
 
 _DESCRIPTION = """\
-Measure Headrace's queue in PostgreSQL and its worker beside PgQueuer, Procrastinate and the same work by hand, all in
-one run on this machine.
+Measure Headrace's queue in PostgreSQL and its worker beside PgQueuer, Procrastinate and the same work by hand, and its
+queue in SQS beside sqs-workers, taskiq-aio-sqs, bare aiobotocore and the same work by hand; all in one run on this
+machine.
 
 Starts a PostgreSQL of its own with stock settings from the machine's binaries, in a new folder below /var/tmp, gone
-afterwards. The peers are installed once into build/bench/peers, from locks/bench.txt. What contestants say on standard
-error is in build/bench/contestants.log.
+afterwards, and an ElasticMQ that Maven fetches. The peers are installed once into build/bench/peers, from
+locks/bench.txt. What contestants say on standard error is in build/bench/contestants.log.
 
 A run of all benchmarks takes about eighteen minutes and wants a machine with nothing else to do. It writes
 docs/benchmarks.md and build/bench/results.json. One that was broken off goes on with --resume, at the same commit. A
@@ -46,7 +51,7 @@ def main() -> int:
     end_orderly_on_sigterm()
     try:
         asyncio.run(_run(chosen, is_whole=len(chosen) == len(SCENARIOS), resumes=arguments.resume))
-    except (BrokenError, PostgresNotFoundError, RedisNotFoundError) as error:
+    except (BrokenError, ElasticMqNotFoundError, PostgresNotFoundError, RedisNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -87,12 +92,16 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool, resumes: bool) 
     # As the peers are, and as ours is where it is installed: under PYTHONDONTWRITEBYTECODE each start would compile it.
     for directory in (WORKER, TESTS / "benchmarks"):
         compileall.compile_dir(directory, quiet=1)
-    with running_server(stock=True) as server:
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(running_server(stock=True))
         facts = {}
         if is_whole:
             tell("the machine's facts")
             facts = await machine.facts(server, python)
         arena = Arena(server, python, BUILD)
+        if any(scenario in SQS_SCENARIOS for scenario in scenarios):
+            tell("an ElasticMQ, until it is warm")
+            arena.sqs = await stack.enter_async_context(SqsArena.opened(arena))
         journal = Journal(BUILD / "measured.jsonl", machine.commit())
         if is_whole and not resumes:
             journal.begin_anew()

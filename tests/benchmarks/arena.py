@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -21,13 +21,16 @@ from benchmarks.contestants.contestant import MissingError
 from benchmarks.contestants.ledger import clock
 from benchmarks.contestants.order import Order, Setting, Verb, Workload
 from benchmarks.places import TESTS, WORKER
-from benchmarks.report import LIMIT, OURS
+from benchmarks.report import BARE, LIMIT, OURS
 from benchmarks.server_time import server_seconds
 from support.postgres import PostgresServer, free_port, fresh_database, running_server
 from support.redis import running_redis
 
+if TYPE_CHECKING:
+    from benchmarks.sqs_arena import SqsArena
+
 _MODULES = {OURS: "ours", "PgQueuer": "pgqueuer", "Procrastinate": "procrastinate", LIMIT: "raw_sql"}
-_OF_THE_PROJECT = (OURS, LIMIT)
+_OF_THE_PROJECT = (OURS, LIMIT, BARE)
 
 # Nothing here takes that long, unless it hangs.
 _TIMEOUT_SECONDS = 300.0
@@ -133,6 +136,8 @@ class Arena:
         self._peers_python = peers_python
         self._directory = directory
         self._numbers = itertools.count(1)
+        self.sqs: SqsArena | None = None
+        """Where those on SQS are measured, while there is a server of theirs."""
 
     async def drain(
         self,
@@ -158,7 +163,7 @@ class Arena:
         workload = candidate.share(workload)
         async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
             order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings, some=some or 0, url=url)
-            async with self._process(candidate, order) as filling:
+            async with self.process(candidate, order) as filling:
                 await session.execute("CHECKPOINT")
                 start = await session.fetchval("SELECT pg_current_wal_insert_lsn()")
                 filling.begin()
@@ -168,11 +173,11 @@ class Arena:
                 await session.execute("CHECKPOINT")
             verb: Verb = "drain" if some is None else "drain_some"
             draining = replace(order, verb=verb, alone=processes == 1)
-            reports = await self._together(candidate, draining, processes)
+            reports = await self.together(candidate, draining, processes)
             wal_bytes = int(await session.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", start))
         numbers = [number for report in reports for number in report["numbers"]]
         left = sum(report.get("remaining", 0) for report in reports)
-        _check(candidate, numbers, enqueued=workload.jobs, left=left)
+        check(candidate, numbers, enqueued=workload.jobs, left=left)
         if workload.groups:
             _check_order(candidate, numbers, workload.groups)
         seconds = max(report["completed_at"] for report in reports) - min(
@@ -195,7 +200,7 @@ class Arena:
         """Jobs a second in each chunk, while another transaction holds xmin."""
         workload = candidate.share(workload)
         report = await self._alone(candidate, "drain_chunks", workload, holds_xmin=True)
-        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
         if workload.groups:
             _check_order(candidate, report["numbers"], workload.groups)
         return list(map(float, report["rates"]))
@@ -215,23 +220,23 @@ class Arena:
         postmaster = self._server.process.pid
         async with fresh_database(self._server.dsn) as dsn, self._session(dsn) as session:
             order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings)
-            async with self._process(candidate, order) as filling:
+            async with self.process(candidate, order) as filling:
                 filling.begin()
                 await filling.heard()
             await session.execute("VACUUM ANALYZE")
             await session.execute("CHECKPOINT")
-            async with self._process(candidate, replace(order, verb="crowd", alone=False, workers=workers)) as crowd:
+            async with self.process(candidate, replace(order, verb="crowd", alone=False, workers=workers)) as crowd:
                 await asyncio.sleep(_CROWD_SETTLE_SECONDS)
                 began, spent = clock(), server_seconds(postmaster)
                 await asyncio.sleep(seconds)
                 ended, spent = clock(), server_seconds(postmaster) - spent
                 crowd.begin()
                 reports = await crowd.figures()
-            async with self._process(candidate, replace(order, verb="count")) as counting:
+            async with self.process(candidate, replace(order, verb="count")) as counting:
                 counting.begin()
                 left = (await counting.figures())["remaining"]
         numbers = [number for report in reports for number in report["numbers"]]
-        _check(candidate, numbers, enqueued=workload.jobs, left=left)
+        check(candidate, numbers, enqueued=workload.jobs, left=left)
         if not left:
             raise BrokenError(f"{candidate}: {workload.jobs} jobs were too few")
         jobs = sum(began <= time < ended for report in reports for time in report["times"])
@@ -245,7 +250,7 @@ class Arena:
             order = Order(
                 verb="beside", dsn=dsn, workload=workload, settings=candidate.settings, samples=samples, some=held
             )
-            async with self._process(candidate, order) as process:
+            async with self.process(candidate, order) as process:
                 process.begin()
                 for _ in range(2):
                     await process.heard()
@@ -274,7 +279,7 @@ class Arena:
                 await session.execute("ALTER SYSTEM SET lc_messages = 'C'")
                 await session.execute("SELECT pg_reload_conf()")
             order = Order(verb="idle", dsn=dsn, settings=candidate.settings)
-            async with self._process(candidate, order) as process:
+            async with self.process(candidate, order) as process:
                 start = log.stat().st_size
                 await asyncio.sleep(seconds)
                 end = log.stat().st_size
@@ -290,7 +295,7 @@ class Arena:
         """Seconds that claiming a batch of keys takes, in a Redis of its own."""
         with running_redis() as server:
             order = Order(verb="claim", dsn=server.url, settings=candidate.settings, samples=samples)
-            async with self._process(candidate, order) as process:
+            async with self.process(candidate, order) as process:
                 process.begin()
                 report = await process.figures()
         return sorted(map(float, report["seconds"]))
@@ -298,38 +303,38 @@ class Arena:
     async def drain_to_server(self, candidate: Candidate, workload: Workload) -> Drained:
         """As `drain`; the jobs are requests to a server of their own, which is asked what it was sent."""
         url = f"http://127.0.0.1:{free_port()}/jobs"
-        async with self._process(_SERVER, Order(verb="serve", dsn="", url=url)) as server:
+        async with self.process(_SERVER, Order(verb="serve", dsn="", url=url)) as server:
             drained = await self.drain(candidate, workload, url=url)
             server.begin()
             report = await server.figures()
-        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
         return drained
 
     async def overhead(self, candidate: Candidate, workload: Workload) -> float:
         """Seconds of processor time a job, on a queue that costs nothing."""
         workload = candidate.share(workload)
         order = Order(verb="overhead", dsn="", workload=workload, settings=candidate.settings)
-        async with self._process(candidate, order) as process:
+        async with self.process(candidate, order) as process:
             process.begin()
             report = await process.figures()
-        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+        check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
         return float(report["seconds"] / workload.jobs)
 
     async def sleep(self, candidate: Candidate, workload: Workload) -> int:
         """Bytes of a worker's process in which all these jobs sleep at once."""
         async with fresh_database(self._server.dsn) as dsn:
             order = Order(verb="fill", dsn=dsn, workload=workload, settings=candidate.settings)
-            async with self._process(candidate, order) as filling:
+            async with self.process(candidate, order) as filling:
                 filling.begin()
                 await filling.heard()
-            [report] = await self._together(candidate, replace(order, verb="sleep"), 1)
-        _check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
+            [report] = await self.together(candidate, replace(order, verb="sleep"), 1)
+        check(candidate, report["numbers"], enqueued=workload.jobs, left=0)
         return int(report["resident_bytes"])
 
     async def start(self, candidate: Candidate, samples: int) -> list[float]:
         """Seconds from a worker's command to its first job."""
         report = await self._alone(candidate, "start", Workload(), samples=samples)
-        _check(candidate, report["numbers"], enqueued=samples, left=0)
+        check(candidate, report["numbers"], enqueued=samples, left=0)
         return list(map(float, report["seconds"]))
 
     async def _alone(
@@ -343,7 +348,7 @@ class Arena:
     ) -> dict[str, Any]:
         async with fresh_database(self._server.dsn) as dsn, AsyncExitStack() as stack:
             order = Order(verb=verb, dsn=dsn, workload=workload, settings=candidate.settings, samples=samples)
-            process = await stack.enter_async_context(self._process(candidate, order))
+            process = await stack.enter_async_context(self.process(candidate, order))
             session = await stack.enter_async_context(self._session(dsn))
             await session.execute("CHECKPOINT")
             if holds_xmin:
@@ -353,15 +358,15 @@ class Arena:
             figures: dict[str, Any] = await process.figures()
             return figures
 
-    async def _together(self, candidate: Candidate, order: Order, processes: int) -> list[dict[str, Any]]:
+    async def together(self, candidate: Candidate, order: Order, processes: int) -> list[dict[str, Any]]:
         async with AsyncExitStack() as stack:
-            started = [await stack.enter_async_context(self._process(candidate, order)) for _ in range(processes)]
+            started = [await stack.enter_async_context(self.process(candidate, order)) for _ in range(processes)]
             for process in started:
                 process.begin()
             return [await process.figures() for process in started]
 
     @asynccontextmanager
-    async def _process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
+    async def process(self, candidate: Candidate, order: Order) -> AsyncIterator[Process]:
         ours = candidate.contestant in _OF_THE_PROJECT
         report = self._directory / f"report-{next(self._numbers)}.json"
         with (self._directory / "contestants.log").open("a") as log:
@@ -398,7 +403,7 @@ class Arena:
             await connection.close()
 
 
-def _check(candidate: Candidate, numbers: list[int], *, enqueued: int, left: int) -> None:
+def check(candidate: Candidate, numbers: list[int], *, enqueued: int, left: int) -> None:
     """Every job was handled exactly once, or is left."""
     twice = len(numbers) - len(set(numbers))
     lost = enqueued - left - len(set(numbers))

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import asyncpg
 
+from support.elasticmq import SERVER_JAR
 from support.postgres import PostgresServer
 
-_PEERS = ("pgqueuer", "procrastinate", "psycopg", "asyncpg", "uvloop")
+_PEERS = (
+    *("pgqueuer", "procrastinate", "psycopg", "asyncpg", "uvloop"),
+    *("sqs-workers", "taskiq", "taskiq-aio-sqs", "aiobotocore", "boto3"),
+)
 _SETTINGS = (
     *("fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "wal_level", "shared_buffers"),
     *("max_wal_size", "autovacuum", "server_encoding", "lc_collate"),
@@ -37,7 +41,9 @@ async def facts(server: PostgresServer, peers_python: Path) -> dict[str, str]:
         "file system of the database": _file_system(server.directory),
         "fdatasync of 8 kB": _sync_time(server),
         "PostgreSQL": await _postgres(server),
-        "Python": f"{platform.python_version()}, asyncpg {version('asyncpg')}, uvloop {version('uvloop')}",
+        "ElasticMQ": f"{SERVER_JAR.removesuffix('.jar').rpartition('-')[2]}, Java {_java()}",
+        "Python": f"{platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("asyncpg", "uvloop", "aiohttp", "aiobotocore")),
         "peers": ", ".join(_versions(peers_python, _PEERS)),
     }
 
@@ -51,6 +57,12 @@ def sync_time(output: str) -> str | None:
     """The time of one fdatasync in what pg_test_fsync says: that of one 8 kB write, which stands first."""
     found = re.search(r"^\s+fdatasync\s.*?(\d+) usecs/op", output, re.MULTILINE)
     return f"{found[1]} µs" if found else None
+
+
+def _java() -> str:
+    said = subprocess.run(["java", "-version"], check=False, capture_output=True, text=True).stderr
+    found = re.search(r'version "([^"]+)"', said)
+    return found[1] if found else "unknown"
 
 
 def _processor() -> str:

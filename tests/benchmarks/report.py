@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 OURS = "Headrace"
-PEERS = ("PgQueuer", "Procrastinate")
+POSTGRES_PEERS = ("PgQueuer", "Procrastinate")
+SQS_PEERS = ("sqs-workers", "taskiq-aio-sqs")
+PEERS = (*POSTGRES_PEERS, *SQS_PEERS)
 LIMIT = "by hand"
-CONTESTANTS = (OURS, *PEERS, LIMIT)
+BARE = "aiobotocore"
+"""On SQS, a second limit: of those whose requests botocore makes."""
+CONTESTANTS = (OURS, *PEERS, BARE, LIMIT)
 
 Better = Literal["higher", "lower"]
 
@@ -19,8 +23,9 @@ _WIDTH = 120
 _INTRODUCTION = """
 Headrace's queue in PostgreSQL, and its worker, beside the two that a Python programmer would otherwise take, PgQueuer
 and Procrastinate, and beside the limit: the same done by hand with no library around it, which is, of the queue, the
-same claims and deletions as plain SQL over one asyncpg connection. All on one machine in one run; every job is seen to
-be handled exactly once.
+same claims and deletions as plain SQL over one asyncpg connection. Its queue in SQS, beside sqs-workers and
+taskiq-aio-sqs, and beside two limits: the same calls by bare aiobotocore, and signed and sent by hand over aiohttp.
+All on one machine in one run; every job is seen to be handled exactly once.
 
 A ratio above 1 is in Headrace's favour, whichever way is better. Read the ratios rather than the figures: those are of
 this machine, on which the database and its clients share the cores.
@@ -32,6 +37,10 @@ A contestant is one process under uvloop. Each measurement has a new database on
 `VACUUM ANALYZE` and a `CHECKPOINT` before. Jobs do nothing; each goes through the library's own dispatch (`@app.job`),
 ours with metrics on. No history of finished jobs is kept, but where a peer's default is to keep it and defaults are
 measured.
+
+Those on SQS have a new queue on an ElasticMQ with a heap of 1 GiB, which has worked off 120,000 messages before: it
+speaks the protocol and is no AWS, and it shares the cores with whoever is measured. Its figures tell what clients cost;
+AWS's answers take longer, which is what the ones with 10 ms are for. Peers get fewer jobs.
 
 Some of the worker's benchmarks need no database, and in some the jobs are requests or programs; each says so.
 
@@ -75,6 +84,12 @@ class Result:
     def figure(self, contestant: str) -> Figure | None:
         """That of one contestant."""
         return next((figure for figure in self.figures if figure.contestant == contestant), None)
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        """Who there is to be measured, where this one's queues are."""
+        named = {figure.contestant for figure in self.figures} | self.missing.keys()
+        return (OURS, *SQS_PEERS, BARE, LIMIT) if named & {*SQS_PEERS, BARE} else (OURS, *POSTGRES_PEERS, LIMIT)
 
     @property
     def peer(self) -> Figure | None:
@@ -148,10 +163,8 @@ def as_page(results: Sequence[Result], machine: Mapping[str, str], *, minutes: f
         "",
         "## All figures",
         "",
-        f"| benchmark | {' | '.join(CONTESTANTS)} |",
-        f"|---|{'---|' * len(CONTESTANTS)}",
-        *(_figures_row(result) for result in results),
-        "",
+        *_figures(results, (OURS, *POSTGRES_PEERS, LIMIT)),
+        *_figures(results, (OURS, *SQS_PEERS, BARE, LIMIT)),
         "## How each is measured",
         "",
         *_paragraphs(_METHOD),
@@ -201,9 +214,22 @@ def _ratio_row(result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _figures_row(result: Result) -> str:
+def _figures(results: Sequence[Result], contestants: Sequence[str]) -> list[str]:
+    """The table of the benchmarks whose contestants these are; of ours alone, the first has it."""
+    measured = [result for result in results if result.contestants == contestants]
+    if not measured:
+        return []
+    return [
+        f"| benchmark | {' | '.join(contestants)} |",
+        f"|---|{'---|' * len(contestants)}",
+        *(_figures_row(result, contestants) for result in measured),
+        "",
+    ]
+
+
+def _figures_row(result: Result, contestants: Sequence[str]) -> str:
     cells = []
-    for name in CONTESTANTS:
+    for name in contestants:
         figure = result.figure(name)
         if figure is None:
             cells.append(result.missing.get(name, ""))

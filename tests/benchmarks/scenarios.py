@@ -20,6 +20,7 @@ from benchmarks.scenario import (
     procrastinate,
     raw_sql,
 )
+from benchmarks.sqs_scenarios import SQS_SCENARIOS
 from benchmarks.worker_scenarios import WORKER_SCENARIOS
 
 _DECODING = (
@@ -243,4 +244,5 @@ SCENARIOS: Sequence[Scenario] = (
     ),
     *ROUGH_SCENARIOS,
     *WORKER_SCENARIOS,
+    *SQS_SCENARIOS,
 )

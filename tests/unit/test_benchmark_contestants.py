@@ -11,6 +11,7 @@ from benchmarks.contestants import by_hand, http_server
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Handler, Order, Workload
 from benchmarks.contestants.stand_ins.ours import StandIn
+from benchmarks.sqs_arena import Delay
 from headrace.queues.settlement import Complete
 from support.postgres import free_port
 
@@ -99,3 +100,28 @@ async def test_a_job_that_fails_ends_the_wait_for_the_others() -> None:
     with pytest.raises(RuntimeError, match="the server said 500"):
         await ledger.reached(working)  # type: ignore[arg-type]
     working.cancel()
+
+
+async def test_the_proxy_before_sqs_counts_each_call_however_it_is_cut_and_forwards_it() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    request = b"POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\nContent-Length: 0\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+        writer.close()
+
+    port = free_port()
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    async with server, Delay(f"http://127.0.0.1:{port}", 0.0).running() as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.endpoint_url.rpartition(":")[2]))
+        for cut in (30, 45):
+            writer.write(request[:cut])
+            await writer.drain()
+            await asyncio.sleep(0)
+            writer.write(request[cut:])
+            assert await reader.readexactly(len(answer)) == answer
+        assert await reader.read() == b""
+        writer.close()
+    assert proxy.calls == {"ReceiveMessage": 2}

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.contestants.order import Order, Workload
 from benchmarks.journal import Journal
 from benchmarks.machine import sync_time
-from benchmarks.report import LIMIT, OURS, Better, Figure, Result, as_json, as_lines, as_page, said
+from benchmarks.report import BARE, LIMIT, OURS, Better, Figure, Result, as_json, as_lines, as_page, said
 from benchmarks.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def test_the_benchmarks_are_those_that_others_ask_for_by_id() -> None:
         *("drain_100_workers", "crowd_server_time", "claim_beside_held", "drain_failures", "drain_pinned_groups"),
         *("drain_history", "drain_keys", "idempotency_claim_ms"),
         *("runtime_overhead_us", "sleeping_jobs_rss_mib", "http_handler", "exec_handler", "start_to_first_job_s"),
+        *("sqs_drain", "sqs_drain_10ms", "sqs_calls_per_1000", "sqs_enqueue_concurrent"),
     ]
 
 
@@ -163,3 +164,20 @@ def test_a_run_that_was_broken_off_knows_what_its_commit_has_measured(tmp_path: 
 
     journal.begin_anew()
     assert journal.measured() == {}
+
+
+def test_what_is_measured_on_sqs_has_a_table_of_its_own() -> None:
+    on_sqs = Result(
+        id="sqs_drain",
+        title="One worker on SQS",
+        unit="jobs/s",
+        better="higher",
+        how="Median of three.",
+        figures=[Figure(contestant=name, value=100, settings="") for name in (OURS, "sqs-workers", BARE, LIMIT)],
+        missing={},
+    )
+    page = as_page([result(ours=50_000, pgqueuer=20_000, limit=60_000), on_sqs], {}, minutes=1)
+    assert (
+        "| benchmark | Headrace | PgQueuer | Procrastinate | by hand |\n|---|---|---|---|---|\n| `drain_best`" in page
+    )
+    assert "| benchmark | Headrace | sqs-workers | taskiq-aio-sqs | aiobotocore | by hand |" in page

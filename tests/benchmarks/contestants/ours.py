@@ -68,6 +68,11 @@ class _Producer:
             raise MissingError(str(error)) from None
 
 
+def producer(queue: Queue, workload: Workload) -> Producer:
+    """Whoever enqueues, on an open queue."""
+    return _Producer(queue, workload)
+
+
 class Headrace:
     """See `benchmarks.contestants.contestant.Contestant`."""
 
