@@ -108,7 +108,7 @@ def queue_numbers(sample: Sample) -> dict[str, Any]:
 
 def _depth(sample: Sample) -> dict[str, Any]:
     depth = sample.depth
-    return {
+    told: dict[str, Any] = {
         "ready": depth.ready,
         "blocked": depth.blocked,
         "delayed": depth.delayed,
@@ -116,6 +116,7 @@ def _depth(sample: Sample) -> dict[str, Any]:
         "deadLettered": depth.dead_lettered,
         "isLowerBound": depth.is_lower_bound,
     }
+    return {**told, "isApproximate": True} if depth.is_approximate else told
 
 
 def at_work(type_: str, work: Work, reason: str) -> Condition:
@@ -179,7 +180,10 @@ def _synced(facts: QueueFacts, now: datetime) -> Condition | None:
         return Condition.failed(conditions.SYNCED, failure)
     if facts.reading is None:
         return None
-    return Condition(type=conditions.SYNCED, status=True, reason="DepthKnown", message="the depth is read regularly")
+    message = "the depth is read regularly"
+    if facts.reading.sample is not None and facts.reading.sample.depth.is_approximate:
+        message += ", as far as the backend knows it: its counts are approximate, and may be a minute behind"
+    return Condition(type=conditions.SYNCED, status=True, reason="DepthKnown", message=message)
 
 
 def _degraded(facts: QueueFacts) -> Condition | None:

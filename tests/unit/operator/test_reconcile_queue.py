@@ -153,6 +153,17 @@ async def test_the_depth_tells_what_is_blocked_and_whether_counting_stopped(scen
     assert (depth["ready"], depth["blocked"], depth["isLowerBound"]) == (1, 7, True)
 
 
+async def test_a_count_that_may_be_behind_is_told_as_one_and_an_exact_one_is_not(scene: Scene) -> None:
+    scene.backend.depth = QueueDepth(ready=1)
+    await scene.look()
+    assert "isApproximate" not in scene.queue["status"]["depth"]
+    assert "approximate" not in str(scene.queue["status"]["conditions"])
+    scene.backend.depth = QueueDepth(ready=2, is_approximate=True)
+    await scene.look(seconds=60)
+    assert scene.queue["status"]["depth"]["isApproximate"] is True
+    assert "its counts are approximate, and may be a minute behind" in str(scene.queue["status"]["conditions"])
+
+
 async def test_a_pause_shows_with_where_it_was_made(scene: Scene) -> None:
     scene.backend.depth = QueueDepth(ready=1, paused=True)
     await scene.look()

@@ -13,7 +13,7 @@ import pytest
 
 from headrace.health import STALL_SECONDS, STUCK_AFTER_SECONDS, HealthServerError, Pulse, serving
 from headrace.metrics import DEPTH_MAX_AGE_SECONDS, Metrics
-from headrace.queues.base import Depth, Totals
+from headrace.queues.base import Depth, Totals, Witnessed
 from support.worker_process import eventually
 
 
@@ -99,6 +99,27 @@ def test_a_process_publishes_each_of_its_queues_in_one_registry() -> None:
         assert line in lines
     assert not [line for line in lines if line.startswith("background_jobs_queue_depth{") and "orders" in line]
     assert len([line for line in lines if line == "# TYPE background_jobs_duration histogram"]) == 1
+
+
+def test_what_polls_have_seen_is_published_where_a_queue_tells_it() -> None:
+    metrics = Metrics()
+    metrics.of("shop", "mails")
+    assert b"background_jobs_held" not in metrics.render()
+    seen = [
+        Witnessed(held=0, empty_for_seconds=42.5, oldest_age_seconds=0.0),
+        Witnessed(held=3, empty_for_seconds=None, oldest_age_seconds=7.5),
+    ]
+    metrics.of("shop", "orders").witnessed = lambda: seen[0]
+    labels = '{namespace="shop",queue="orders"}'
+    text = metrics.render().decode()
+    assert f"background_jobs_held{labels} 0.0\n" in text
+    assert f"background_jobs_empty_polls_seconds{labels} 42.5\n" in text
+    seen.pop(0)
+    text = metrics.render().decode()
+    assert f"background_jobs_held{labels} 3.0\n" in text
+    assert f"background_jobs_empty_polls_seconds{labels} 0.0\n" in text
+    assert f"background_jobs_received_age_seconds{labels} 7.5\n" in text
+    assert 'queue="mails"' not in "".join(line for line in text.splitlines() if "background_jobs_held{" in line)
 
 
 def test_a_drain_shows_for_how_long_it_goes_on() -> None:
