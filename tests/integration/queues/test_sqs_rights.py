@@ -27,7 +27,7 @@ from headrace.queues.errors import QueueError
 from headrace.queues.sqs.backlog import BacklogSession, QueueRef
 from headrace.queues.sqs.client import open_client
 from headrace.queues.sqs.place import Credentials, Place, parse_url
-from headrace.queues.sqs.policies import Scope, iam_policy
+from headrace.queues.sqs.policies import PolicyScope, iam_policy
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.queue import SqsQueue
 from headrace.queues.sqs.rights import Role, dead_letter_actions, least_actions
@@ -54,7 +54,7 @@ class Case:
     """Whether the right is missing on the dead-letter queue."""
 
     def policy(self) -> dict[str, Any]:
-        document = iam_policy(self.role, Scope(region=REGION, account=ACCOUNT, queues=(self.queue,)))
+        document = iam_policy(self.role, PolicyScope(region=REGION, account=ACCOUNT, queues=(self.queue,)))
         for statement in document["Statement"]:
             # The operator's only statement is about both.
             if (statement["Sid"] == "DeadLetterQueues") is self.is_dead_letters:

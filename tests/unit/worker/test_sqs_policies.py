@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.queues.sqs.policies import Scope, iam_policy, partition_of
+from headrace.queues.sqs.policies import PolicyScope, iam_policy, partition_of
 from headrace.queues.sqs.rights import ROLES, Role
 from headrace.queues.sqs.spec import SqsSpecError
 
@@ -15,8 +15,8 @@ KEY = "arn:aws:kms:eu-central-1:123456789012:key/0"
 QUEUES = "arn:aws:sqs:eu-central-1:123456789012:"
 
 
-def scope(**given: Any) -> Scope:
-    return Scope(**{"region": "eu-central-1", "account": "123456789012"} | given)
+def scope(**given: Any) -> PolicyScope:
+    return PolicyScope(**{"region": "eu-central-1", "account": "123456789012"} | given)
 
 
 @pytest.mark.parametrize("role", ROLES)

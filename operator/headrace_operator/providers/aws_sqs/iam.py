@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from headrace.queues.sqs.policies import Scope, iam_policy
+from headrace.queues.sqs.policies import PolicyScope, iam_policy
 from headrace.queues.sqs.rights import Role
 from headrace.queues.sqs.spec import SqsSpecError
 from headrace_operator.core.model import RefusedError
@@ -32,7 +32,7 @@ def policy_json(
         ``InvalidOption``, with the option and the fix.
     """
     try:
-        scope = Scope(
+        scope = PolicyScope(
             region=region,
             account=account,
             partition=partition,

@@ -28,15 +28,15 @@ def of_spec(settings: QueueSettings, spec: SqsQueueSpec) -> Iterator[Finding]:
     days = settings.dead_letter_retention_days
     if settings.dead_letter_enabled and days < MAX_RETENTION_DAYS and not spec.dead_letter_retention_confirmed:
         yield Finding(
-            reason="DeadLetterRetentionUnconfirmed",
-            message=f"dead letters are kept for {MAX_RETENTION_DAYS} days: SQS would delete those older than {days:g} "
+            "DeadLetterRetentionUnconfirmed",
+            f"dead letters are kept for {MAX_RETENTION_DAYS} days: SQS would delete those older than {days:g} "
             f"days at once; if you mean that, annotate the JobQueue with headrace.dev/confirm-dead-letter-retention: "
             f'"{days:g}"',
         )
     if spec.kms_key_id == _AWS_MANAGED_KEY and spec.policy is not None and names_a_service(spec.policy):
         yield Finding(
-            reason="KeyRefusesAwsServices",
-            message=f"AWS services that the policy lets in (S3, SNS, EventBridge) can't use {_AWS_MANAGED_KEY}: "
+            "KeyRefusesAwsServices",
+            f"AWS services that the policy lets in (S3, SNS, EventBridge) can't use {_AWS_MANAGED_KEY}: "
             "encrypt with a customer managed key whose policy allows them kms:GenerateDataKey and kms:Decrypt, or with "
             "keys of SQS",
         )
@@ -60,22 +60,22 @@ def of_adopted(
     target = redrive_target(attributes)
     if target is None or dead_letter_arn is None:
         yield Finding(
-            reason="NoDeadLetterQueue",
-            message=f"queue {name} has no dead-letter queue of its own: a job that kills its workers starts again and "
+            "NoDeadLetterQueue",
+            f"queue {name} has no dead-letter queue of its own: a job that kills its workers starts again and "
             f"again, until its retention ends. Give the queue a RedrivePolicy with a maxReceiveCount of {wanted}",
         )
         return
     arn, count = target
     if count < wanted:
         yield Finding(
-            reason="MaxReceiveCountTooLow",
-            message=f"queue {name} gives a job up after {count} receives, be they failures or not: jobs that were only "
+            "MaxReceiveCountTooLow",
+            f"queue {name} gives a job up after {count} receives, be they failures or not: jobs that were only "
             f"drained or lost would be dead. Set maxReceiveCount to {wanted} or more (three times the attempts)",
         )
     if arn != dead_letter_arn:
         yield Finding(
-            reason="DeadLetterQueueElsewhere",
-            message=f"queue {name} sends what its workers never settle to {arn}, and workers send what failed to "
+            "DeadLetterQueueElsewhere",
+            f"queue {name} sends what its workers never settle to {arn}, and workers send what failed to "
             f"{dead_letter_arn}: let both name one queue",
         )
 
@@ -91,8 +91,8 @@ def of_adopted_dead_letters(name: str, attributes: Mapping[str, str], source_arn
         return
     if permission == "denyAll" or (permission == "byQueue" and source_arn not in sources):
         yield Finding(
-            reason="DeadLetterQueueRefuses",
-            message=f"queue {name} refuses the dead letters of {source_arn}: allow it in its RedriveAllowPolicy",
+            "DeadLetterQueueRefuses",
+            f"queue {name} refuses the dead letters of {source_arn}: allow it in its RedriveAllowPolicy",
         )
 
 
@@ -100,13 +100,13 @@ def of_refusals(name: str, refused: Collection[str]) -> Iterator[Finding]:
     """What the endpoint does not know, and is done without: attributes by their names, or ``tags``."""
     if attributes := sorted(set(refused) - {"tags"}):
         yield Finding(
-            reason="AttributesRefused",
-            message=f"the endpoint takes no {', '.join(attributes)} of queue {name}: it is done without",
+            "AttributesRefused",
+            f"the endpoint takes no {', '.join(attributes)} of queue {name}: it is done without",
         )
     if "tags" in refused:
         yield Finding(
-            reason="TagsRefused",
-            message=f"the endpoint keeps no tags of queue {name}: nothing proves whose it is, so that it is never "
+            "TagsRefused",
+            f"the endpoint keeps no tags of queue {name}: nothing proves whose it is, so that it is never "
             "deleted, and workers take maxRetries from their own settings",
         )
 
@@ -115,8 +115,8 @@ def of_restless(name: str, what: list[str]) -> Iterator[Finding]:
     """What does not stay as it is set."""
     if what:
         yield Finding(
-            reason="DoesNotStay",
-            message=f"{', '.join(what)} of queue {name} was set again and again and does not stay: find who else sets "
+            "DoesNotStay",
+            f"{', '.join(what)} of queue {name} was set again and again and does not stay: find who else sets "
             "it (another operator, Terraform, CloudFormation), and let one of the two",
         )
 
@@ -125,8 +125,8 @@ def _retention(name: str, attributes: Mapping[str, str], reason: str, what: str)
     seconds = int(attributes.get("MessageRetentionPeriod", RETENTION_SECONDS))
     if seconds < RETENTION_SECONDS:
         yield Finding(
-            reason="RetentionTooShort" if reason == "RetentionTooShort" else "DeadLetterRetentionTooShort",
-            message=f"queue {name} drops {what} after {seconds / _SECONDS_PER_DAY:.3g} days, in silence: set its "
+            "RetentionTooShort" if reason == "RetentionTooShort" else "DeadLetterRetentionTooShort",
+            f"queue {name} drops {what} after {seconds / _SECONDS_PER_DAY:.3g} days, in silence: set its "
             f"MessageRetentionPeriod to {RETENTION_SECONDS} ({MAX_RETENTION_DAYS} days)",
         )
 
@@ -134,14 +134,14 @@ def _retention(name: str, attributes: Mapping[str, str], reason: str, what: str)
 def _common(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
     if int(attributes.get("DelaySeconds", "0")):
         yield Finding(
-            reason="DeliveryDelayed",
-            message=f"queue {name} holds every message back for {attributes['DelaySeconds']} s: set its DelaySeconds "
+            "DeliveryDelayed",
+            f"queue {name} holds every message back for {attributes['DelaySeconds']} s: set its DelaySeconds "
             "to 0, and delay jobs one by one",
         )
     largest = int(attributes.get("MaximumMessageSize", MAX_MESSAGE_BYTES))
     if largest < MAX_MESSAGE_BYTES:
         yield Finding(
-            reason="MessageSizeTooSmall",
-            message=f"queue {name} takes messages of {largest} bytes at the most: set its MaximumMessageSize to "
+            "MessageSizeTooSmall",
+            f"queue {name} takes messages of {largest} bytes at the most: set its MaximumMessageSize to "
             f"{MAX_MESSAGE_BYTES}, or enqueue no larger jobs",
         )

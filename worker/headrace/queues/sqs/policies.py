@@ -23,7 +23,7 @@ _PARTITIONS = {"cn": "aws-cn", "us-gov": "aws-us-gov", "us-iso": "aws-iso", "us-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class PolicyScope:
     """Which queues a policy is about.
 
     Raises
@@ -86,7 +86,7 @@ def partition_of(region: str) -> str:
     return "aws"
 
 
-def iam_policy(role: Role, scope: Scope) -> dict[str, Any]:
+def iam_policy(role: Role, scope: PolicyScope) -> dict[str, Any]:
     """The policy document for whoever is the operator, a worker or a producer.
 
     Parameters

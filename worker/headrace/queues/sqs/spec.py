@@ -80,7 +80,7 @@ FindingReason: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What of a queue is not as it should be and is not ours to change, or can't be. The queue works all the same."""
 
