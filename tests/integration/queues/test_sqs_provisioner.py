@@ -364,6 +364,18 @@ async def test_two_operators_at_once_make_one_queue(bench: Bench) -> None:
     assert not (await bench.ensure()).changed
 
 
+async def test_two_operators_at_once_who_differ_make_one_queue_as_one_of_them_wants_it(bench: Bench) -> None:
+    # As while a new release of the operator takes over.
+    other = Bench(bench.client, name=bench.name)
+    await asyncio.gather(
+        bench.ensure(visibility_timeout_seconds=60), other.ensure(visibility_timeout_seconds=90, max_retries=9)
+    )
+    await bench.restart()
+    await bench.ensure(visibility_timeout_seconds=60)
+    assert (await bench.attributes())["VisibilityTimeout"] == "60"
+    assert (await bench.tags())["headrace.dev/max-retries"] == "3"
+
+
 async def test_of_two_owners_at_once_one_has_it(bench: Bench) -> None:
     other = Bench(bench.client, name=bench.name)
     outcomes = await asyncio.gather(
@@ -436,6 +448,17 @@ async def test_a_dead_letter_queue_that_was_there_is_used_beside_a_queue_of_ours
     assert arn == (await bench.attributes("-lost"))["QueueArn"]
     assert await bench.tags("-lost") == {}
     assert await bench.provisioner.remove(bench.name, OWNER, spec) == Removed(jobs=0)
+    await bench.url("-lost")
+
+
+async def test_a_dead_letter_queue_of_ours_goes_with_the_queue_when_another_has_taken_its_place(bench: Bench) -> None:
+    await bench.ensure()
+    await bench.send("-dead", 1)
+    spec = SqsQueueSpec(dead_letter_queue_url=await bench.create("-lost"))
+    await bench.ensure(spec)
+    assert await bench.provisioner.remove(bench.name, OWNER, spec) == Removed(jobs=1)
+    with pytest.raises(QueueNotFoundError):
+        await bench.url("-dead")
     await bench.url("-lost")
 
 

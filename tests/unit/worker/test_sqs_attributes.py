@@ -247,6 +247,33 @@ def test_a_policy_that_is_none_is_refused_with_what_it_lacks(policy: str, proble
     assert caught.value.field == "policy"
 
 
+names = st.sampled_from(["Statement", "Action", "Principal", "Condition", "Resource", "AWS", "Effect"])
+policies: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(["*", "Allow", "123456789012", None, True, 1]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(document=policies)
+def test_whatever_a_server_calls_a_policy_is_compared(document: Any) -> None:
+    assert canonical("Policy", json.dumps(document)) == canonical("Policy", json.dumps(shuffled(document), indent=1))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '"' * 9])
+def test_what_is_no_document_at_all_is_another(text: str) -> None:
+    assert canonical("Policy", text) != canonical("Policy", json.dumps(POLICY))
+    assert redrive_target({"RedrivePolicy": text}) is None
+    with pytest.raises(SqsSpecError):
+        wanted_queue(SETTINGS, SqsQueueSpec(policy=text), dead_letter_arn=None)
+
+
+def test_numbers_that_are_none_are_as_if_they_were_not_told() -> None:
+    assert held({"ApproximateNumberOfMessages": "-5", "ApproximateNumberOfMessagesNotVisible": "9" * 5000}) == 0
+    assert canonical("VisibilityTimeout", "030") == canonical("VisibilityTimeout", "30")
+    assert canonical("VisibilityTimeout", "9" * 5000) != canonical("VisibilityTimeout", "30")
+
+
 def test_what_a_queue_holds_is_what_waits_is_held_and_is_delayed() -> None:
     told = {"ApproximateNumberOfMessages": "5", "ApproximateNumberOfMessagesNotVisible": "3"}
     assert held(told | {"ApproximateNumberOfMessagesDelayed": "2"}) == 10

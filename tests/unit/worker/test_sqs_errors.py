@@ -38,6 +38,8 @@ TABLE: list[tuple[str, str, int, type[QueueError], str]] = [
         QueueAccessError,
         "set region to the queue's own",
     ),
+    ("com.amazonaws.sqs#KmsDisabled", "arn:aws:kms:…", 400, QueueAccessError, "the KMS key of the queue is disabled"),
+    ("KMS.NotFoundException", "", 400, QueueAccessError, "mend its name"),
     ("MissingAuthenticationToken", "", 403, QueueAccessError, "needs credentials"),
     ("InvalidAddress", "", 404, QueueAccessError, "mend region, account and endpoint"),
     ("AWS.SimpleQueueService.QueueDeletedRecently", "", 400, QueueDeletedRecentlyError, "less than 60 s ago"),

@@ -4,6 +4,8 @@ From the bottom up: ``place`` says where a queue is and ``capabilities`` what it
 ``rights`` knows which IAM action an operation needs, ``errors`` says in our words what the service answers. ``client``
 is the port that all other rooms call the service by: ``boto`` fills it with aioboto3, ``signed`` sends what is called
 for every job by hand, with the signatures of ``signing``, and leaves all else to ``boto``.
+``attributes``, ``tags``, ``ownership``, ``findings`` and ``recent`` decide what becomes of a queue that is made here;
+``observing``, ``changing``, ``managing``, ``adoption`` and ``removal`` do it for `SqsProvisioner` (``provisioner``).
 `SqsQueue` (``queue``) is what workers and producers use, `SqsInspector` (``inspector``) what people ask.
 """
 

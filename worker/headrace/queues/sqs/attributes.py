@@ -41,6 +41,7 @@ ALWAYS_SHOWN = frozenset(
 _MIN_RECEIVE_COUNT = 10
 _RECEIVES_PER_ATTEMPT = 3
 _SECONDS_PER_DAY = 86_400
+_MOST_DIGITS = 18
 _PROPAGATION_SECONDS = 60.0
 _RETENTION_PROPAGATION_SECONDS = 900.0
 
@@ -170,7 +171,7 @@ def canonical(name: str, value: str) -> Any:
         case "KmsMasterKeyId":
             return value
         case _:
-            return int(value) if value.isascii() and value.isdecimal() else value
+            return number({name: value}, name, -1) if value.isdecimal() else value
 
 
 def redrive_target(attributes: Mapping[str, str]) -> tuple[str, int] | None:
@@ -178,15 +179,21 @@ def redrive_target(attributes: Mapping[str, str]) -> tuple[str, int] | None:
     try:
         document = json.loads(attributes.get("RedrivePolicy") or "null")
         return str(document["deadLetterTargetArn"]), int(document["maxReceiveCount"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def held(attributes: Mapping[str, str]) -> int:
     """How many messages a queue holds, by SQS's own count: waiting, in flight and delayed."""
     return sum(
-        int(attributes.get(f"ApproximateNumberOfMessages{state}", "0")) for state in ("", "NotVisible", "Delayed")
+        max(0, number(attributes, f"ApproximateNumberOfMessages{state}", 0)) for state in ("", "NotVisible", "Delayed")
     )
+
+
+def number(attributes: Mapping[str, str], name: str, otherwise: int) -> int:
+    """An attribute that is a number; `otherwise` where it is not told, or is none."""
+    value = attributes.get(name, "")
+    return int(value) if value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS else otherwise
 
 
 def sibling_arn(arn: str, name: str) -> str:

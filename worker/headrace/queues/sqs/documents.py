@@ -26,6 +26,8 @@ def parse_policy(text: str) -> dict[str, Any]:
         document = json.loads(text)
     except ValueError as error:
         raise SqsSpecError("policy", f"is no JSON ({error}): give a policy document, in JSON") from None
+    except RecursionError:
+        raise SqsSpecError("policy", "is nested too deep: give a policy document") from None
     if not isinstance(document, dict):
         raise SqsSpecError("policy", "is no JSON object: give a policy document, with Version and Statement")
     statements = _as_list(document.get("Statement"))
@@ -56,7 +58,7 @@ def canonical_policy(text: str) -> Any:
     """What a policy means: equal where order, spelling and the ways to name an account alone differ."""
     document = _loaded(text)
     if not isinstance(document, dict):
-        return document
+        return _frozen(document)
     parts = {name: _frozen(value) for name, value in document.items() if name != "Statement"}
     statements = frozenset(_statement(one) for one in _as_list(document.get("Statement")))
     return frozenset((parts | {"Statement": statements}).items())
@@ -70,7 +72,8 @@ def canonical_document(text: str) -> Any:
 def _loaded(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # Whatever it is, it is not what is wanted.
         return text
 
 

@@ -29,7 +29,13 @@ QUEUE_DELETED_SECONDS = 60.0
 
 
 AccessKind: TypeAlias = Literal[
-    "AccessDenied", "ClockSkewed", "WrongRegion", "CredentialsExpired", "CredentialsRefused", "CredentialsMissing"
+    "AccessDenied",
+    "ClockSkewed",
+    "WrongRegion",
+    "CredentialsExpired",
+    "CredentialsRefused",
+    "CredentialsMissing",
+    "KeyUnusable",
 ]
 
 
@@ -78,7 +84,7 @@ class QueueDeletedRecentlyError(SqsUnavailableError):
 
 
 class SqsAccessError(SqsError, QueueAccessError):
-    """The credentials are refused, or lack a right.
+    """The credentials are refused, or lack a right; or the KMS key of an encrypted queue can't be used.
 
     Attributes
     ----------
@@ -111,6 +117,22 @@ _TRANSIENT = frozenset(TransientRetryableChecker._TRANSIENT_ERROR_CODES) | {  # 
 _OLD_NAMES = {"NonExistentQueue": "QueueDoesNotExist", "QueueAlreadyExists": "QueueNameExists"}
 _NOT_FOUND = frozenset({"QueueDoesNotExist"})
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "KmsAccessDenied", "KMS.AccessDeniedException"})
+_KEY_TROUBLE = {
+    "KmsDisabled": "is disabled: enable it, or name another",
+    "KmsInvalidState": "can't be used as it is now, and may wait to be deleted: cancel that, or name another",
+    "KmsNotFound": "does not exist in this region: mend its name",
+    "KmsInvalidKeyUsage": "is for something else: name a symmetric key for encryption",
+    "KmsOptInRequired": "needs a subscription to KMS that this account has not: subscribe, or use keys of SQS",
+}
+"""What is wrong with the key of an encrypted queue, and what to do. See
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html#API_SendMessage_Errors"""
+_OLDER_KEY_TROUBLE = {
+    "KMS.DisabledException": "KmsDisabled",
+    "KMS.InvalidStateException": "KmsInvalidState",
+    "KMS.NotFoundException": "KmsNotFound",
+    "KMS.InvalidKeyUsageException": "KmsInvalidKeyUsage",
+    "KMS.OptInRequired": "KmsOptInRequired",
+}
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _UNKNOWN_KEY = frozenset(
     {"InvalidClientTokenId", "InvalidAccessKeyId", "UnrecognizedClientException", "InvalidSecurity"}
@@ -188,6 +210,8 @@ def translated(
         action = _missing_action(code, said, operation)
         words = f"{during} is denied: allow {action or 'it'} to these credentials ({said})"
         return access("AccessDenied", words, action)
+    if trouble := _KEY_TROUBLE.get(_OLDER_KEY_TROUBLE.get(code, code)):
+        return access("KeyUnusable", f"{during} is refused, the KMS key of the queue {trouble} ({said})")
     if is_clock_skewed(code, said):
         off = f"{abs(skew_seconds):.0f} s {'behind' if skew_seconds > 0 else 'ahead'}" if skew_seconds else "wrong"
         return access("ClockSkewed", f"{during} is refused since the clock here is {off}: set it ({said})")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from headrace.queues.sqs.attributes import (
     MAX_MESSAGE_BYTES,
     max_receive_count,
+    number,
     redrive_target,
 )
 from headrace.queues.sqs.documents import names_a_service
@@ -87,7 +88,7 @@ def of_adopted_dead_letters(name: str, attributes: Mapping[str, str], source_arn
     try:
         allowed = json.loads(attributes.get("RedriveAllowPolicy") or "{}")
         permission, sources = allowed.get("redrivePermission", "allowAll"), allowed.get("sourceQueueArns", [])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return
     if permission == "denyAll" or (permission == "byQueue" and source_arn not in sources):
         yield Finding(
@@ -122,7 +123,7 @@ def of_restless(name: str, what: list[str]) -> Iterator[Finding]:
 
 
 def _retention(name: str, attributes: Mapping[str, str], reason: str, what: str) -> Iterator[Finding]:
-    seconds = int(attributes.get("MessageRetentionPeriod", RETENTION_SECONDS))
+    seconds = number(attributes, "MessageRetentionPeriod", RETENTION_SECONDS)
     if seconds < RETENTION_SECONDS:
         yield Finding(
             "RetentionTooShort" if reason == "RetentionTooShort" else "DeadLetterRetentionTooShort",
@@ -132,13 +133,13 @@ def _retention(name: str, attributes: Mapping[str, str], reason: str, what: str)
 
 
 def _common(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
-    if int(attributes.get("DelaySeconds", "0")):
+    if number(attributes, "DelaySeconds", 0):
         yield Finding(
             "DeliveryDelayed",
             f"queue {name} holds every message back for {attributes['DelaySeconds']} s: set its DelaySeconds "
             "to 0, and delay jobs one by one",
         )
-    largest = int(attributes.get("MaximumMessageSize", MAX_MESSAGE_BYTES))
+    largest = number(attributes, "MaximumMessageSize", MAX_MESSAGE_BYTES)
     if largest < MAX_MESSAGE_BYTES:
         yield Finding(
             "MessageSizeTooSmall",

@@ -75,7 +75,10 @@ async def look(client: SqsClient, name: str, url: str, recent: Recent) -> Observ
         raise attributes
     if isinstance(tags, BaseException):
         raise tags
-    return Observed(name=name, url=url, attributes=attributes.get("Attributes") or {}, tags=tags)
+    told = attributes.get("Attributes") or {}
+    if "QueueArn" not in told:
+        raise SqsError(f"GetQueueAttributes tells no QueueArn of {url}: is this an endpoint of SQS?")
+    return Observed(name=name, url=url, attributes=told, tags=tags)
 
 
 async def _tags(client: SqsClient, url: str, memory: QueueMemory) -> dict[str, str] | None:

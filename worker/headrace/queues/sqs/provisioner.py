@@ -206,7 +206,7 @@ class SqsProvisioner:
 
 def _retention_seconds(queue: Observed) -> int:
     """For how long it keeps jobs; what is not told is what SQS has at the most."""
-    return int(queue.attributes.get("MessageRetentionPeriod", RETENTION_SECONDS))
+    return wanted.number(queue.attributes, "MessageRetentionPeriod", RETENTION_SECONDS)
 
 
 def _arn(queue: Observed | None) -> str | None:

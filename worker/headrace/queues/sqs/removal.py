@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 def names_to_remove(queue: str, spec: SqsQueueSpec) -> list[str]:
     """The queues that may have been made; the queue first, so that nothing is sent to a dead-letter queue that is gone.
 
-    Pure.
+    A dead-letter queue of ours that another has taken the place of is among them, and one that is used by its URL is
+    not. Pure.
     """
     if spec.queue_url is not None:
         return []
-    return [queue, *([] if spec.dead_letter_queue_url is not None else [queue + DEAD_LETTER_SUFFIX])]
+    dead = queue + DEAD_LETTER_SUFFIX
+    is_used = spec.dead_letter_queue_url is not None and spec.dead_letter_queue_url.endswith(f"/{dead}")
+    return [queue, *([] if is_used else [dead])]
 
 
 async def owned(client: SqsClient, names: list[str], owner: Owner, recent: Recent, now: float) -> list[Observed]:
