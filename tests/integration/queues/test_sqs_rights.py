@@ -30,7 +30,7 @@ from headrace.queues.sqs.place import Credentials, Place, parse_url
 from headrace.queues.sqs.policies import PolicyScope, iam_policy
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.queue import SqsQueue
-from headrace.queues.sqs.rights import Role, dead_letter_actions, least_actions
+from headrace.queues.sqs.rights import ROLES, Role, dead_letter_actions, least_actions
 from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX, SqsQueueSpec
 from support.moto import ACCOUNT, REGION, running_moto
 from support.verbs import complete, dead_letter, release, retry
@@ -52,11 +52,18 @@ class Case:
     missing: str | None = None
     is_dead_letters: bool = False
     """Whether the right is missing on the dead-letter queue."""
+    is_by_prefix: bool = False
+    """Whether the policy names the queue by how it begins."""
+    is_reader: bool = False
+    """Whether it is an operator that uses a queue as it is."""
 
     def policy(self) -> dict[str, Any]:
-        document = iam_policy(self.role, PolicyScope(region=REGION, account=ACCOUNT, queues=(self.queue,)))
+        names: dict[str, Any] = {"prefix": self.queue[:-2]} if self.is_by_prefix else {"queues": (self.queue,)}
+        document = iam_policy(self.role, PolicyScope(region=REGION, account=ACCOUNT, **names))
         for statement in document["Statement"]:
             # The operator's only statement is about both.
+            if self.is_reader:
+                statement["Action"] = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ListQueueTags"]
             if (statement["Sid"] == "DeadLetterQueues") is self.is_dead_letters:
                 statement["Action"] = [action for action in statement["Action"] if action != self.missing]
         document["Statement"] = [statement for statement in document["Statement"] if statement["Action"]]
@@ -66,12 +73,13 @@ class Case:
 def cases() -> list[Case]:
     found: list[Case] = []
 
-    def add(role: Role, missing: str | None = None, *, is_dead_letters: bool = False) -> None:
-        queue = f"shop_{role}-{len(found)}"
-        found.append(Case(role=role, queue=queue, missing=missing, is_dead_letters=is_dead_letters))
+    def add(role: Role, missing: str | None = None, **told: bool) -> None:
+        found.append(Case(role=role, queue=f"shop_{role}-{len(found):02}", missing=missing, **told))
 
-    for role in ("operator", "worker", "producer"):
+    add("operator", is_reader=True)
+    for role in ROLES:
         add(role)
+        add(role, is_by_prefix=True)
         for action in least_actions(role):
             add(role, action)
     for action in dead_letter_actions("worker"):
@@ -133,7 +141,7 @@ def guarded() -> Iterator[Guarded]:
                 iam.put_user_policy(UserName=case.queue, PolicyName="least", PolicyDocument=json.dumps(document))
             made = iam.create_access_key(UserName=case.queue)["AccessKey"]
             keys[case.queue] = Credentials(access_key_id=made["AccessKeyId"], secret_access_key=made["SecretAccessKey"])
-            if case.role == "operator":
+            if case.role == "operator" and not case.is_reader:
                 continue
             dead = sqs.create_queue(QueueName=case.queue + DEAD_LETTER_SUFFIX)["QueueUrl"]
             arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -160,6 +168,16 @@ async def operate(guarded: Guarded, case: Case) -> None:
         if isinstance(depth, QueueError):
             raise depth
         assert await provisioner.remove(case.queue, OWNER) == Removed(jobs=0)
+
+
+async def use(guarded: Guarded, case: Case) -> None:
+    """What it does with one that is there already."""
+    spec = SqsQueueSpec(queue_url=guarded.moto.queue_url(case.queue))
+    async with open_client(guarded.place(case)) as client:
+        provisioner = SqsProvisioner(client, region=REGION)
+        done = await provisioner.ensure(case.queue, SETTINGS, OWNER, spec)
+        assert done.facts["dead_letter_queue_url"] == guarded.moto.queue_url(case.queue + DEAD_LETTER_SUFFIX)
+        assert await provisioner.remove(case.queue, OWNER, spec) is None
 
 
 async def produce(guarded: Guarded, case: Case) -> None:
@@ -198,12 +216,14 @@ async def buried(queue: SqsQueue, delivery: Delivery) -> None:
 
 def named(case: Case) -> str:
     if case.missing is None:
-        return case.role
+        return f"{case.role}{'-of-a-queue-as-it-is' * case.is_reader}{'-by-prefix' * case.is_by_prefix}"
     return f"{case.role}-without-{case.missing}{'-on-dead-letters' if case.is_dead_letters else ''}"
 
 
 async def run(guarded: Guarded, case: Case) -> None:
     match case.role:
+        case "operator" if case.is_reader:
+            await use(guarded, case)
         case "operator":
             await operate(guarded, case)
         case "producer":
