@@ -813,8 +813,8 @@ BAD_SQS_QUEUES = [
     Bad(
         mistake="a policy as an object",
         changes={"spec.awsSqs.policy": {"Version": "2012-10-17"}},
-        field="spec.awsSqs.policy",
-        fix="must be of type string",
+        field="spec.awsSqs.policy.Version",
+        fix="unknown field",
     ),
     *(
         Bad(
