@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from headrace.queues.errors import QueueError
+from headrace.queues.errors import QueueError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,8 @@ class Backend:
     options: frozenset[str] = frozenset()
     """What `from_url` takes beside the URL, the queue and the holder."""
     inspector_options: frozenset[str] = frozenset()
+    producer_options: frozenset[str] | None = None
+    """What its synchronous producer takes beside the URL; None: it has none."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -52,6 +54,7 @@ _POSTGRES = Backend(
     extra="postgres",
     options=frozenset({"schema", "ca_certificates", "listens", "direct_url", "patience_seconds", "patience_bytes"}),
     inspector_options=frozenset({"schema", "ca_certificates"}),
+    producer_options=frozenset({"schema", "max_idle", "patience_seconds", "patience_bytes"}),
 )
 
 _SQS_PLACE = frozenset(
@@ -74,6 +77,7 @@ _SQS = Backend(
     options=_SQS_PLACE
     | {"count_interval_seconds", "failure_counts", "max_number_of_messages", "max_retries", "wait_time_seconds"},
     inspector_options=_SQS_PLACE | {"queue"},
+    producer_options=_SQS_PLACE | {"queue"},
 )
 
 BACKENDS: Mapping[str, Backend] = {
@@ -146,6 +150,31 @@ def inspector_from_url(url: str, **options: Any) -> Inspector:
     backend = backend_of(url)
     opened: Inspector = _module(backend).open_inspector(url, **_given(options, backend.inspector_options, backend))
     return opened
+
+
+def producer_from_url(url: str, **options: Any) -> Any:
+    """What `headrace.sync.Producer` stands on; see there.
+
+    Raises
+    ------
+    UnsupportedCapabilityError
+        When the backend has no synchronous producer.
+    QueueError
+        When the URL names no backend, or one whose packages are not installed; when an option is not the backend's.
+    """
+    # libpq takes others beside URLs, such as host=db user=me.
+    backend = backend_of(url) if "://" in url else _POSTGRES
+    if backend.producer_options is None:
+        raise UnsupportedCapabilityError(
+            f"{backend.example} has no synchronous producer: its queues need an event loop"
+        )
+    given = _given(options, backend.producer_options, backend)
+    try:
+        module: Any = importlib.import_module(f"{backend.module}.sync")
+    except ModuleNotFoundError:
+        require_packages(backend)
+        raise
+    return module.Producer(url, **given)
 
 
 def backend_of(url: str, what: str = "the queue's URL") -> Backend:

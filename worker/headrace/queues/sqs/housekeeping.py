@@ -164,7 +164,8 @@ class Housekeeping:
         self._holdings.drop(release.delivery)
 
     async def _give_up_expired(self, delivery: Delivery) -> None:
-        mark = DeadMark(reason=EXPIRED, at=datetime.now(UTC), attempts=delivery.job.attempt - 1)
+        source, attempts = self._calls.address.name, delivery.job.attempt - 1
+        mark = DeadMark(reason=EXPIRED, at=datetime.now(UTC), source=source, attempts=attempts)
         if await self._give_up(delivery.receipt, dead_letter(delivery.job, mark)):
             self._expired += 1
 
@@ -174,7 +175,7 @@ class Housekeeping:
             "message can't be understood queue=%s id=%s: %r",
             *(self._name, message["MessageId"], malformed.error[:200]),
         )
-        mark = DeadMark(reason=INVALID_ENVELOPE, at=datetime.now(UTC))
+        mark = DeadMark(reason=INVALID_ENVELOPE, at=datetime.now(UTC), source=self._calls.address.name)
         if await self._give_up(message["ReceiptHandle"], malformed_letter(message, mark)):
             self._malformed += 1
 

@@ -49,6 +49,8 @@ class DeadMark(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str
     at: datetime
     """When it was given up."""
+    source: str = ""
+    """The queue that it died in, by its own name: several may share one dead-letter queue."""
     attempts: int = 0
     """How many of its attempts had failed."""
     failure: Failure | None = None
@@ -90,6 +92,11 @@ def dead_letter(job: Job, mark: DeadMark) -> Outgoing:
 
 def malformed_letter(message: Mapping[str, Any], mark: DeadMark) -> Outgoing:
     """A message that can't be understood, as it came, and marked."""
+    return _marked(as_it_came(message), mark)
+
+
+def as_it_came(message: Mapping[str, Any]) -> Outgoing:
+    """A message that can't be understood, to be sent on; a dead letter without its mark."""
     attributes = {
         name: {key: value for key, value in attribute.items() if key in {"DataType", "StringValue", "BinaryValue"}}
         for name, attribute in message.get("MessageAttributes", {}).items()
@@ -103,7 +110,7 @@ def malformed_letter(message: Mapping[str, Any], mark: DeadMark) -> Outgoing:
         for name, attribute in attributes.items()
     )
     entry = {"MessageBody": message["Body"], "MessageAttributes": attributes}
-    return _marked(Outgoing(message["MessageId"], entry, size), mark)
+    return Outgoing(message["MessageId"], entry, size)
 
 
 def mark_of(message: Mapping[str, Any]) -> DeadMark | None:

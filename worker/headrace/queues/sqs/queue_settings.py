@@ -43,6 +43,8 @@ class KnownQueue:
         self._untold: list[str] = []
         self._told: set[str] = set()
         self.settings = QueueSettings(max_retries=calls.address.options.max_retries)
+        self.tags: Mapping[str, str] = {}
+        """The queue's tags, as far as they could be read."""
         self.dead_letter_url = calls.address.dead_letter_queue_url
         self.knows_dead_letters = self.dead_letter_url is not None
         """Whether it is known where dead letters go, or that they go nowhere."""
@@ -78,7 +80,8 @@ class KnownQueue:
             self._see_redrive(attributes.get("RedrivePolicy"))
             if self.dead_letter_url is None:
                 settings = replace(settings, dead_letter_enabled=False)
-        self.settings = settings_in(await self._tags(), settings)
+        self.tags = await self._tags()
+        self.settings = settings_in(self.tags, settings)
         if self.settings.dead_letter_enabled and self.dead_letter_url is None and self.knows_dead_letters:
             self._missing("the queue has no redrive policy: name its dead-letter queue there, or in the settings")
 

@@ -148,7 +148,10 @@ class Settling:
             failure = settlement.failure
         elif isinstance(settlement, DeadLetter):
             failure, reason = settlement.failure, settlement.reason
-        return dead_letter(job, DeadMark(reason=reason, at=datetime.now(UTC), attempts=attempts, failure=failure))
+        source = self._calls.address.name
+        return dead_letter(
+            job, DeadMark(reason=reason, at=datetime.now(UTC), source=source, attempts=attempts, failure=failure)
+        )
 
     def _forget_failures(self, cases: Sequence[Case], errors: dict[str, QueueError]) -> None:
         """Of messages that are gone: nobody waits for it."""
