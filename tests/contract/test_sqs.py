@@ -12,7 +12,7 @@ Where they differ from AWS (tests rely on none of it):
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +25,7 @@ from contract.queue.needs import Offer
 from contract.queue.provision import ProvisionContract
 from contract.queue.settle import SettleContract
 from contract.queue.suite import QueueContract
+from headrace.queues.sqs.inspector import SqsInspector
 from headrace.queues.sqs.place import parse_url
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.queue import SqsQueue
@@ -56,6 +57,8 @@ class Prefixed:
 class SqsBench:
     def __init__(self, sqs: Sqs) -> None:
         self._sqs = sqs
+        self._inspector: Inspector | None = None
+        self.stack = AsyncExitStack()
         self.provisioner = Prefixed(SqsProvisioner(sqs.client), sqs.prefix)
 
     @property
@@ -65,14 +68,18 @@ class SqsBench:
     @classmethod
     def offer(cls) -> Offer:
         address = parse_url("sqs://sqs.eu-central-1.amazonaws.com/123456789012/orders")
-        return Offer(name="SQS", queue=SqsQueue(address, QUEUE), inspector=None, moves_time=False, takes_parts=True)
+        queue, inspector = SqsQueue(address, QUEUE), SqsInspector(address)
+        return Offer(name="SQS", queue=queue, inspector=inspector, moves_time=False, takes_parts=True)
 
     def queue(self, name: str = QUEUE, *, lease_seconds: float = LEASE_SECONDS) -> SqsQueue:
         # A round of housekeeping looks at the queue's settings each time.
         return self._sqs.queue(name, lease_seconds=lease_seconds, look_seconds=0)
 
     async def inspector(self) -> Inspector:
-        raise NotImplementedError("nothing that this backend offers asks for one")
+        if self._inspector is None:
+            inspector = SqsInspector(self._sqs.address(), name=QUEUE)
+            self._inspector = await self.stack.enter_async_context(inspector)
+        return self._inspector
 
     async def pass_time(self, seconds: float) -> None:
         raise NotImplementedError("its clock is the real one")
@@ -101,7 +108,9 @@ class TestElasticMq(QueueContract):
     @pytest.fixture
     async def bench(self, elasticmq: ElasticMq) -> AsyncIterator[SqsBench]:
         async with queues_on(elasticmq) as sqs:
-            yield SqsBench(sqs)
+            bench = SqsBench(sqs)
+            async with bench.stack:
+                yield bench
 
 
 class TestMoto(SettleContract, LeaseContract, DeadLetterContract, ProvisionContract, FaultContract):
@@ -113,4 +122,6 @@ class TestMoto(SettleContract, LeaseContract, DeadLetterContract, ProvisionContr
     @pytest.fixture
     async def bench(self, moto: Moto) -> AsyncIterator[SqsBench]:
         async with queues_on(moto) as sqs:
-            yield SqsBench(sqs)
+            bench = SqsBench(sqs)
+            async with bench.stack:
+                yield bench

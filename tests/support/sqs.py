@@ -69,11 +69,13 @@ class Sqs:
         """An operation on a queue, past the proxy."""
         return await self.client.call(operation, {"QueueUrl": self.server.queue_url(self.prefix + name), **parameters})
 
-    async def send(self, body: str, attributes: dict[str, str] | None = None, **fields: Any) -> None:
+    async def send(
+        self, body: str, attributes: dict[str, str] | None = None, *, queue: str = QUEUE, **fields: Any
+    ) -> None:
         """A message of somebody else's."""
         told = {name: {"DataType": "String", "StringValue": value} for name, value in (attributes or {}).items()}
         entry = {"Id": "0", "MessageBody": body, "MessageAttributes": told, **fields}
-        assert not (await self.call("SendMessageBatch", Entries=[entry])).get("Failed")
+        assert not (await self.call("SendMessageBatch", queue, Entries=[entry])).get("Failed")
 
     async def messages(self, name: str = f"{QUEUE}-dead") -> list[dict[str, Any]]:
         """What is in a queue, such as that of dead letters; it stays there."""

@@ -130,7 +130,7 @@ def test_the_page_lists_every_metric_with_its_kind_and_no_other(prometheus: Prom
 
 
 def test_the_rules_are_good_rules() -> None:
-    assert "6 rules found" in promtool("check", "rules", ALERTS)
+    assert "8 rules found" in promtool("check", "rules", ALERTS)
 
 
 def series(name: str, values: str, *, pod: str = "a", queue: str = "orders") -> dict[str, str]:
@@ -193,6 +193,24 @@ AT_RATE = [series("failed_total", "0+6x20")]  # 0.1 a second
             [series("queue_oldest_age_seconds", "901x20")],
             *("HeadraceJobsStartLate", "5m", "4m", "queue"),
             id="chart-late",
+        ),
+        pytest.param(
+            "chart",
+            [series("queue_oldest_age_seconds", "864001x20")],
+            *("HeadraceJobsNearRetention", "10m", "9m", "queue"),
+            id="chart-near-retention",
+        ),
+        pytest.param(
+            "chart",
+            [series("queue_dead_lettered", "3x11000")],
+            *("HeadraceDeadLettersWait", "7d1h", "6d", "queue"),
+            id="chart-dead-letters-of-a-week",
+        ),
+        pytest.param(
+            "chart",
+            [series("queue_dead_lettered", "3x5000 0x100 3x6000")],
+            *("HeadraceDeadLettersWait", None, "7d1h", "queue"),
+            id="chart-dead-letters-that-were-looked-after",
         ),
         pytest.param(
             "chart",
