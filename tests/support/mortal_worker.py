@@ -1,4 +1,4 @@
-"""Workers that kill themselves at a chosen step: `python -m support.mortal_worker DSN REDIS LEDGER STEPS KILLS`.
+"""Workers that kill themselves at a chosen step: `python -m support.mortal_worker PLACE REDIS LEDGER STEPS KILLS`.
 
 A step is the moment before or after a call of the queue's or the idempotency store's, or one within the handler. For
 each step and kill there is a queue of its own with two jobs, and a worker that is killed at that step. Afterwards,
@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from headrace import App, RetryPolicy, new_job
-from headrace.idempotency import store_from_url
+from headrace.idempotency import failure_counts_in, store_from_url
 from headrace.job import IDEMPOTENCY_KEY_HEADER
 from headrace.metrics import Metrics
-from headrace.queues.base import Owner, QueueSettings
-from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.idempotency_guard import Idempotency
 from headrace.runtime.worker import Worker
+from support.mortal_places import place_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 0.2
 _TIMEOUT_SECONDS = 60.0
 _AT_ONCE = 20
@@ -108,10 +106,10 @@ class Ledger:
 
 
 class Bench:
-    """The database, the store, and what the workers on them note."""
+    """The backend, the store, and what the workers on them note."""
 
-    def __init__(self, dsn: str, redis_url: str, ledger: Path) -> None:
-        self.place = Place(dsn=dsn)
+    def __init__(self, url: str, redis_url: str, ledger: Path) -> None:
+        self.place = place_at(url)
         self.redis_url = redis_url
         self.ledger = Ledger(ledger)
 
@@ -119,10 +117,9 @@ class Bench:
         return store_from_url(self.redis_url)
 
     async def set_up(self, queues: list[str]) -> None:
-        provisioner = PostgresProvisioner(self.place)
+        await self.place.make(queues)
         for queue in queues:
-            await provisioner.ensure(queue, QueueSettings(), Owner(namespace="", name=queue, uid=""))
-            async with PostgresQueue(self.place, queue) as opened:
+            async with self.place.queue(queue) as opened:
                 await opened.enqueue([new_job("charge", idempotency_key=f"{queue}/{number}") for number in range(2)])
 
     async def work(self, queue: str, *, deadly: int | None) -> None:
@@ -139,9 +136,9 @@ class Bench:
             self.ledger.write("charged", key)
             steps()
 
-        connected = PostgresQueue(self.place, queue, lease_seconds=LEASE_SECONDS)
-        stepping: Any = Stepping(connected, steps, frozenset({"receive", "settle"}))
         async with self.store() as store:
+            connected = self.place.queue(queue, failure_counts_in(store))
+            stepping: Any = Stepping(connected, steps, frozenset({"receive", "settle"}))
             mortal: Any = Stepping(store, steps, frozenset({"claim", "finish", "release"}), self.ledger.finishes)
             worker = Worker(
                 stepping,
@@ -154,10 +151,9 @@ class Bench:
                 heartbeat_seconds=HEARTBEAT_SECONDS,
             )
             working = asyncio.create_task(worker.run())
-            async with asyncio.timeout(_TIMEOUT_SECONDS), PostgresQueue(self.place, queue) as looking:
+            async with asyncio.timeout(_TIMEOUT_SECONDS), self.place.looking(queue) as is_empty:
                 while True:
-                    depth = await looking.depth()
-                    if not (depth.ready or depth.delayed or depth.in_flight):
+                    if await is_empty():
                         break
                     await asyncio.sleep(0.02)
             worker.stop()
@@ -187,13 +183,13 @@ def in_child(run: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    dsn, redis_url, ledger, steps, kills = sys.argv[1:]
+    url, redis_url, ledger, steps, kills = sys.argv[1:]
     logging.basicConfig(level=logging.ERROR)
     places = list(itertools.product(range(1, int(steps) + 1), range(int(kills))))
     queues = [f"step-{step}-{number}" for step, number in places]
 
     def bench() -> Bench:
-        return Bench(dsn, redis_url, Path(ledger))
+        return Bench(url, redis_url, Path(ledger))
 
     assert in_child(lambda: asyncio.run(bench().set_up(queues))) == 0, "set up"
     killed = 0
