@@ -46,7 +46,7 @@ BEGIN
     -- A series comes in its order: nothing needs to be sorted.
     PERFORM pg_advisory_xact_lock({schema}.group_lock(p_queue, place))
     FROM generate_series(0, 255) AS place
-    WHERE place = ANY (places);
+    WHERE (place IN (SELECT unnest(places))) IS TRUE;
 END
 $body$;
 
@@ -61,10 +61,13 @@ BEGIN
     locked := ARRAY (
         SELECT place
         FROM generate_series(0, 255) AS place
-        WHERE CASE WHEN place = ANY (places) THEN pg_try_advisory_xact_lock({schema}.group_lock(p_queue, place)) END
+        WHERE CASE WHEN (place IN (SELECT unnest(places))) IS TRUE
+            THEN pg_try_advisory_xact_lock({schema}.group_lock(p_queue, place)) END
     );
     RETURN ARRAY (
-        SELECT groups.name FROM unnest(p_groups) AS groups (name) WHERE hashtext(groups.name) & 255 = ANY (locked));
+        SELECT groups.name
+        FROM unnest(p_groups) AS groups (name)
+        WHERE (hashtext(groups.name) & 255 IN (SELECT unnest(locked))) IS TRUE);
 END
 $body$;
 
@@ -197,7 +200,7 @@ BEGIN
                     OFFSET 0
                     FOR UPDATE
                 ) AS taken
-            WHERE p_ids IS NULL OR taken.job_id = ANY (p_ids)
+            WHERE p_ids IS NULL OR (taken.job_id IN (SELECT unnest(p_ids))) IS TRUE
         );
         DELETE FROM {schema}.deduplication_keys
         WHERE ctid = ANY (places) AND (kept_until IS NULL OR kept_until <= now());
