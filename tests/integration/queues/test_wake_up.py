@@ -12,9 +12,12 @@ from headrace.job import NewJob
 from headrace.queues.base import Delivery, Owner, QueueSettings
 from headrace.queues.postgres import Place, PostgresProvisioner, PostgresQueue, receiving
 from headrace.queues.postgres.statements import queries
+from headrace.queues.settlement import Complete, Failure, Release, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from headrace.queues.settlement import Settlement
 
 MINUTE = 60.0
 SOON = 20.0
@@ -269,3 +272,65 @@ async def test_a_job_that_is_due_after_the_last_look_of_a_wait_is_not_slept_thro
         await asyncio.sleep(2.0)
         worker._rest._seconds = MINUTE
         assert await received(asyncio.create_task(worker.receive(1, wait_seconds=MINUTE))) == ["late"]
+
+
+AT_ONCE = Failure(error="no")
+
+
+class TestAJobThatIsPutBack:
+    """It brings somebody to look, not the next poll."""
+
+    async def test_for_another_attempt_at_once_is_taken_by_who_waits_here(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders") as worker:
+            waiting, held = await self._holding(worker, NewJob(name="again"))
+            await worker.settle([Retry(delivery=held, delay_seconds=0.0, failure=AT_ONCE)])
+            assert await received(waiting) == ["again"]
+
+    async def test_for_another_attempt_soon_is_taken_when_it_is_due(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders") as worker:
+            waiting, held = await self._holding(worker, NewJob(name="soon"))
+            await worker.settle([Retry(delivery=held, delay_seconds=0.5, failure=AT_ONCE)])
+            assert await received(waiting) == ["soon"]
+
+    async def test_or_the_next_of_its_group_is_taken_by_who_waits_here(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders") as worker:
+            waiting, held = await self._holding(worker, NewJob(name="head", group="g"), NewJob(name="next", group="g"))
+            await worker.settle([Complete(delivery=held)])
+            assert await received(waiting) == ["next"]
+
+    @pytest.mark.parametrize(
+        "settlement",
+        [
+            lambda held: Release(delivery=held),
+            lambda held: Retry(delivery=held, delay_seconds=0.0, failure=AT_ONCE),
+        ],
+        ids=["released", "retried"],
+    )
+    async def test_wakes_others_who_wait(self, place: Place, settlement: Callable[[Delivery], Settlement]) -> None:
+        async with PostgresQueue(place, "orders") as leaving, PostgresQueue(place, "orders", listens=True) as worker:
+            await leaving.enqueue([NewJob(name="left")])
+            (held,) = await leaving.receive(1)
+            waiting = await resting(worker)
+            await leaving.settle([settlement(held)])
+            assert await received(waiting) == ["left"]
+
+    async def test_by_a_receiver_that_leaves_wakes_others_who_wait(self, place: Place) -> None:
+        async with PostgresQueue(place, "orders", listens=True) as worker:
+            async with PostgresQueue(place, "orders") as leaving:
+                await leaving.enqueue([NewJob(name="left")])
+                await leaving.receive(1)
+                waiting = await resting(worker)
+            assert await received(waiting) == ["left"]
+
+    async def _holding(self, worker: PostgresQueue, *jobs: NewJob) -> tuple[asyncio.Task[list[Delivery]], Delivery]:
+        """A receiver that rests, beside a job of its own."""
+        await worker.keep_alive()
+        await worker.enqueue(jobs)
+        (held,) = await worker.receive(1)
+        assert await worker.receive(1) == []
+        worker._rest._seconds = MINUTE
+        waiting = asyncio.create_task(worker.receive(1, wait_seconds=MINUTE))
+        async with asyncio.timeout(SOON):
+            while worker._rest.is_ended or not rests(worker):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        return waiting, held

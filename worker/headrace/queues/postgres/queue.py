@@ -26,7 +26,7 @@ from headrace.queues.postgres.patience import Patience
 from headrace.queues.postgres.queue_row import QueueRow
 from headrace.queues.postgres.receiving import Receiving
 from headrace.queues.postgres.rows import storable
-from headrace.queues.postgres.settling import Settling
+from headrace.queues.postgres.settling import Settling, may_bring_jobs
 from headrace.queues.postgres.wake_up import Rest
 from headrace.queues.tally import Tally
 
@@ -167,7 +167,10 @@ class PostgresQueue:
 
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See `headrace.queues.base.Queue`."""
-        return await self._settling.settle(settlements)
+        settled = await self._settling.settle(settlements)
+        if any(map(may_bring_jobs, settlements)):
+            self._rest.end()
+        return settled
 
     async def report_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """See `headrace.queues.base.ShowsProgress`."""

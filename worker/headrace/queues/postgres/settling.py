@@ -73,6 +73,14 @@ _KINDS: Mapping[type[Settlement], tuple[str, Callable[[Sequence[Settlement]], _C
 """The query of each kind, and what it takes beside lease, claims and ids."""
 
 
+_BACK = frozenset((Retry, Release))
+
+
+def may_bring_jobs(settlement: Settlement) -> bool:
+    """Whether another look may find a job for it: the same one again, at once or soon, or the next of its group."""
+    return type(settlement) in _BACK or settlement.delivery.job.group is not None
+
+
 class Settling:
     """Settles what is held."""
 

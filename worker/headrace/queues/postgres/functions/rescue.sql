@@ -152,6 +152,9 @@ BEGIN
         PERFORM {schema}.add_totals(lost.queue_id, p_dead_lettered => cardinality(dead_ids));
     END IF;
     PERFORM {schema}.advance_completed(lost.queue_id, put_back);
+    IF done > 0 THEN
+        PERFORM {schema}.wake(lost.queue_id, true);
+    END IF;
 END
 $body$;
 
@@ -220,8 +223,10 @@ DECLARE
     job {schema}.jobs;
     suspects bigint[];
     idle bigint[];
+    of_queue integer;
 BEGIN
     FOR held IN DELETE FROM {schema}.claims WHERE id = ANY (p_claims) RETURNING * LOOP
+        of_queue := held.queue_id;
         PERFORM {schema}.mark_returned(held.queue_id, held.priority, held.job_ids);
         PERFORM {schema}.advance_completed(held.queue_id, held.job_ids);
         -- A suspect is held alone.
@@ -238,6 +243,9 @@ BEGIN
             PERFORM {schema}.park(job, 'suspect');
         END LOOP;
     END LOOP;
+    IF of_queue IS NOT NULL THEN
+        PERFORM {schema}.wake(of_queue, true);
+    END IF;
 END
 $body$;
 

@@ -118,6 +118,7 @@ DECLARE
     job {schema}.jobs;
     delay_seconds double precision;
     staying bigint[];
+    of_queue integer;
 BEGIN
     FOR mine IN SELECT * FROM {schema}.unclaim(p_lease, p_claims, p_ids) LOOP
         staying := ARRAY (
@@ -129,6 +130,7 @@ BEGIN
         );
         IF staying <> '{}' THEN
             PERFORM {schema}.mark_returned(mine.queue_id, mine.priority, staying);
+            of_queue := mine.queue_id;
         END IF;
         FOR job IN
             SELECT *
@@ -143,6 +145,10 @@ BEGIN
         END LOOP;
         RETURN QUERY SELECT unnest(mine.job_ids);
     END LOOP;
+    -- Whoever hands back may take nothing any more.
+    IF of_queue IS NOT NULL THEN
+        PERFORM {schema}.wake(of_queue, true);
+    END IF;
 END
 $body$;
 
@@ -161,6 +167,7 @@ DECLARE
     dead_ids bigint[];
     dead_groups text[];
     dead_keys text[];
+    come_back boolean;
 BEGIN
     SELECT found.* INTO queue
     FROM {schema}.queues AS found
@@ -189,11 +196,15 @@ BEGIN
     )
     SELECT array_agg(id), array_agg(is_dead), array_agg(id) FILTER (WHERE is_dead),
         array_agg(group_key) FILTER (WHERE is_dead AND group_key IS NOT NULL),
-        array_agg(deduplication_key) FILTER (WHERE is_dead AND deduplication_key IS NOT NULL)
-    INTO ids, are_dead, dead_ids, dead_groups, dead_keys
+        array_agg(deduplication_key) FILTER (WHERE is_dead AND deduplication_key IS NOT NULL),
+        bool_or(NOT is_dead AND NOT waits)
+    INTO ids, are_dead, dead_ids, dead_groups, dead_keys, come_back
     FROM job;
     IF dead_ids IS NOT NULL THEN
         PERFORM {schema}.free_group_and_key(queue.id, dead_groups, dead_keys, dead_ids);
+    END IF;
+    IF come_back THEN
+        PERFORM {schema}.wake(queue.id, true);
     END IF;
     RETURN QUERY SELECT unnest(ids), unnest(are_dead);
 END
