@@ -494,6 +494,43 @@ class TestWhereToLook:
         await one.execute("UPDATE headrace.watches SET look_at = now() + interval '1 minute'")
         assert [row["id"] for row in await one.claim(lease)] == late
 
+    async def test_between_dear_looks_from_the_start_one_from_where_others_ended_finds_what_was_committed_late(
+        self, one: Session, other: Session
+    ) -> None:
+        lease = await one.lease()
+        async with other.connection.transaction():
+            late = await other.enqueue(3)
+            young = await one.enqueue(10)
+            await one.claim(lease, 5)
+            floors = await one.one("SELECT floors FROM headrace.watches")
+            assert floors[0] == young[5]
+            # As it was seconds ago, but for the first two: those, only a look from the start finds.
+            await one.execute(
+                "UPDATE headrace.watches SET look_at = now(), full_at = now() + interval '1 minute', "
+                f"near_floors[1] = {late[2]}"
+            )
+        assert [row["id"] for row in await one.claim(lease, 1)] == late[2:]
+        assert [row["id"] for row in await one.claim(lease, 10)] == young[5:]
+        assert await one.claim(lease) == []
+        await one.execute("UPDATE headrace.watches SET full_at = now()")
+        assert [row["id"] for row in await one.claim(lease)] == late[:2]
+
+    async def test_a_look_knows_where_others_ended_two_seconds_ago_and_no_longer_than_five(self, one: Session) -> None:
+        lease = await one.lease()
+        ended = []
+        for _ in range(3):
+            ids = await one.enqueue(2)
+            await one.execute("UPDATE headrace.watches SET look_at = now(), kept_at = kept_at - interval '2 seconds'")
+            await one.claim(lease, 2)
+            ended.append(ids[-1] + 1)
+            (near, kept) = await one.connection.fetchrow("SELECT near_floors[1], kept_floors[1] FROM headrace.watches")
+            assert kept == ended[-1]
+            assert near == (ended[-2] if len(ended) > 1 else 0)
+        await one.execute("UPDATE headrace.watches SET look_at = now()")
+        await one.enqueue()
+        await one.claim(lease)
+        assert await one.one("SELECT kept_floors[1] FROM headrace.watches") == ended[-1]
+
     async def test_names_left_out_are_not_behind_everybody(self, one: Session) -> None:
         await one.execute("INSERT INTO headrace.jobs (queue_id, name) SELECT 1, 'x' FROM generate_series(1, 3)")
         await one.enqueue(3)

@@ -98,6 +98,14 @@ class TestLookingPastWhatIsLeftOut:
         assert not frontier.passed(ALL, [(0, 10_000, None, 7)], NOW), "the look did not end early"
         assert frontier.of(ALL, NOW) == ([10_001, *NOWHERE[1:]], 7)
 
+    def test_who_found_nothing_goes_by_the_database_alone(self, frontier: Frontier) -> None:
+        """What came back may have got its number long before it was committed."""
+        frontier.found(ALL, [(0, 9, 5, 7)], NOW)
+        frontier.found(WITHOUT_SLOW, [(0, 9, None, 7)], NOW)
+        frontier.nothing()
+        assert frontier.of(ALL, NOW) == (NOWHERE, None)
+        assert frontier.of(WITHOUT_SLOW, NOW)[0] != NOWHERE
+
     def test_who_leaves_nothing_out_goes_by_the_database(self, frontier: Frontier) -> None:
         frontier.found(ALL, [(0, 9, None, 7)], NOW)
         assert frontier.of(ALL, NOW + 1000)[0][0] == 10

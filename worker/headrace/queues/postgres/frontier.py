@@ -73,6 +73,13 @@ class Frontier:
                 frontier.until = now + _KEPT_SECONDS + frontier.looks * _KEPT_SECONDS_A_LOOK
         return is_under_way
 
+    def nothing(self) -> None:
+        """A look for all found nothing: begin anew where the database's own looks ended.
+
+        A number among those that came back is given before it is committed, so such a job may stand below by now.
+        """
+        self._frontiers.pop(frozenset(), None)
+
     def _begin(self, without: frozenset[str], look: int | None, now: float) -> _Frontier:
         if without not in self._frontiers and len(self._frontiers) >= _MAX_SETS:
             del self._frontiers[next(iter(self._frontiers))]

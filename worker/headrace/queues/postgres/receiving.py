@@ -172,6 +172,8 @@ class Receiving:
         if len({row[3] for row in rows}) > 1:
             rows.sort(key=_priority, reverse=True)  # Stable: within a priority the order by id stays.
         self._frontier.found(without, map(_of_frontier, rows), now)
+        if not rows and not marks and not without:
+            self._frontier.nothing()
         return self._holdings.take(lease, deliveries_from(self._row.name, rows))
 
     async def _claim_suspect(self, lease: int) -> list[Delivery]:

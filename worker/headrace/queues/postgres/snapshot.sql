@@ -294,8 +294,13 @@ CREATE UNLOGGED TABLE watches (
     look bigint NOT NULL DEFAULT 0,
     look_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     hungry_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    full_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     look_seconds double precision NOT NULL DEFAULT 0,
+    near_seconds double precision NOT NULL DEFAULT 0,
     floors bigint[] NOT NULL DEFAULT array_fill((0)::bigint, ARRAY[22]),
+    near_floors bigint[] NOT NULL DEFAULT array_fill((0)::bigint, ARRAY[22]),
+    kept_floors bigint[] NOT NULL DEFAULT array_fill((0)::bigint, ARRAY[22]),
+    kept_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     due_from timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     arrived_from timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
     PRIMARY KEY (queue_id)

@@ -83,7 +83,8 @@ $body$;
 -- however much. Below may stand what was committed late, or locked for a moment: twice a second one of all workers makes a
 -- look from the start, and everybody goes on where it ended. (Claims of before say nothing any more: a lot may have come
 -- late.) Who finds nothing makes one, too. Where such a look is dear, since much is held or an old transaction keeps dead
--- rows, it takes a twentieth of the time at most. `watches` has what the last one found; only what follows is written
+-- rows, it takes a twentieth of the time at most; looks between these begin where others ended some seconds ago, and find
+-- whatever was not committed for longer than that. `watches` has what the last one found; only what follows is written
 -- here: take_turn(), share_lanes(), pick_fresh(), pick_back(), claim().
 
 -- Whether it is this transaction's turn to look from the start, where that is due, or its caller has found nothing; the
@@ -319,6 +320,8 @@ DECLARE
     is_due boolean;
     has_turn boolean := false;
     from_start boolean;
+    is_near boolean;
+    is_kept boolean;
     is_second boolean := false;
     began timestamptz;
     took_seconds double precision;
@@ -369,12 +372,20 @@ BEGIN
         began := clock_timestamp();
         floors := array_fill(0::bigint, ARRAY [22]);
         verified := floors;
+        is_near := from_start AND (watch.full_at BETWEEN now() AND now() + interval '2 minutes') IS TRUE;
         beyond_fresh := coalesce(pg_sequence_last_value('{schema_in_text}.jobs_id_seq'), 0) + 1;
         IF from_start THEN
             ends := watch.floors;
             beyond_back := coalesce(pg_sequence_last_value('{schema_in_text}.returns'), 0) + 1;
-            watch.due_from := '-infinity';
-            watch.arrived_from := '-infinity';
+            IF is_near THEN
+                floors := ARRAY (
+                    SELECT least(lane.near, lane.last) FROM unnest(watch.near_floors, watch.floors) AS lane (near, last));
+                watch.due_from := watch.due_from - interval '2 seconds';
+                watch.arrived_from := watch.arrived_from - interval '2 seconds';
+            ELSE
+                watch.due_from := '-infinity';
+                watch.arrived_from := '-infinity';
+            END IF;
         ELSE
             IF p_look = watch.look OR NOT takes_all THEN
                 floors := p_floors;
@@ -532,22 +543,33 @@ BEGIN
         IF has_turn THEN
             took_seconds := extract(epoch FROM clock_timestamp() - began);
             -- One that was slow by chance tells nothing of the next.
-            expense_seconds := least(took_seconds, watch.look_seconds);
+            expense_seconds := least(took_seconds, CASE WHEN is_near THEN watch.near_seconds ELSE watch.look_seconds END);
             expense_seconds := CASE WHEN expense_seconds > 0.005 THEN least(20 * expense_seconds, 60) ELSE 0 END;
             IF is_due OR wanted <= 0 OR took_seconds > 0.005 THEN
+                is_kept := watch.kept_at BETWEEN now() - interval '2 seconds' AND now();
                 UPDATE {schema}.watches
                 SET look = nextval('{schema_in_text}.returns'),
-                    look_at = clock_timestamp() + greatest(0.5, expense_seconds) * interval '1 second',
-                    hungry_at = clock_timestamp() + expense_seconds * interval '1 second',
-                    look_seconds = took_seconds,
+                    look_at = clock_timestamp()
+                        + greatest(0.5, CASE WHEN is_near THEN expense_seconds END) * interval '1 second',
+                    hungry_at = clock_timestamp()
+                        + CASE WHEN is_near THEN expense_seconds ELSE 0 END * interval '1 second',
+                    full_at = CASE WHEN is_near THEN full_at
+                        ELSE clock_timestamp() + expense_seconds * interval '1 second' END,
+                    look_seconds = CASE WHEN is_near THEN look_seconds ELSE took_seconds END,
+                    near_seconds = CASE WHEN is_near THEN took_seconds ELSE near_seconds END,
                     floors = ends,
-                    -- What is committed within two seconds is found; what comes later, from the start.
-                    due_from = least(now() - interval '2 seconds', (
+                    near_floors = CASE WHEN is_kept THEN near_floors ELSE kept_floors END,
+                    kept_floors = CASE WHEN is_kept THEN kept_floors ELSE ends END,
+                    kept_at = CASE WHEN is_kept THEN kept_at ELSE now() END,
+                    -- What is committed within this time is found by every claim; what comes later, by the next look.
+                    due_from = least(now() - interval '0.25 seconds', (
                         SELECT run_at FROM {schema}.parked_jobs
-                        WHERE queue_id = p_queue AND state = 'delayed' ORDER BY run_at LIMIT 1)),
-                    arrived_from = least(now() - interval '2 seconds', (
+                        WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= coalesce(due_at, now())
+                        ORDER BY run_at LIMIT 1)),
+                    arrived_from = least(now() - interval '0.25 seconds', (
                         SELECT enqueued_at FROM {schema}.parked_jobs
-                        WHERE queue_id = p_queue AND state = 'arrived' ORDER BY enqueued_at LIMIT 1))
+                        WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= coalesce(arrived_at, now())
+                        ORDER BY enqueued_at LIMIT 1))
                 WHERE ctid = (
                     SELECT ctid FROM {schema}.watches
                     WHERE queue_id >= p_queue AND queue_id <= p_queue ORDER BY queue_id DESC LIMIT 1);

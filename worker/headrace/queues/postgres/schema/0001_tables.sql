@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: af149ec51bb7
+-- functions: 4491ad107ced
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
@@ -272,8 +272,13 @@ CREATE UNLOGGED TABLE {schema}.watches (
     look bigint NOT NULL DEFAULT 0,
     look_at timestamptz NOT NULL DEFAULT '-infinity',
     hungry_at timestamptz NOT NULL DEFAULT '-infinity',
+    full_at timestamptz NOT NULL DEFAULT '-infinity',
     look_seconds double precision NOT NULL DEFAULT 0,
+    near_seconds double precision NOT NULL DEFAULT 0,
     floors bigint[] NOT NULL DEFAULT array_fill(0::bigint, ARRAY [22]),
+    near_floors bigint[] NOT NULL DEFAULT array_fill(0::bigint, ARRAY [22]),
+    kept_floors bigint[] NOT NULL DEFAULT array_fill(0::bigint, ARRAY [22]),
+    kept_at timestamptz NOT NULL DEFAULT '-infinity',
     due_from timestamptz NOT NULL DEFAULT '-infinity',
     arrived_from timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
@@ -284,8 +289,11 @@ COMMENT ON COLUMN {schema}.watches.swept_to IS 'Up to which group, where the nex
 COMMENT ON COLUMN {schema}.watches.look IS 'The number of the last look for jobs from the start; what follows it is for claim() alone.';
 COMMENT ON COLUMN {schema}.watches.look_at IS 'When the next is due.';
 COMMENT ON COLUMN {schema}.watches.hungry_at IS 'From when on whoever finds nothing may make one before.';
-COMMENT ON COLUMN {schema}.watches.look_seconds IS 'How long the last took.';
+COMMENT ON COLUMN {schema}.watches.full_at IS 'From when on a look is from the very start; until then, from near_floors.';
+COMMENT ON COLUMN {schema}.watches.look_seconds IS 'How long the last from the very start took.';
+COMMENT ON COLUMN {schema}.watches.near_seconds IS 'How long the last from near_floors took.';
 COMMENT ON COLUMN {schema}.watches.floors IS 'Where it ended: by priority the id, then by priority the number of jobs that came back, below which nothing is left.';
+COMMENT ON COLUMN {schema}.watches.near_floors IS 'The floors of two to five seconds ago; those of kept_at come next.';
 COMMENT ON COLUMN {schema}.watches.due_from IS 'No delayed job that was due before is left.';
 COMMENT ON COLUMN {schema}.watches.arrived_from IS 'No arrival that was enqueued before is left.';
 COMMENT ON COLUMN {schema}.watches.judging_from IS 'Since when somebody who asks for stuck jobs by hand waits for workers to report.';
