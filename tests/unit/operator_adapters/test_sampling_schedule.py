@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace_operator.core.model import ObjectKey, QueueDepth
@@ -19,6 +19,9 @@ from headrace_operator.sampling.schedule import (
     Schedule,
     period_seconds,
 )
+
+# A machine may be busy.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 IDLE = QueueDepth(delayed=5)
 BUSY = QueueDepth(ready=1)
@@ -170,6 +173,7 @@ class Backend:
 
 
 class TestQuestions:
+    @unhurried
     @given(st.integers(1, 500), st.sets(st.integers(0, 499), max_size=4))
     def test_whoever_is_slow_is_found_and_keeps_nobody_else_from_being_counted(
         self, number: int, slow: set[int]
@@ -202,6 +206,7 @@ class TestQuestions:
         backend.round(47, queues)
         assert backend.schedule.may_count(queues[1], 47)
 
+    @unhurried
     @given(st.lists(st.integers(1, 300), max_size=40))
     def test_no_queue_is_counted_with_more_than_it_tolerates_and_none_twice(self, sizes: list[int]) -> None:
         schedule = Schedule(Pace())
