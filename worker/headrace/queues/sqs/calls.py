@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.place import SqsAddress
 
+UNTOLD = "Untold"
+"""Our own code for a message that an answer to a batch does not mention."""
+
 MOST_CALLS = 16
 """So many batches of one queue object are under way at a time: with calls of 10 ms, 16,000 jobs a second."""
 
@@ -140,7 +143,7 @@ def outcomes(operation: str, answer: dict[str, Any], count: int) -> list[QueueEr
     if not failed and len(done) == count:
         return [None] * count
     told: list[QueueError | None] = [
-        SqsUnavailableError(f"{operation}: the answer says nothing of this message", operation=operation)
+        SqsUnavailableError(f"{operation}: the answer says nothing of this message", code=UNTOLD, operation=operation)
     ] * count
     for success in done:
         told[int(success["Id"])] = None
@@ -157,6 +160,11 @@ def own_copy(error: QueueError) -> QueueError:
 def may_help_again(error: QueueError | None) -> bool:
     """Whether it is worth trying again, without anybody mending anything."""
     return isinstance(error, QueueUnavailableError)
+
+
+def is_answer(error: QueueError | None) -> bool:
+    """Whether it is what an answer says of one message, and not what became of the whole call."""
+    return isinstance(error, SqsError) and bool(error.code) and error.status is None
 
 
 def is_lost(error: QueueError | None) -> bool:

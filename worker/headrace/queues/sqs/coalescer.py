@@ -14,7 +14,7 @@ from headrace.queues.errors import (
     QueueNotFoundError,
     QueueUnavailableError,
 )
-from headrace.queues.sqs.calls import MOST_CALLS, outcomes, own_copy
+from headrace.queues.sqs.calls import MOST_CALLS, UNTOLD, may_help_again, outcomes, own_copy
 from headrace.queues.sqs.capabilities import MAX_MESSAGE_BYTES
 from headrace.queues.sqs.errors import SqsError, ThrottledError
 from headrace.queues.sqs.place import MAX_MESSAGES
@@ -194,7 +194,7 @@ class Coalescer:
                 call.left -= 1
                 if not call.left:
                     call.ended()
-            elif isinstance(error, SqsError) and error.code and isinstance(error, QueueUnavailableError):
+            elif may_help_again(error) and not (isinstance(error, SqsError) and error.code == UNTOLD):
                 # The service says that it did not take this one.
                 self._try_again([waiting], error)
             else:

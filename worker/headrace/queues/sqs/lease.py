@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from headrace.queues.base import KeptAlive
 from headrace.queues.clock import lease_clock
 from headrace.queues.errors import LeaseLostError, QueueError
-from headrace.queues.sqs.calls import is_lost
+from headrace.queues.sqs.calls import is_answer, is_lost, own_copy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,10 +99,10 @@ class HeartbeatLease:
                     held.use = None
                 self._extending.pop(held.delivery.receipt, None)
             ended.set_result(None)
-        gone = [held for held, error in zip(due, errors, strict=True) if is_lost(error)]
-        if not gone and (failed := [error for error in errors if error is not None]) and len(failed) == len(errors):
-            raise failed[0]
-        return gone
+        unanswered = [error for error in errors if error is not None and not is_answer(error)]
+        if len(unanswered) == len(errors):
+            raise own_copy(unanswered[0])
+        return [held for held, error in zip(due, errors, strict=True) if is_lost(error)]
 
 
 async def _extend(calls: Calls, holdings: Holdings, due: Sequence[Held]) -> list[QueueError | None]:

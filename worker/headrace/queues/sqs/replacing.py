@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headrace.queues.clock import lease_clock
+from headrace.queues.sqs.calls import is_lost
 from headrace.queues.sqs.capabilities import MAX_MESSAGE_BYTES
 from headrace.queues.sqs.place import MAX_MESSAGES
 
@@ -37,7 +39,13 @@ class Replacing:
             return {}
         entries: list[dict[str, Any]] = [{"ReceiptHandle": held.delivery.receipt} for _, held in cases]
         told = await self._calls.in_tens("DeleteMessageBatch", entries)
-        return {held.delivery.receipt: error for (_, held), error in zip(cases, told, strict=True) if error is not None}
+        now = lease_clock()
+        return {
+            held.delivery.receipt: error
+            for (_, held), error in zip(cases, told, strict=True)
+            # A message that is ours and is not there was deleted before, by a call whose answer was lost.
+            if error is not None and not (is_lost(error) and now < held.expires_at)
+        }
 
     async def replace(self, cases: Sequence[Case], letters: Sequence[Outgoing], url: str) -> dict[str, QueueError]:
         """Send one for each of these to a queue, and delete those for which that was done."""
