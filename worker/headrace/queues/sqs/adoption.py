@@ -23,7 +23,7 @@ _ACCOUNT = re.compile(r"\d{12}")
 
 
 async def usable(
-    client: SqsClient, field: str, url: str, owner: Owner, *, region: str, needs_tag: bool, recent: Recent
+    client: SqsClient, field: str, url: str, owner: Owner, *, region: str, needs_tag: bool, recent: Recent, now: float
 ) -> Observed:
     """A queue to use.
 
@@ -46,7 +46,7 @@ async def usable(
     if region and theirs and theirs != region:
         raise SqsSpecError(field, f"{url} is in {theirs}, and region says {region}: let both say the same")
     ours = await find(client, name)
-    observed = None if ours is None else await look(client, name, url, recent)
+    observed = None if ours is None else await look(client, name, url, recent, now=now)
     if ours is not None and _are_two(account, _parts(field, ours)[0]):
         raise SqsSpecError(
             field,
@@ -62,7 +62,7 @@ async def usable(
     return observed
 
 
-async def dead_letter_queue_of(client: SqsClient, queue: Observed, recent: Recent) -> Observed | None:
+async def dead_letter_queue_of(client: SqsClient, queue: Observed, recent: Recent, now: float) -> Observed | None:
     """The dead-letter queue that a queue's own redrive policy names; None without one, or where it can't be found."""
     target = redrive_target(queue.attributes)
     if target is None:
@@ -70,7 +70,7 @@ async def dead_letter_queue_of(client: SqsClient, queue: Observed, recent: Recen
     *_, account, name = ["", "", *target[0].split(":")]
     *_, of_queue, _ = ["", "", *queue.arn.split(":")]
     url = await find(client, name, account=None if account == of_queue else account)
-    return None if url is None else await look(client, name, url, recent)
+    return None if url is None else await look(client, name, url, recent, now=now)
 
 
 def _parts(field: str, url: str) -> tuple[str, str]:

@@ -84,7 +84,7 @@ async def set_attributes(
     SqsSpecError
         When a policy or a key is refused.
     """
-    wanted = {name: value for name, value in changes.items() if _named(name, value) not in memory.refused}
+    wanted = {name: value for name, value in changes.items() if not memory.refuses(name, value)}
     if not wanted:
         return []
     try:
@@ -111,16 +111,11 @@ def _refuse(name: str, value: str, error: SqsError, memory: QueueMemory) -> None
         raise SqsSpecError(_FIELDS[name], _mend(error)) from None
     if value and name not in OPTIONAL:
         raise error
-    memory.refused.add(_named(name, value))
+    memory.refuse(name, value)
 
 
 def _mend(error: SqsError) -> str:
     return f"{str(error).rstrip('.')}: mend it, or leave it out"
-
-
-def _named(name: str, value: str) -> str:
-    """What is refused: an endpoint that takes a policy may not take it away."""
-    return name if value else f"empty {name}"
 
 
 async def set_tags(client: SqsClient, url: str, changes: TagChanges, memory: QueueMemory, now: float) -> list[str]:
@@ -137,5 +132,6 @@ async def set_tags(client: SqsClient, url: str, changes: TagChanges, memory: Que
             raise
         memory.refused.add(TAGS)
         return []
+    memory.seen_tags = None
     memory.tags.note({**changes.tag, **dict.fromkeys(changes.untag)}, now)
     return sorted({*changes.tag, *changes.untag})

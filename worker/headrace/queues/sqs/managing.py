@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from headrace.queues.sqs import attributes as wanted
 from headrace.queues.sqs.changing import create, set_attributes, set_tags
 from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS, QueueDeletedRecentlyError, SqsUnavailableError
-from headrace.queues.sqs.observing import find, look
+from headrace.queues.sqs.observing import find, look, look_at_tags
 from headrace.queues.sqs.ownership import check_owned
-from headrace.queues.sqs.tags import owner_in, tag_changes
+from headrace.queues.sqs.tags import TagChanges, owner_in, tag_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,12 +46,13 @@ class ManagedQueues:
             told = self._recent.of(queue.url).tags.overlaid(told, self._clock())
         return check_owned(queue.name, told, owner, adopts_from=adopts_from)
 
-    async def there(self, name: str) -> Observed | None:
-        """The queue of this name, whosoever it is."""
+    async def there(self, name: str, *, tags_good_for_seconds: float) -> Observed | None:
+        """The queue of this name, whosoever it is; with tags that may be so old."""
         url = await find(self._client, name)
-        if url is None or self._recent.is_going(url, self._clock()):
+        now = self._clock()
+        if url is None or self._recent.is_going(url, now):
             return None
-        return await look(self._client, name, url, self._recent)
+        return await look(self._client, name, url, self._recent, now=now, tags_good_for_seconds=tags_good_for_seconds)
 
     async def make(
         self, name: str, attributes: Mapping[str, str], tags: Mapping[str, str], owner: Owner, adopts_from: str
@@ -86,7 +87,7 @@ class ManagedQueues:
         """What was just made, once it can be seen."""
         for pause_seconds in (*_PAUSES_SECONDS, None):
             url = await find(self._client, name)
-            queue = None if url is None else await look(self._client, name, url, self._recent)
+            queue = None if url is None else await look(self._client, name, url, self._recent, now=self._clock())
             if queue is not None:
                 return queue
             if pause_seconds is not None:
@@ -110,24 +111,24 @@ class ManagedQueues:
         told.retry_after_seconds = left
         return told
 
-    async def adjust(self, queue: Observed, attributes: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
+    async def adjust(
+        self,
+        queue: Observed,
+        attributes: Mapping[str, str],
+        tags: Mapping[str, str],
+        owner: Owner,
+        adopts_from: str,
+    ) -> list[str]:
         """Set what is otherwise than wanted; gives what was done."""
         memory, now = self._recent.of(queue.url), self._clock()
-        seen = wanted.changes(queue.attributes, attributes)
-        for name in attributes.keys() - seen.keys():
-            memory.attributes.confirm(name)
-        differing = wanted.changes(memory.attributes.overlaid(queue.attributes, now), attributes)
+        differing = self._differing(queue, attributes)
         drifted = {name for name, value in differing.items() if memory.attributes.was_set_to(name, value)}
-        unknown = (wanted.ALWAYS_SHOWN | wanted.OPTIONAL) - queue.attributes.keys()
-        for name in differing.keys() & unknown:
-            if memory.attributes.was_never_seen(name):
-                # Accepted, and not kept.
-                memory.refused.add(name)
+        if queue.are_tags_remembered and (differing or self._differing_tags(queue, tags)):
+            # Nothing is changed that may be somebody else's by now.
+            queue = await look_at_tags(self._client, queue, self._recent, now=now)
+            self.check_owned(queue, owner, adopts_from)
         changed = await set_attributes(self._client, queue.url, differing, memory, now)
-        told = []
-        if queue.tags is not None:
-            differing_tags = tag_changes(memory.tags.overlaid(queue.tags, now), tags)
-            told = await set_tags(self._client, queue.url, differing_tags, memory, now)
+        told = await set_tags(self._client, queue.url, self._differing_tags(queue, tags), memory, now)
         return [
             *_listed([name for name in changed if name not in drifted], f"of queue {queue.name} set"),
             *_listed(
@@ -136,6 +137,24 @@ class ManagedQueues:
             ),
             *([f"tags of queue {queue.name} set ({', '.join(told)})"] if told else []),
         ]
+
+    def _differing(self, queue: Observed, attributes: Mapping[str, str]) -> dict[str, str]:
+        """What must be set, but for what may not show yet, and for what the endpoint does not know."""
+        memory = self._recent.of(queue.url)
+        for name in attributes.keys() - wanted.changes(queue.attributes, attributes).keys():
+            memory.attributes.confirm(name)
+        differing = wanted.changes(memory.attributes.overlaid(queue.attributes, self._clock()), attributes)
+        unknown = (wanted.ALWAYS_SHOWN | wanted.OPTIONAL) - queue.attributes.keys()
+        for name in differing.keys() & unknown:
+            if memory.attributes.was_never_seen(name):
+                # Accepted, and not kept.
+                memory.refuse(name, differing[name])
+        return {name: value for name, value in differing.items() if not memory.refuses(name, value)}
+
+    def _differing_tags(self, queue: Observed, tags: Mapping[str, str]) -> TagChanges:
+        if queue.tags is None:
+            return TagChanges(tag={}, untag=())
+        return tag_changes(self._recent.of(queue.url).tags.overlaid(queue.tags, self._clock()), tags)
 
 
 def _listed(names: Sequence[str], what: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headrace.queues.sqs.errors import SqsError, SqsQueueNotFoundError
@@ -31,6 +31,8 @@ class Observed:
     attributes: Mapping[str, str]
     tags: Mapping[str, str] | None
     """None where the endpoint keeps none."""
+    are_tags_remembered: bool = False
+    """Whether they were read some time ago."""
 
     @property
     def arn(self) -> str:
@@ -59,11 +61,21 @@ async def find(client: SqsClient, name: str, *, account: str | None = None) -> s
     return str(answer["QueueUrl"])
 
 
-async def look(client: SqsClient, name: str, url: str, recent: Recent) -> Observed | None:
-    """What is there at a URL; None where there is nothing."""
+async def look(
+    client: SqsClient, name: str, url: str, recent: Recent, *, now: float, tags_good_for_seconds: float = 0.0
+) -> Observed | None:
+    """What is there at a URL; None where there is nothing.
+
+    Parameters
+    ----------
+    tags_good_for_seconds
+        For how long tags need not be read again: accounts have few such calls a second. Defaults to reading them.
+    """
+    memory = recent.of(url)
+    remembered = memory.remembered_tags(now, good_for_seconds=tags_good_for_seconds)
     found = await asyncio.gather(
         client.call("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["All"]}),
-        _tags(client, url, recent.of(url)),
+        _tags(client, url, memory, now) if remembered is None else _as_remembered(remembered),
         return_exceptions=True,
     )
     # Both have ended; of two failures that of the attributes says more.
@@ -78,10 +90,20 @@ async def look(client: SqsClient, name: str, url: str, recent: Recent) -> Observ
     told = attributes.get("Attributes") or {}
     if "QueueArn" not in told:
         raise SqsError(f"GetQueueAttributes tells no QueueArn of {url}: is this an endpoint of SQS?")
-    return Observed(name=name, url=url, attributes=told, tags=tags)
+    return Observed(name=name, url=url, attributes=told, tags=tags, are_tags_remembered=remembered is not None)
 
 
-async def _tags(client: SqsClient, url: str, memory: QueueMemory) -> dict[str, str] | None:
+async def look_at_tags(client: SqsClient, queue: Observed, recent: Recent, *, now: float) -> Observed:
+    """The same, with its tags as they are now."""
+    tags = await _tags(client, queue.url, recent.of(queue.url), now)
+    return replace(queue, tags=tags, are_tags_remembered=False)
+
+
+async def _as_remembered(tags: Mapping[str, str]) -> Mapping[str, str]:
+    return tags
+
+
+async def _tags(client: SqsClient, url: str, memory: QueueMemory, now: float) -> Mapping[str, str] | None:
     if TAGS in memory.refused:
         return None
     try:
@@ -91,4 +113,5 @@ async def _tags(client: SqsClient, url: str, memory: QueueMemory) -> dict[str, s
             raise
         memory.refused.add(TAGS)
         return None
-    return dict(answer.get("Tags") or {})
+    memory.seen_tags, memory.seen_tags_at = dict(answer.get("Tags") or {}), now
+    return memory.seen_tags

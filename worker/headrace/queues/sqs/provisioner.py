@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.observing import Observed
     from headrace.queues.sqs.spec import Finding
 
+TAGS_SECONDS = 240.0
+"""How often a queue's tags are read at the most, while nothing is to be changed. An account may make only some calls a
+second about tags (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-tags.html), and
+has a thousand queues; what drifts is put right within 5 minutes."""
+DEAD_LETTER_TAGS_SECONDS = 1500.0
+"""Likewise of a dead-letter queue's: nobody reads settings from them."""
+
 _PLAIN = SqsQueueSpec()
 
 
@@ -119,7 +126,7 @@ class SqsProvisioner:
         if spec.dead_letter_queue_url is not None:
             dead_letters = await self._usable("dead_letter_queue_url", spec.dead_letter_queue_url, owner, spec)
         elif settings.dead_letter_enabled:
-            dead_letters = await dead_letter_queue_of(self._client, queue, self._recent)
+            dead_letters = await dead_letter_queue_of(self._client, queue, self._recent, self._clock())
         found = [
             *findings.of_adopted(queue.name, queue.attributes, _arn(dead_letters), settings),
             *_of_dead_letters(dead_letters, queue.arn),
@@ -144,6 +151,7 @@ class SqsProvisioner:
             region=self._region,
             needs_tag=spec.adoption_needs_tag,
             recent=self._recent,
+            now=self._clock(),
         )
 
     async def _manage(
@@ -154,7 +162,8 @@ class SqsProvisioner:
         dead_name = name + DEAD_LETTER_SUFFIX
         # What may be somebody else's is looked at before anything is made.
         queue, dead_letters = await asyncio.gather(
-            self._queues.there(name), self._queues.there(dead_name) if has_own else _nothing()
+            self._queues.there(name, tags_good_for_seconds=TAGS_SECONDS),
+            self._queues.there(dead_name, tags_good_for_seconds=DEAD_LETTER_TAGS_SECONDS) if has_own else _nothing(),
         )
         done = [
             f"queue {there.name} adopted"
@@ -172,10 +181,10 @@ class SqsProvisioner:
         if queue is None:
             queue, is_new = await self._queues.make(name, of_queue, tags, owner, adopts_from)
             done += [f"queue {name} made"] if is_new else []
-        put_right = await self._queues.adjust(queue, of_queue, tags)
+        put_right = await self._queues.adjust(queue, of_queue, tags, owner, adopts_from)
         if has_own and dead_letters is not None:
             of_dead = wanted.wanted_dead_letter_queue(settings, spec, source_arn=queue.arn)
-            put_right += await self._queues.adjust(dead_letters, of_dead, tags)
+            put_right += await self._queues.adjust(dead_letters, of_dead, tags, owner, adopts_from)
         # Of what was just made there is nothing more to tell.
         done = done or put_right
         managed = [queue, *([dead_letters] if has_own and dead_letters is not None else [])]

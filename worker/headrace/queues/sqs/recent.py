@@ -81,6 +81,21 @@ class QueueMemory:
     tags: Memory = field(default_factory=Memory)
     refused: set[str] = field(default_factory=set)
     """What the endpoint does not know: attributes by their names, or ``tags``."""
+    seen_tags: Mapping[str, str] | None = None
+    """As they were read last; None where that is no longer so."""
+    seen_tags_at: float = 0.0
+
+    def refuse(self, name: str, value: str) -> None:
+        """The endpoint takes no such attribute; where the value is empty, it can't take it away."""
+        self.refused.add(name if value else f"empty {name}")
+
+    def refuses(self, name: str, value: str) -> bool:
+        """Whether it is known to take no such attribute."""
+        return (name if value else f"empty {name}") in self.refused
+
+    def remembered_tags(self, now: float, *, good_for_seconds: float) -> Mapping[str, str] | None:
+        """The tags as they were read, while that is good enough."""
+        return self.seen_tags if now - self.seen_tags_at < good_for_seconds else None
 
 
 class Recent:

@@ -41,7 +41,7 @@ async def owned(client: SqsClient, names: list[str], owner: Owner, recent: Recen
 
 async def _found(client: SqsClient, name: str, recent: Recent, now: float) -> Observed | None:
     url = await find(client, name)
-    return None if url is None or recent.is_going(url, now) else await look(client, name, url, recent)
+    return None if url is None or recent.is_going(url, now) else await look(client, name, url, recent, now=now)
 
 
 async def remove(client: SqsClient, queues: list[Observed]) -> Removed:
