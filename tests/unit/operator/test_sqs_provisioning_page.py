@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -31,6 +33,12 @@ def test_each_policy_is_the_one_that_is_printed(command: str, printed: str) -> N
     result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
     assert result.output == f"{printed}\n"
+
+
+def test_printing_a_policy_needs_no_client_of_aws() -> None:
+    program = "import sys, headrace_operator.providers.aws_sqs.iam; print('botocore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
 
 
 def test_every_finding_has_its_line() -> None:

@@ -22,11 +22,8 @@ from typing import Any, Literal, TypeAlias
 from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
 from headrace.queues.errors import QueueAccessError, QueueError, QueueNotFoundError, QueueUnavailableError
+from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
 from headrace.queues.sqs.rights import actions, spelled
-
-QUEUE_DELETED_SECONDS = 60.0
-"""For how long a deleted queue's name is taken."""
-
 
 AccessKind: TypeAlias = Literal[
     "AccessDenied",

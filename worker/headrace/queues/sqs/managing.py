@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.sqs import attributes as wanted
 from headrace.queues.sqs.changing import create, set_attributes, set_tags
-from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS, QueueDeletedRecentlyError, SqsUnavailableError
+from headrace.queues.sqs.errors import QueueDeletedRecentlyError, SqsUnavailableError
 from headrace.queues.sqs.observing import find, look, look_at_tags
 from headrace.queues.sqs.ownership import check_owned
+from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
 from headrace.queues.sqs.tags import TagChanges, owner_in, tag_changes
 
 if TYPE_CHECKING:

@@ -25,6 +25,9 @@ MAX_MESSAGES = 10
 MAX_RETRIES = 1000
 """No queue of ours has more."""
 
+QUEUE_DELETED_SECONDS = 60.0
+"""For how long a deleted queue's name is taken."""
+
 ClientKind: TypeAlias = Literal["signed", "boto"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")

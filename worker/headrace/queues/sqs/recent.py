@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headrace.queues.sqs.attributes import propagation_seconds
-from headrace.queues.sqs.errors import QUEUE_DELETED_SECONDS
+from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
