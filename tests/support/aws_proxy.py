@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections import Counter
@@ -219,7 +220,7 @@ class AwsProxy:
             for name, value in request.headers.items()
             if name.lower() not in {"content-length", "host", "expect", "accept-encoding"}
         }
-        async with self._session.post(self._target + request.path, data=body, headers=headers) as answer:
+        async with self._session.post(self._target + request.path, data=io.BytesIO(body), headers=headers) as answer:
             kept = {
                 name: value for name, value in answer.headers.items() if name.lower().startswith(("x-amz", "content-t"))
             }

@@ -13,6 +13,7 @@ from headrace.job import NewJob
 from headrace.queues.base import Maintained
 from headrace.queues.envelope import encode, made
 from headrace.queues.errors import QueueNotFoundError
+from headrace.queues.settlement import Failure, Retry, Settled
 from headrace.queues.sqs.messages import mark_of
 from support.sqs import QUEUE, Sqs, queues_on
 from support.verbs import complete, dead_letter, enqueue, release, retry
@@ -235,6 +236,17 @@ async def test_the_largest_job_can_be_dead_lettered(sqs: Sqs) -> None:
         )
         assert (settled.accepted, settled.unsettled) == (1, ())
     assert [reason for reason, _ in marks(await sqs.messages())] == ["TooMuch"]
+
+
+async def test_a_message_of_somebody_elses_that_leaves_no_room_for_ours_is_not_lost_and_stops_nobody(sqs: Sqs) -> None:
+    await sqs.made(max_retries=0)
+    async with sqs.queue() as queue:
+        await sqs.send("." * (1024 * 1024 - 10))
+        held = await arrival(queue)
+        assert await retry(queue, held) == Settled(
+            accepted=1, dead_lettered=(Retry(delivery=held, delay_seconds=0, failure=Failure(error="boom")),)
+        )
+        assert await sqs.counts() == (0, 1, 0), "it is invisible for a while"
 
 
 # Never lose a job

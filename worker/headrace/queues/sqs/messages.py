@@ -69,6 +69,11 @@ class Outgoing(NamedTuple):
     size_bytes: int
     """As SQS counts it."""
 
+    @property
+    def fits(self) -> bool:
+        """Whether SQS takes it. Of what somebody else sent there may be no room for anything of ours beside it."""
+        return self.size_bytes <= MAX_MESSAGE_BYTES
+
 
 def outgoing(job: Job, *, delay_seconds: float = 0.0) -> Outgoing:
     """A job as a message; the delay is rounded up to whole seconds, and at most as long as SQS takes it."""

@@ -34,6 +34,9 @@ BESIDE_SECONDS = 1
 UNWANTED_SECONDS = 2.0
 """How long what nobody wants is kept: other workers may have a slot for it."""
 
+ANSWER_SECONDS = 5.0
+"""For how long beyond its own time a poll is waited for in the end: what it brings comes again by itself."""
+
 # A poll may wait for this part of what its messages are held for: they are counted as held since it began.
 _SHARE = 3
 
@@ -123,7 +126,10 @@ class QueuePolls:
         for waiter in self._waiters:
             _wake(waiter)
         if self._under_way:
-            await asyncio.wait(self._under_way)
+            longest_seconds = self._options.wait_time_seconds + ANSWER_SECONDS
+            _, late = await asyncio.wait(self._under_way, timeout=longest_seconds)
+            for task in late:
+                task.cancel()
         self._put_back_unwanted()
         if self._chores:
             await asyncio.wait(self._chores)

@@ -16,8 +16,9 @@ from msgspec import structs
 
 from headrace.queues.clock import lease_clock
 from headrace.queues.settlement import Release, Retry
-from headrace.queues.sqs.calls import is_lost, may_help_again
+from headrace.queues.sqs.calls import is_answer, is_lost, may_help_again
 from headrace.queues.sqs.capabilities import MAX_VISIBILITY_SECONDS
+from headrace.queues.sqs.errors import ThrottledError
 from headrace.queues.sqs.messages import outgoing
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.queue_settings import KnownQueue
     from headrace.queues.sqs.replacing import Case, Replacing
     from headrace.queues.sqs.service_clock import ServiceClock
+
+
+_HIDDEN_SECONDS = 900
 
 
 class PuttingBack:
@@ -77,6 +81,10 @@ class PuttingBack:
         changed, sent = await asyncio.gather(self._change(others), self._send_anew(worn, attempts=0))
         return changed | sent
 
+    async def hidden(self, cases: Sequence[Case]) -> dict[str, QueueError]:
+        """These are dead and can't be sent on: they come again after a while, until the service gives them up."""
+        return await self._change(cases, at_least_seconds=_HIDDEN_SECONDS)
+
     def _is_worn(self, held: Held) -> bool:
         """Whether it was received half as often as the service takes: a new message is received for the first time.
 
@@ -85,13 +93,16 @@ class PuttingBack:
         most = self._facts.max_receive_count
         return most is not None and held.receives * 2 >= most
 
-    async def _change(self, cases: Sequence[Case]) -> dict[str, QueueError]:
+    async def _change(self, cases: Sequence[Case], *, at_least_seconds: int = 0) -> dict[str, QueueError]:
         """Let these be visible again after their delays."""
         now = lease_clock()
         # One that was asked for before may have come about. Where somebody may have the job since, it is left alone:
         # it comes back when its lease runs out, at the latest.
         changing = [case for case in cases if not case.held.asked_until <= now or math.isinf(case.held.asked_until)]
-        seconds = [min(_delay_seconds(case.settlement), max(0, int(case.held.wall_at - now))) for case in changing]
+        seconds = [
+            min(max(_delay_seconds(case.settlement), at_least_seconds), max(0, int(case.held.wall_at - now)))
+            for case in changing
+        ]
         entries = [
             {"ReceiptHandle": case.held.delivery.receipt, "VisibilityTimeout": each}
             for case, each in zip(changing, seconds, strict=True)
@@ -102,7 +113,7 @@ class PuttingBack:
             if error is None or (is_lost(error) and not math.isinf(case.held.asked_until)):
                 continue
             errors[case.held.delivery.receipt] = error
-            if may_help_again(error):
+            if may_help_again(error) and not (is_answer(error) or isinstance(error, ThrottledError)):
                 case.held.asked_until = now + each
         return errors
 
@@ -120,7 +131,15 @@ class PuttingBack:
             elif job.run_at > self._clock.now():
                 delay_seconds = (job.run_at - self._clock.now()).total_seconds()
             anew.append(outgoing(structs.replace(job, **changes), delay_seconds=delay_seconds))
-        return await self._replacing.replace(cases, anew, self._calls.url)
+        fitting = [place for place, message in enumerate(anew) if message.fits]
+        if len(fitting) == len(anew):
+            return await self._replacing.replace(cases, anew, self._calls.url)
+        # Somebody else's, as large as messages may be: it goes back as it is, uncharged, until the service gives it up.
+        large = [case for case, message in zip(cases, anew, strict=True) if not message.fits]
+        sent = await self._replacing.replace(
+            [cases[place] for place in fitting], [anew[place] for place in fitting], self._calls.url
+        )
+        return sent | await self._change(large)
 
 
 def _delay_seconds(settlement: Settlement) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.messages import Outgoing
     from headrace.queues.sqs.queue_settings import KnownQueue
     from headrace.queues.sqs.service_clock import ServiceClock
+
+log = logging.getLogger(__name__)
 
 EXHAUSTED = "RetriesExhausted"
 """The reason for which a job out of attempts is dead."""
@@ -137,8 +140,18 @@ class Settling:
                 "or give dead_letter_queue_url"
             )
             return {held.delivery.receipt: error for _, held in cases}
-        letters = [self._letter(settlement) for settlement, _ in cases]
-        return await self._replacing.replace(cases, letters, url)
+        letters = [(case, self._letter(case.settlement)) for case in cases]
+        fitting = [(case, letter) for case, letter in letters if letter.fits]
+        buried = await self._replacing.replace([case for case, _ in fitting], [letter for _, letter in fitting], url)
+        if len(fitting) == len(cases):
+            return buried
+        large = [case for case, letter in letters if not letter.fits]
+        log.warning(
+            "queue=%s: %d messages of somebody else's are too large to be dead-lettered with a reason: they come again "
+            "until the service gives them up",
+            *(self._calls.address.name, len(large)),
+        )
+        return buried | await self._putting_back.hidden(large)
 
     def _letter(self, settlement: Settlement) -> Outgoing:
         job = settlement.delivery.job

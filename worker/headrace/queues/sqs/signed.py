@@ -7,6 +7,7 @@ pauses and how often, are botocore's all the same.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import ssl
 import time
@@ -61,6 +62,8 @@ HOT = frozenset(
     }
 )
 """What is sent by hand; all else goes by aioboto3."""
+
+_ONE_PIECE_BYTES = 512 * 1024
 
 # The service ends a connection that was idle for 20 s.
 _KEEP_ALIVE_SECONDS = 12.0
@@ -159,8 +162,10 @@ class SignedClient:
             limit = self._limits[wait_seconds] = aiohttp.ClientTimeout(
                 total=wait_seconds + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS
             )
+        # As a file aiohttp sends it in pieces: else a large one would hold up the loop.
+        data: bytes | io.BytesIO = body if len(body) <= _ONE_PIECE_BYTES else io.BytesIO(body)
         async with self._session.post(
-            self._url, data=body, headers=headers, timeout=limit, allow_redirects=False, proxy=self._proxy
+            self._url, data=data, headers=headers, timeout=limit, allow_redirects=False, proxy=self._proxy
         ) as response:
             return response.status, response.headers, await response.read()
 
