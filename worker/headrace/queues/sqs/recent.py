@@ -15,6 +15,9 @@ from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_MOST_KNOWN = 20_000
+"""So many queues are remembered: those of ten thousand JobQueues. Others are looked at as if this process were new."""
+
 RESTLESS = 3
 """Set so often and never seen as it was set: something else sets it, too."""
 
@@ -117,9 +120,13 @@ class Recent:
 
     def of(self, url: str) -> QueueMemory:
         """What is known of a queue."""
-        found = self._queues.get(url)
+        # Whose turn it was last is last to go.
+        found = self._queues.pop(url, None)
         if found is None:
-            found = self._queues[url] = QueueMemory()
+            found = QueueMemory()
+        self._queues[url] = found
+        if len(self._queues) > _MOST_KNOWN:
+            del self._queues[next(iter(self._queues))]
         return found
 
     def note_deleted(self, url: str, now: float) -> None:
