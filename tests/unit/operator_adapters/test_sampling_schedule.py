@@ -9,8 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.queues.sqs.counting import DEAD_LETTERS_SECONDS
 from headrace_operator.core.model import ObjectKey, QueueDepth
 from headrace_operator.core.provider import Pace
+from headrace_operator.providers import PROVIDERS
+from headrace_operator.sampling import questions
 from headrace_operator.sampling.schedule import (
     MOST_QUEUES,
     SLEEPING_SECONDS,
@@ -219,3 +222,40 @@ class TestQuestions:
         asked = list(schedule.questions(tolerated))
         assert sorted(queue for together in asked for queue in together) == sorted(tolerated)
         assert all(len(together) <= tolerated[queue] for together in asked for queue in together)
+
+
+class TestBudget:
+    @unhurried
+    @given(
+        st.lists(
+            st.tuples(
+                st.none() | st.floats(1, 60),
+                st.floats(0, 2),
+                st.sampled_from([IDLE, BUSY, QueueDepth(in_flight=3), None]),
+            ),
+            min_size=40,
+            max_size=60,
+        )
+    )
+    def test_whatever_happens_no_minute_sees_more_than_thirty_counting_calls_of_a_queue_in_sqs(
+        self, told: list[tuple[float | None, float, QueueDepth | None]]
+    ) -> None:
+        pace = PROVIDERS["AwsSqs"].pace
+        [queue] = keys(1)
+        schedule = Schedule(pace)
+        schedule.follow(queue, 0)
+        now, dead_letters_due, calls = 0.0, 0.0, []
+        for interval, takes_seconds, depth in told:
+            now = max(now, schedule.next_at())
+            assert schedule.take_due(now) == [queue]
+            calls.append(now)
+            if now >= dead_letters_due:
+                calls.append(now)
+                dead_letters_due = now + DEAD_LETTERS_SECONDS
+            now += takes_seconds
+            if depth is None:
+                schedule.postpone(queue, now + questions._REFUSED_SECONDS)
+            else:
+                period = period_seconds(pace, interval, depth, is_listening=False)
+                schedule.read(queue, now, period_seconds=period)
+        assert all(sum(at <= later < at + 60 for later in calls) <= 30 for at in calls)
