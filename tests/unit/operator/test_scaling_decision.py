@@ -434,8 +434,8 @@ def test_a_count_of_nothing_that_workers_do_not_confirm_holds_the_number(mode: s
     decision = decide_once(scaling(mode), 7, counted())
     assert (decision.desired_replicas, decision.reason, decision.wanted_replicas) == (7, "EmptinessUnconfirmed", 7)
     assert decision.message == (
-        "0 ready and 0 in flight, but the count of the queue is approximate, and its workers do not confirm that there "
-        "is nothing: holding 7 workers"
+        "0 ready and 0 in flight, but the count of the queue is approximate, and confirmed by 1 of 2 ready workers: "
+        "holding 7 workers"
     )
 
 

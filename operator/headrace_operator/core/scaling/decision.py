@@ -180,8 +180,7 @@ def _hold_what_is_unconfirmed(case: _Case) -> _Answer | None:
         return None
     current = case.situation.current or 0
     held = current if case.spec.mode is ScalingMode.HPA else bounds.within_bounds(case.spec, current)
-    doubt = f"the count of {signals.unconfirmed} is approximate, and its workers do not confirm that there is nothing"
-    return _Answer(held, "EmptinessUnconfirmed", f"{signals}, but {doubt}: holding {workers(held)}")
+    return _Answer(held, "EmptinessUnconfirmed", f"{signals}, but {signals.unconfirmed}: holding {workers(held)}")
 
 
 def _sleep(case: _Case) -> _Answer | None:

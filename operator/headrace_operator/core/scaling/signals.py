@@ -39,7 +39,8 @@ class Signals:
     unknown: str = ""
     """Which queues could not be read, in words: there may be more than is said here."""
     unconfirmed: str = ""
-    """Of which queues only an approximate count says that there is nothing to do, in words."""
+    """Of which queues only an approximate count says that there is nothing to do, and how many workers confirm it, in
+    words."""
     empty_since: datetime | None = None
     """Since when workers say so themselves, where counts are approximate: there may have been something before."""
 
@@ -67,7 +68,7 @@ def add_up(queues: Sequence[SeenQueue]) -> Signals | None:
         return None
     unknown = unknown_queues(queues)
     paused = [queue.name for queue, sample in read if sample.depth.paused]
-    unconfirmed = [queue.name for queue, sample in read if not sample.depth.load and not sample.depth.is_known_empty]
+    doubtful = [(queue, sample) for queue, sample in read if not (sample.depth.load or sample.depth.is_known_empty)]
     return Signals(
         ready=sum(sample.depth.ready for _, sample in read),
         startable=sum(sample.depth.startable for _, sample in read),
@@ -79,7 +80,7 @@ def add_up(queues: Sequence[SeenQueue]) -> Signals | None:
         is_paused=len(paused) == len(read),
         paused=one_or_named(paused, len(queues)) if paused else "",
         unknown=unknown,
-        unconfirmed=one_or_named(unconfirmed, len(queues)) if unconfirmed else "",
+        unconfirmed=_doubt(doubtful, len(queues)) if doubtful else "",
         empty_since=max((since for _, sample in read if (since := _empty_since(sample)) is not None), default=None),
     )
 
@@ -90,6 +91,14 @@ def _empty_since(sample: Sample) -> datetime | None:
     if witness is None or not sample.depth.is_known_empty:
         return None
     return sample.sampled_at - timedelta(seconds=witness.empty_for_seconds)
+
+
+def _doubt(doubtful: Sequence[tuple[SeenQueue, Sample]], of: int) -> str:
+    """Whose count is approximate, and who confirms it."""
+    witnesses = [sample.depth.witness for _, sample in doubtful if sample.depth.witness is not None]
+    confirming, asked = sum(witness.empty for witness in witnesses), sum(witness.asked for witness in witnesses)
+    by = f"confirmed by {confirming} of {asked} ready workers" if asked else "confirmed by no worker"
+    return f"the count of {one_or_named([queue.name for queue, _ in doubtful], of)} is approximate, and {by}"
 
 
 def unknown_queues(queues: Sequence[SeenQueue]) -> str:
