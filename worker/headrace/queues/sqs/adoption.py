@@ -46,13 +46,13 @@ async def usable(
     if region and theirs and theirs != region:
         raise SqsSpecError(field, f"{url} is in {theirs}, and region says {region}: let both say the same")
     ours = await find(client, name)
-    observed = None if ours is None else await look(client, name, url, recent, now=now)
     if ours is not None and _are_two(account, _parts(field, ours)[0]):
         raise SqsSpecError(
             field,
             f"{url} is of account {account}, and the credentials are of {_parts(field, ours)[0]}: give credentials of "
             f"{account}; a queue of another account can't be used",
         )
+    observed = None if ours is None else await look(client, name, url, recent, now=now)
     if observed is None:
         raise QueueNotFoundError(
             f"{field}: there is no queue {url} in the account and region of the credentials: mend the URL, make the "
