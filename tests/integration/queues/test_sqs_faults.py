@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +14,10 @@ import pytest
 from headrace import App, RetryPolicy, new_job
 from headrace.job import NewJob
 from headrace.metrics import Metrics
-from headrace.queues.errors import PartlyEnqueuedError, QueueError, QueueUnavailableError
+from headrace.queues.errors import LeaseLostError, PartlyEnqueuedError, QueueError, QueueUnavailableError
 from headrace.queues.settlement import Failure, Retry
 from headrace.queues.sqs.errors import InFlightLimitError, ThrottledError
+from headrace.queues.sqs.queue import SqsQueue
 from headrace.runtime.handlers.python import PythonHandler
 from headrace.runtime.worker import Worker
 from support.sqs import Sqs, queues_on
@@ -316,3 +320,55 @@ async def test_a_worker_under_all_of_it_runs_every_job_and_leaves_nothing_behind
     await working
     assert await sqs.counts() == (0, 0, 0)
     assert await sqs.messages() == []
+
+
+# An event loop that stands, and clocks that are wrong
+
+
+async def beside(queue: SqsQueue) -> None:
+    """A heartbeat from another thread's event loop, while this one stands."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, queue.keep_alive_aside()).result(PATIENCE_SECONDS)
+
+
+async def test_another_thread_keeps_jobs_alive_while_the_event_loop_stands(sqs: Sqs, elasticmq: ElasticMq) -> None:
+    # Past the proxy, which lives in the loop that stands.
+    address = replace(sqs.address(), place=replace(sqs.address().place, endpoint_url=elasticmq.endpoint_url))
+    async with SqsQueue(address, "orders", lease_seconds=2) as queue, sqs.queue() as other:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob()] * 12)
+        held = await arrivals(queue, 12)
+        for _ in range(3):
+            time.sleep(2.6)  # noqa: ASYNC251 - it is to stand
+            await beside(queue)
+        assert await other.receive(10) == []
+        assert not (await queue.keep_alive()).lost
+        assert (await complete(queue, held)).accepted == 12
+
+
+async def test_what_ran_out_while_all_stood_is_told_and_not_brought_back(sqs: Sqs, elasticmq: ElasticMq) -> None:
+    address = replace(sqs.address(), place=replace(sqs.address().place, endpoint_url=elasticmq.endpoint_url))
+    async with SqsQueue(address, "orders", lease_seconds=0.8) as queue, sqs.queue() as other:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob()])
+        (held,) = await arrivals(queue, 1)
+        time.sleep(2.1)  # noqa: ASYNC251 - as a process that was stopped
+        with pytest.raises(LeaseLostError):
+            await beside(queue)
+        assert (await queue.keep_alive()).lost == {held.key}
+        (taken,) = await arrivals(other, 1)
+        assert [each.delivery for each in (await release(queue, [held])).refused] == [held]
+        assert (await complete(other, [taken])).accepted == 1
+
+
+async def test_a_worker_whose_clock_is_wrong_by_an_hour_signs_with_the_services_time_and_goes_on(sqs: Sqs) -> None:
+    sqs.proxy.clock_ahead_seconds = 3600
+    async with sqs.queue() as queue:
+        await queue.keep_alive()
+        (job_id,) = await enqueue(queue, [NewJob()])
+        held = await arrivals(queue, 1)
+        assert held[0].job.id == job_id
+        assert (await release(queue, held, delay_seconds=1)).accepted == 1
+        (again,) = await arrivals(queue, 1)
+        assert (again.job.id, again.job.attempt) == (job_id, 1)
+        assert (await complete(queue, [again])).accepted == 1
