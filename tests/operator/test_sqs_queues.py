@@ -169,9 +169,10 @@ async def test_what_is_somebody_elses_is_neither_taken_nor_deleted(sqs: SqsWorld
 
 async def test_a_queue_that_was_there_is_used_as_it_is(sqs: SqsWorld) -> None:
     dead = f"{sqs.name}-failed"
-    sqs.client.create_queue(QueueName=dead)
+    longest = {"MessageRetentionPeriod": "1209600"}
+    sqs.client.create_queue(QueueName=dead, Attributes=longest)
     redrive = {"deadLetterTargetArn": sqs.attributes(dead)["QueueArn"], "maxReceiveCount": "2"}
-    given = {"VisibilityTimeout": "45", "RedrivePolicy": json.dumps(redrive)}
+    given = {**longest, "VisibilityTimeout": "45", "RedrivePolicy": json.dumps(redrive)}
     sqs.client.create_queue(QueueName=sqs.name, Attributes=given)
     before, tags = sqs.attributes(), sqs.tags()
     sqs.apply_secret()
@@ -280,11 +281,11 @@ async def test_what_aws_refuses_is_a_condition_that_says_what_to_do_and_heals(
 
 
 async def test_a_wrong_clock_is_told_as_such(troubled: SqsWorld, proxy: AwsProxy) -> None:
-    proxy.answer(403, "InvalidSignatureException", "Signature expired: 20260101T000000Z", times=10_000)
+    proxy.clock_ahead_seconds = 3600
     troubled.apply_secret()
     troubled.apply_queue()
     refused = troubled.world.wait_condition("jobqueue", "work", "Ready", status="False", reason="ClockSkewed")
-    assert "the clock here is wrong" in refused["message"]
+    assert "s behind: set it" in refused["message"]
 
 
 async def test_a_right_that_is_taken_away_later_shows_by_its_name(troubled: SqsWorld, proxy: AwsProxy) -> None:

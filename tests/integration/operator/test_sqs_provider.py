@@ -178,6 +178,15 @@ async def test_what_is_refused_is_tried_again_when_that_may_help(
     assert scene.condition()[0] == "Ready"
 
 
+async def test_no_call_goes_on_when_another_has_failed(scene: Scene, proxy: AwsProxy) -> None:
+    proxy.answer(403, "AccessDenied", operation="GetQueueUrl", times=1)
+    proxy.slow(0.5, operation="GetQueueUrl", times=1)
+    await scene.look()
+    assert scene.condition()[0] == "AccessDenied"
+    # Its client is closed by now: a call that tries again on it would open a connection that nobody closes.
+    assert proxy.under_way.total() == 0
+
+
 async def test_a_change_of_the_maximum_of_retries_moves_the_redrive_policy(scene: Scene) -> None:
     await scene.look()
     scene.put(maxRetries=9)

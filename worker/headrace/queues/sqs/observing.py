@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headrace.queues.sqs.errors import SqsError, SqsQueueNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.recent import QueueMemory, Recent
@@ -59,6 +59,15 @@ async def find(client: SqsClient, name: str, *, account: str | None = None) -> s
     except SqsQueueNotFoundError:
         return None
     return str(answer["QueueUrl"])
+
+
+async def looked_at(*looks: Coroutine[Any, Any, Observed | None]) -> list[Observed | None]:
+    """What these have found, all at once. When one fails, all have ended: none goes on behind its caller's back."""
+    found = await asyncio.gather(*looks, return_exceptions=True)
+    for result in found:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in found if not isinstance(result, BaseException)]
 
 
 async def look(

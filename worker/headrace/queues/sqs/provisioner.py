@@ -8,7 +8,6 @@ attributes by their names, or ``tags``; and ``findings``, a tuple of `Finding`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from headrace.queues.sqs import attributes as wanted
 from headrace.queues.sqs import findings, removal
 from headrace.queues.sqs.adoption import dead_letter_queue_of, usable
 from headrace.queues.sqs.managing import ManagedQueues
+from headrace.queues.sqs.observing import looked_at
 from headrace.queues.sqs.recent import Recent
 from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX, RETENTION_SECONDS, SqsQueueSpec, check
 from headrace.queues.sqs.tags import wanted_tags
@@ -161,7 +161,7 @@ class SqsProvisioner:
         has_own = settings.dead_letter_enabled and spec.dead_letter_queue_url is None
         dead_name = name + DEAD_LETTER_SUFFIX
         # What may be somebody else's is looked at before anything is made.
-        queue, dead_letters = await asyncio.gather(
+        queue, dead_letters = await looked_at(
             self._queues.there(name, tags_good_for_seconds=TAGS_SECONDS),
             self._queues.there(dead_name, tags_good_for_seconds=DEAD_LETTER_TAGS_SECONDS) if has_own else _nothing(),
         )

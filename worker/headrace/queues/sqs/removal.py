@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from headrace.queues.base import Removed
 from headrace.queues.sqs.attributes import held
 from headrace.queues.sqs.errors import SqsQueueNotFoundError
-from headrace.queues.sqs.observing import find, look
+from headrace.queues.sqs.observing import find, look, looked_at
 from headrace.queues.sqs.spec import DEAD_LETTER_SUFFIX
 from headrace.queues.sqs.tags import owner_in
 
@@ -35,7 +34,7 @@ def names_to_remove(queue: str, spec: SqsQueueSpec) -> list[str]:
 
 async def owned(client: SqsClient, names: list[str], owner: Owner, recent: Recent, now: float) -> list[Observed]:
     """Those of the queues that are there and bear the tags of this very owner."""
-    found = await asyncio.gather(*(_found(client, name, recent, now) for name in names))
+    found = await looked_at(*(_found(client, name, recent, now) for name in names))
     return [queue for queue in found if queue is not None and owner_in(queue.tags or {}) == owner]
 
 
