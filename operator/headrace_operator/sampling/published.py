@@ -22,6 +22,10 @@ _MOST = 2**53
 """No number is larger: beyond it, sums and quantities would be wrong."""
 
 
+_LONGEST_SECONDS = 2_592_000.0
+"""For no longer is it of interest how long workers have polled in vain: zero is due after a week at the most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedDepth:
     """What a worker says of a queue that it counts."""
@@ -107,8 +111,8 @@ def with_witness(depth: QueueDepth, said: Sequence[PublishedWitness], *, ready: 
     witness = Witness(
         asked=ready,
         empty=len(empty),
-        empty_for_seconds=min(empty, default=0.0),
-        held=sum(each.held for each in said),
+        empty_for_seconds=min([*empty, _LONGEST_SECONDS]) if empty else 0.0,
+        held=min(sum(each.held for each in said), _MOST),
         oldest_age_seconds=max((each.oldest_age_seconds for each in said), default=0.0),
     )
     oldest_seconds = max(depth.oldest_ready_age_seconds, witness.oldest_age_seconds) if depth.ready else 0.0

@@ -19,6 +19,8 @@ from headrace.queues.sqs.counting import COUNTS, attributes_of
 from headrace.queues.sqs.place import Credentials, Place, parse_url
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.queue import SqsQueue
+from headrace_operator.core.model import ObjectKey, QueueDepth
+from headrace_operator.sampling.published import parse_witnessed, with_witness
 from support.aws_proxy import AwsProxy
 from support.moto import ACCESS_KEY_ID, ACCOUNT, REGION, SECRET_ACCESS_KEY, Moto
 from support.verbs import enqueue
@@ -82,6 +84,9 @@ async def test_a_worker_that_counts_nothing_tells_what_it_holds_and_that_it_poll
     with stage.worker(tmp_path) as worker:
         await eventually(lambda: line(worker).get("empty_for_seconds") is not None, what="a poll that came back empty")
         assert line(worker)["held"] == 0
+        read = parse_witnessed(worker.get("/depth")[1].encode(), ObjectKey("shop", "orders"))
+        assert read is not None, "the operator understands it"
+        assert with_witness(QueueDepth(is_approximate=True), [read], ready=1).is_known_empty
         assert "ready" not in line(worker), "it counts nothing"
         assert worker.metric("queue_depth") is None
         async with stage.queue() as queue:

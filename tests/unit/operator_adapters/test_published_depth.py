@@ -185,6 +185,13 @@ def test_a_zero_that_one_of_them_does_not_confirm_is_unknown(said: list[Publishe
     assert not with_witness(APPROXIMATE, said, ready=ready).is_known_empty
 
 
+def test_numbers_beyond_reason_are_cut_to_what_decisions_can_work_with() -> None:
+    depth = with_witness(APPROXIMATE, [seen(held=0, empty_for_seconds=2.0**53)], ready=1)
+    assert depth.witness is not None
+    assert depth.witness.empty_for_seconds == 30 * 86_400
+    assert with_witness(APPROXIMATE, [seen(held=2**53)] * 1000, ready=1000).in_flight == 2**53
+
+
 def test_what_workers_hold_is_in_flight_whatever_was_counted() -> None:
     assert with_witness(APPROXIMATE, [seen(held=3), seen(held=4)], ready=2).in_flight == 7
     assert with_witness(QueueDepth(in_flight=9, is_approximate=True), [seen(held=3)], ready=1).in_flight == 9
