@@ -9,11 +9,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
@@ -84,6 +84,9 @@ class Crowded:
 # From the last process's first job until what comes is measured: caches are warm, and nothing begins any more.
 _CROWD_SETTLE_SECONDS = 3.0
 
+# What a process says of its share, where several work on one queue.
+_HANDLED = "handled"
+
 _SERVER = Candidate(contestant=LIMIT, module="http_server")
 
 
@@ -95,16 +98,17 @@ class Process:
         self._process = process
         self._report = report
 
-    async def heard(self) -> None:
-        """The next message: that it is ready, or done."""
+    async def heard(self) -> dict[str, str]:
+        """The next message: that it is ready, how many jobs it has handled, or that it is done."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
             status = await self._process.wait()
             raise BrokenError(f"{self._name} ended with status {status}; see build/bench/contestants.log")
-        message = json.loads(line)
+        message: dict[str, str] = json.loads(line)
         if message["event"] == "missing":
             raise MissingError(message["what"])
+        return message
 
     def begin(self) -> None:
         """Let it begin, or end what it began."""
@@ -113,7 +117,8 @@ class Process:
 
     async def figures(self) -> Any:
         """What it found, once it is done."""
-        await self.heard()
+        while (await self.heard())["event"] == _HANDLED:
+            pass
         figures: Any = json.loads(self._report.read_text())
         return figures
 
@@ -363,6 +368,10 @@ class Arena:
             started = [await stack.enter_async_context(self.process(candidate, order)) for _ in range(processes)]
             for process in started:
                 process.begin()
+            if not order.alone:
+                await all_handled(started, order.workload.jobs)
+                for process in started:
+                    process.begin()
             return [await process.figures() for process in started]
 
     @asynccontextmanager
@@ -401,6 +410,36 @@ class Arena:
             yield connection
         finally:
             await connection.close()
+
+
+class Teller(Protocol):
+    """Says how many jobs it has handled."""
+
+    async def heard(self) -> dict[str, str]: ...
+
+
+async def all_handled(processes: Sequence[Teller], jobs: int) -> None:
+    """Wait until these have handled so many jobs between them; raises what the first to fail does."""
+    counts = [0] * len(processes)
+    is_all = asyncio.Event()
+
+    async def listen(number: int, process: Teller) -> None:
+        while True:
+            counts[number] = int((await process.heard())["count"])
+            if sum(counts) >= jobs:
+                is_all.set()
+
+    listening = [asyncio.create_task(listen(*one)) for one in enumerate(processes)]
+    waiting = asyncio.create_task(is_all.wait())
+    try:
+        done, _ = await asyncio.wait([*listening, waiting], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+    finally:
+        for task in (*listening, waiting):
+            task.cancel()
+        # Else they would still be reading when somebody reads on.
+        await asyncio.gather(*listening, waiting, return_exceptions=True)
 
 
 def check(candidate: Candidate, numbers: list[int], *, enqueued: int, left: int) -> None:

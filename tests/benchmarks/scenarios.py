@@ -217,9 +217,11 @@ SCENARIOS: Sequence[Scenario] = (
         id="drain_4_processes",
         title="80,000 jobs worked off by four processes",
         unit="jobs/s",
-        how="Four workers on one queue, begun together.",
+        how="Four workers on one queue, begun together. Which job is the last, the processes find out between them: "
+        "nobody asks the database before. Median of three.",
         measure=drain(_FOUR, processes=4),
         candidates=BEST,
+        repetitions=3,
     ),
     Scenario(
         id="idle_queries_per_minute",

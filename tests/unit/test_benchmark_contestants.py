@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.arena import BrokenError, all_handled
 from benchmarks.contestants import by_hand, http_server
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Handler, Order, Workload
@@ -125,3 +126,31 @@ async def test_the_proxy_before_sqs_counts_each_call_however_it_is_cut_and_forwa
         assert await reader.read() == b""
         writer.close()
     assert proxy.calls == {"ReceiveMessage": 2}
+
+
+class Worker:
+    """A process that says from time to time how many jobs it has handled."""
+
+    def __init__(self, *counts: int) -> None:
+        self._counts = list(counts)
+
+    async def heard(self) -> dict[str, str]:
+        if not self._counts:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return {"event": "handled", "count": str(self._counts.pop(0))}
+
+
+async def test_several_processes_are_done_when_they_have_handled_all_jobs_between_them() -> None:
+    async with asyncio.timeout(20):
+        await all_handled([Worker(2, 5), Worker(), Worker(1, 3)], 8)
+
+
+async def test_a_process_that_fails_beside_others_ends_the_measurement() -> None:
+    class Broken(Worker):
+        async def heard(self) -> dict[str, str]:
+            raise BrokenError("it ended with status 1")
+
+    async with asyncio.timeout(20):
+        with pytest.raises(BrokenError, match="status 1"):
+            await all_handled([Worker(2), Broken()], 8)
