@@ -173,6 +173,19 @@ async def test_what_was_not_started_in_time_is_dead_lettered_and_counted(sqs: Sq
     assert await sqs.counts() == (0, 0, 0)
 
 
+async def test_a_job_that_has_failed_before_is_not_too_late_wherever_that_is_counted(sqs: Sqs, redis_url: str) -> None:
+    await sqs.made(message_retention_seconds=2)
+    async with store_from_url(redis_url, prefix=f"{sqs.prefix}:") as store:
+        for counts in (failure_counts_in(store), None):
+            async with sqs.queue(failure_counts=counts) as queue:
+                (job_id,) = await enqueue(queue, [NewJob()])
+                await retry(queue, await arrival(queue), delay_seconds=3)
+                again = await arrival(queue)
+                assert (again.job.id, again.job.attempt) == (job_id, 2)
+                await complete(queue, [again])
+                assert await queue.maintain() == Maintained()
+
+
 async def test_a_message_that_nobody_understands_is_dead_lettered_as_it_came(sqs: Sqs) -> None:
     await sqs.made()
     async with sqs.queue() as queue:

@@ -37,9 +37,7 @@ class Held:
         "wall_at",
     )
 
-    def __init__(
-        self, delivery: Delivery, *, message_id: str, receives: int, received_at: float, seconds: float
-    ) -> None:
+    def __init__(self, delivery: Delivery, message_id: str, receives: int, received_at: float, seconds: float) -> None:
         self.delivery = delivery
         self.message_id = message_id
         self.receives = receives

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -17,16 +17,17 @@ from headrace.queues.base import Delivery, Maintained
 from headrace.queues.clock import lease_clock
 from headrace.queues.envelope import INVALID_ENVELOPE, MalformedMessage
 from headrace.queues.errors import QueueError
-from headrace.queues.settlement import Release
+from headrace.queues.settlement import DeadLetter, Release
 from headrace.queues.sqs.calls import is_lost
 from headrace.queues.sqs.holdings import Held
-from headrace.queues.sqs.messages import DeadMark, dead_letter, incoming, malformed_letter, moment
+from headrace.queues.sqs.messages import DeadMark, incoming, malformed_letter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.job import Job
     from headrace.queues.failure_counts import FailureCounts
+    from headrace.queues.settlement import Settlement
     from headrace.queues.sqs.calls import Calls
     from headrace.queues.sqs.holdings import Holdings
     from headrace.queues.sqs.messages import Outgoing
@@ -39,9 +40,8 @@ log = logging.getLogger(__name__)
 EXPIRED = "Expired"
 """The reason for which a job that was not started in time is dead."""
 
-_NO_WAIT = timedelta()
 # The service rounds, and its machines' clocks differ by as much.
-_EARLY = timedelta(seconds=1)
+_EARLY_SECONDS = 1.0
 
 
 class Housekeeping:
@@ -98,76 +98,89 @@ class Housekeeping:
         Returns
         -------
         tuple[list[Delivery], list[float]]
-            What is to run, and the age of each job of it: for how many seconds it has been due.
+            What is to run, and the ages of jobs that came: for how many seconds each has been due.
         """
         deliveries: list[Delivery] = []
         ages: list[float] = []
-        again: list[tuple[int, Held]] = []
+        again: list[tuple[int, Held, bool]] = []
+        early: list[Settlement] = []
+        late: list[Settlement] = []
         now = lease_clock()
-        retention = self._facts.settings.message_retention_seconds
+        retention_seconds = self._facts.settings.message_retention_seconds
+        self._learn(messages)
+        there = self._clock.seconds()
         for message in messages:
-            receives = int(message["Attributes"].get("ApproximateReceiveCount", 1))
-            if receives == 1 and (first := message["Attributes"].get("ApproximateFirstReceiveTimestamp")):
-                self._clock.learn(int(first) / 1000)
             job = incoming(message, self._name)
             if isinstance(job, MalformedMessage):
                 self._soon(self._give_up_malformed(message, job))
                 continue
             delivery = Delivery(job=job, receipt=message["ReceiptHandle"])
-            held = Held(
-                delivery, message_id=message["MessageId"], receives=receives, received_at=received_at, seconds=seconds
-            )
-            there = self._clock.now()
-            sent_at = moment(message, "SentTimestamp")
-            if (early := _due_at(job, sent_at) - there) > _EARLY:
-                self._put_back(held, early, now)
-                continue
-            if job.attempt == 1 and _is_expired(job, sent_at, retention, there):
-                self._soon(self._give_up_expired(delivery))
-                continue
+            attributes = message["Attributes"]
+            receives = int(attributes.get("ApproximateReceiveCount", 1))
+            held = Held(delivery, message["MessageId"], receives, received_at, seconds)
             self._holdings.hold(held, now)
+            sent_at = int(attributes.get("SentTimestamp", 0)) / 1000
+            # Most wait for nothing: then both moments are one.
+            due_at = sent_at if job.run_at is job.enqueued_at else _due_at(job, sent_at)
+            if due_at - there > _EARLY_SECONDS:
+                early.append(Release(delivery=delivery, delay_seconds=due_at - there))
+                continue
+            due_at = max(due_at, sent_at)
+            is_late = job.attempt == 1 and _is_expired(job, due_at, retention_seconds, there)
+            if is_late and (receives == 1 or self._counts is None):
+                late.append(_too_late(held))
+                continue
             if receives > 1:
-                again.append((len(deliveries), held))
+                again.append((len(deliveries), held, is_late))
             deliveries.append(delivery)
-            ages.append((there - max(_due_at(job, sent_at), sent_at)).total_seconds())
+            ages.append(there - due_at)
         if again and self._counts is not None:
-            await self._recount(deliveries, again)
+            late += await self._recount(deliveries, again)
+        if early or late:
+            self._soon(self._settle_aside([*early, *late]))
         return deliveries, ages
 
-    async def _recount(self, deliveries: list[Delivery], again: Sequence[tuple[int, Held]]) -> None:
-        """Of what comes again, some have failed: that is counted beside the queue."""
+    def _learn(self, messages: Sequence[dict[str, Any]]) -> None:
+        """What time it is there: one message tells, of those that were received for the first time."""
+        for message in messages:
+            attributes = message["Attributes"]
+            first = attributes.get("ApproximateFirstReceiveTimestamp")
+            if first is not None and attributes.get("ApproximateReceiveCount") == "1":
+                self._clock.learn(int(first) / 1000)
+                return
+
+    async def _recount(self, deliveries: list[Delivery], again: Sequence[tuple[int, Held, bool]]) -> list[Settlement]:
+        """Of what comes again, some have failed: that is counted beside the queue. What never did may be too late."""
         assert self._counts is not None
         try:
-            failures = await self._counts.read([held.message_id for _, held in again])
+            failures = await self._counts.read([held.message_id for _, held, _ in again])
         except OSError as error:
+            # What is late may have been started: then it is not.
             log.debug("failures not read queue=%s: %s", self._name, error)
-            return
-        for (place, held), count in zip(again, failures, strict=True):
+            return []
+        late: list[Settlement] = []
+        for (place, held, is_late), count in zip(reversed(again), reversed(failures), strict=True):
             if count:
                 held.has_failures = True
                 job = structs.replace(held.delivery.job, attempt=held.delivery.job.attempt + count)
                 deliveries[place] = held.delivery = structs.replace(held.delivery, job=job)
+            elif is_late:
+                late.append(_too_late(held))
+                del deliveries[place]
+        return late
 
     # What is not to run
 
-    def _put_back(self, held: Held, wait: timedelta, now: float) -> None:
-        self._holdings.hold(held, now)
-        release = Release(delivery=held.delivery, delay_seconds=wait.total_seconds())
-        self._soon(self._settle_early(release))
-
-    async def _settle_early(self, release: Release) -> None:
+    async def _settle_aside(self, settlements: Sequence[Settlement]) -> None:
+        """Put back what is early, dead-letter what is late. Where that fails, it comes when its lease has run out."""
         try:
-            await self._settling.settle([release])
+            settled = await self._settling.settle(settlements)
         except QueueError as error:
-            # It comes again when its lease runs out, and is put back then.
-            log.debug("not put back queue=%s: %s", self._name, error)
-        self._holdings.drop(release.delivery)
-
-    async def _give_up_expired(self, delivery: Delivery) -> None:
-        source, attempts = self._calls.address.name, delivery.job.attempt - 1
-        mark = DeadMark(reason=EXPIRED, at=datetime.now(UTC), source=source, attempts=attempts)
-        if await self._give_up(delivery.receipt, dead_letter(delivery.job, mark)):
-            self._expired += 1
+            log.debug("neither put back nor dead-lettered queue=%s: %s", self._name, error)
+        else:
+            self._expired += len(settled.dead_lettered)
+        for settlement in settlements:
+            self._holdings.drop(settlement.delivery)
 
     async def _give_up_malformed(self, message: dict[str, Any], malformed: MalformedMessage) -> None:
         # Nobody shall take a job's text for the log's.
@@ -198,19 +211,23 @@ class Housekeeping:
         task.add_done_callback(self._chores.discard)
 
 
-def _due_at(job: Job, sent_at: datetime) -> datetime:
-    """When a job is due by the service's clock.
+def _too_late(held: Held) -> DeadLetter:
+    """It is dead, and no attempt was made of it."""
+    held.delivery = structs.replace(held.delivery, job=structs.replace(held.delivery.job, attempt=0))
+    return DeadLetter(delivery=held.delivery, reason=EXPIRED)
+
+
+def _due_at(job: Job, sent_at: float) -> float:
+    """When a job is due by the service's clock, in seconds of Unix time.
 
     Its own delay counts from when it was sent: then the clock of whoever sent it may be wrong. That of a retry is told
     in the service's time.
     """
-    delay = job.run_at - job.enqueued_at
-    return min(job.run_at, sent_at + delay) if delay > _NO_WAIT else sent_at
+    delay_seconds = (job.run_at - job.enqueued_at).total_seconds()
+    return min(job.run_at.timestamp(), sent_at + delay_seconds) if delay_seconds > 0 else sent_at
 
 
-def _is_expired(job: Job, sent_at: datetime, retention_seconds: float | None, now: datetime) -> bool:
+def _is_expired(job: Job, due_at: float, retention_seconds: float | None, now: float) -> bool:
     if job.expires_at is not None:
-        return job.expires_at <= now
-    if retention_seconds is None:
-        return False
-    return max(_due_at(job, sent_at), sent_at) + timedelta(seconds=retention_seconds) <= now
+        return job.expires_at.timestamp() <= now
+    return retention_seconds is not None and due_at + retention_seconds <= now

@@ -35,6 +35,7 @@ SYSTEM_ATTRIBUTES = ("ApproximateReceiveCount", "ApproximateFirstReceiveTimestam
 """What a receive asks to be told of each message."""
 
 _TYPE = "String"
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _MOST_REASON = 100
 _LEAST_REASON = 40
 _MOST_TEXT = 4_000
@@ -148,15 +149,16 @@ def incoming(message: Mapping[str, Any], queue: str) -> Job | MalformedMessage:
             for name, attribute in attributes.items()
             if "StringValue" in attribute and name != DEAD_ATTRIBUTE
         }
-    return envelope.decode(
-        message["Body"],
-        # One of bytes is as little ours as one that is no JSON, and says so.
-        None if ours is None else ours.get("StringValue", ""),
-        queue=queue,
-        id=message["MessageId"],
-        sent_at=moment(message, "SentTimestamp"),
-        headers=headers,
-    )
+    # One of bytes is as little ours as one that is no JSON, and says so.
+    attribute = None if ours is None else ours.get("StringValue", "")
+    body, message_id = message["Body"], message["MessageId"]
+    # One of ours says itself when it was enqueued: so most messages are read without it.
+    sent_at = _EPOCH if ours is not None else moment(message, "SentTimestamp")
+    found = envelope.decode(body, attribute, queue=queue, id=message_id, sent_at=sent_at, headers=headers)
+    if isinstance(found, MalformedMessage):
+        stand_in = structs.replace(found.job, enqueued_at=(at := moment(message, "SentTimestamp")), run_at=at)
+        return structs.replace(found, job=stand_in)
+    return found
 
 
 def moment(message: Mapping[str, Any], attribute: str) -> datetime:

@@ -30,7 +30,10 @@ class ServiceClock:
             self._ahead_seconds = ahead_seconds
             self._learned_at = now
 
+    def seconds(self) -> float:
+        """The time there, in seconds of Unix time; that of here, where nothing was learned yet."""
+        return time.time() if self._ahead_seconds is None else lease_clock() + self._ahead_seconds
+
     def now(self) -> datetime:
-        """The time there; here, where nothing was learned yet."""
-        seconds = time.time() if self._ahead_seconds is None else lease_clock() + self._ahead_seconds
-        return datetime.fromtimestamp(seconds, UTC)
+        """The same as a moment."""
+        return datetime.fromtimestamp(self.seconds(), UTC)
