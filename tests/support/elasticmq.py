@@ -31,6 +31,8 @@ SERVER_JAR_SHA256 = "351c9b339aed90809b21dfa0cf4103f57b38544c97e24295216bf4b04e4
 
 REGION = "elasticmq"
 ACCOUNT = "000000000000"
+START_TIMEOUT_SECONDS = 120.0
+"""A JVM on a busy machine takes its time."""
 STOP_TIMEOUT_SECONDS = 30.0
 
 
@@ -127,6 +129,7 @@ def running_elasticmq(*, memory_mib: int = 512) -> Iterator[ElasticMq]:
             eventually(
                 lambda: process.poll() is not None or b" started in " in log_file.read_bytes(),
                 lambda: f"ElasticMQ did not start:\n{log_file.read_text(errors='replace')[-2000:]}",
+                seconds=START_TIMEOUT_SECONDS,
             )
             assert process.poll() is None, log_file.read_text(errors="replace")[-2000:]
             yield ElasticMq(port=port, pid=process.pid)

@@ -263,9 +263,11 @@ def node_id(server: RedisServer) -> str:
     return answer.decode()
 
 
-def eventually(is_so: Callable[[], bool], complaint: Callable[[], str]) -> None:
+def eventually(
+    is_so: Callable[[], bool], complaint: Callable[[], str], *, seconds: float = START_TIMEOUT_SECONDS
+) -> None:
     """Wait until it is so."""
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    deadline = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > deadline:
             raise RuntimeError(complaint())

@@ -58,8 +58,8 @@ def open_client(place: Place, *, client: ClientKind = "signed") -> AbstractAsync
     place
         Where, and as whom.
     client
-        ``signed``: what is called for every job is signed and sent by hand, over aiohttp, with botocore's credentials,
-        endpoint and rules for trying again. ``boto``: everything by aioboto3.
+        ``signed``: what is called for every job is signed and sent by hand, with botocore's credentials, endpoint and
+        rules for trying again. ``boto``: everything by aioboto3.
     """
     # On demand: the port itself needs neither.
     opened: AbstractAsyncContextManager[SqsClient]

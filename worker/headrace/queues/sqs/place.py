@@ -222,8 +222,8 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
 
 
 def _read_text(name: str, value: object) -> str:
-    if not (isinstance(value, str) and value):
-        raise QueueError(f"{name}: must be a text that is not empty")
+    if not (isinstance(value, str) and value and value.isprintable()):
+        raise QueueError(f"{name}: must be a text that is not empty, without line breaks")
     return value
 
 

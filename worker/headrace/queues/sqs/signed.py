@@ -1,4 +1,4 @@
-"""Calls that are made for every job, signed and sent by hand over aiohttp.
+"""Calls that are made for every job, signed and sent by hand.
 
 Botocore would take four fifths of a busy worker's time. Credentials, the endpoint, what is tried again, after which
 pauses and how often, are botocore's all the same.
@@ -7,7 +7,6 @@ pauses and how often, are botocore's all the same.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import ssl
 import time
@@ -15,8 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 import msgspec
 from botocore.exceptions import ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
 from botocore.httpsession import get_cert_path
@@ -30,9 +29,9 @@ from botocore.retries.standard import (
     StandardRetryConditions,
 )
 from botocore.utils import get_environ_proxies
-from yarl import URL
 
 from headrace.queues.sqs.boto import ANSWER_SECONDS, CONNECT_SECONDS, BotoClient, skew_seconds, waits_seconds
+from headrace.queues.sqs.connections import Connections, NotHttpError, NotTakenError
 from headrace.queues.sqs.errors import (
     SqsAccessError,
     SqsError,
@@ -48,6 +47,7 @@ from headrace.queues.sqs.signing import Signer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from headrace.queues.sqs.connections import Answer
     from headrace.queues.sqs.place import Place
 
 log = logging.getLogger(__name__)
@@ -63,10 +63,6 @@ HOT = frozenset(
 )
 """What is sent by hand; all else goes by aioboto3."""
 
-_ONE_PIECE_BYTES = 512 * 1024
-
-# The service ends a connection that was idle for 20 s.
-_KEEP_ALIVE_SECONDS = 12.0
 # Less is within what the service bears, and what a header of whole seconds tells.
 _SKEW_THAT_MATTERS_SECONDS = 5.0
 
@@ -80,36 +76,37 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 class SignedClient:
     """Fills `client.SqsClient`."""
 
-    def __init__(self, boto: BotoClient, session: aiohttp.ClientSession) -> None:
+    def __init__(self, boto: BotoClient, connections: Connections) -> None:
         self._boto = boto
-        self._session = session
+        self._connections = connections
         self._retries = _Retries(boto)
         self._signer = Signer(endpoint_url=boto.endpoint_url, region=boto.region)
-        self._url = URL(boto.endpoint_url, encoded=True)
-        self._proxy = get_environ_proxies(boto.endpoint_url).get(self._url.scheme)
-        self._limits: dict[int, aiohttp.ClientTimeout] = {}
+        path = quote(urlsplit(boto.endpoint_url).path or "/", safe="/%:@!$&'()*+,;=~")
+        self._first_lines = f"POST {path} HTTP/1.1\r\nUser-Agent: headrace\r\n"
         self._skew_seconds = 0.0
         """By how much the service's clock is ahead of ours."""
         self._timestamp: tuple[int, str] = 0, ""
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, place: Place) -> AsyncIterator[SignedClient]:
-        """A client, for as long as it is used."""
+    async def opened(cls, place: Place) -> AsyncIterator[SignedClient | BotoClient]:
+        """A client, for as long as it is used; where the way leads through a proxy of the environment's, aioboto3's."""
         async with BotoClient.opened(place) as boto:
-            connector = aiohttp.TCPConnector(
-                # As many as there are calls: how many these are is decided above.
-                limit=0,
-                keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                ssl=_tls(boto) if boto.endpoint_url.startswith("https:") else False,
+            endpoint = urlsplit(boto.endpoint_url)
+            if endpoint.scheme in get_environ_proxies(boto.endpoint_url):
+                yield boto
+                return
+            is_safe = endpoint.scheme == "https"
+            connections = Connections(
+                endpoint.hostname or "",
+                endpoint.port or (443 if is_safe else 80),
+                tls=_tls(boto) if is_safe else None,
+                connect_seconds=CONNECT_SECONDS,
             )
-            async with aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-                headers={"User-Agent": "headrace"},
-            ) as session:
-                yield cls(boto, session)
+            try:
+                yield cls(boto, connections)
+            finally:
+                await connections.close()
 
     async def call(
         self, operation: str, parameters: Mapping[str, Any], *, patience_seconds: float | None = None
@@ -135,8 +132,8 @@ class SignedClient:
         while True:
             try:
                 status, headers, payload = await self._sent(operation, body, wait_seconds)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failure = _unanswered(operation, error, str(self._url))
+            except OSError as error:
+                failure = _unanswered(operation, error, self._boto.endpoint_url)
             else:
                 if status == 200:
                     answer = _understood(payload)
@@ -153,21 +150,15 @@ class SignedClient:
             await asyncio.sleep(delay_seconds)
             attempt += 1
 
-    async def _sent(self, operation: str, body: bytes, wait_seconds: int) -> tuple[int, Mapping[str, str], bytes]:
-        headers = self._signer.headers(
-            target=_TARGETS[operation], body=body, keys=await self._boto.keys(), timestamp=self._now()
-        )
-        limit = self._limits.get(wait_seconds)
-        if limit is None:
-            limit = self._limits[wait_seconds] = aiohttp.ClientTimeout(
-                total=wait_seconds + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS
-            )
-        # As a file aiohttp sends it in pieces: else a large one would hold up the loop.
-        data: bytes | io.BytesIO = body if len(body) <= _ONE_PIECE_BYTES else io.BytesIO(body)
-        async with self._session.post(
-            self._url, data=data, headers=headers, timeout=limit, allow_redirects=False, proxy=self._proxy
-        ) as response:
-            return response.status, response.headers, await response.read()
+    async def _sent(self, operation: str, body: bytes, wait_seconds: int) -> Answer:
+        keys = await self._boto.keys()
+        try:
+            headers = self._signer.headers(target=_TARGETS[operation], body=body, keys=keys, timestamp=self._now())
+        except ValueError as error:
+            raise SqsAccessError(f"{operation} of SQS can't be signed: {error}; mend it", operation=operation) from None
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = f"{self._first_lines}{lines}Content-Length: {len(body)}\r\n\r\n"
+        return await self._connections.post(head.encode() + body, seconds=wait_seconds + ANSWER_SECONDS)
 
     def _now(self) -> str:
         """The time as it is signed: the service's, as far as we know."""
@@ -180,7 +171,7 @@ class SignedClient:
         """Whether what was wrong is put right: the time that we sign, or credentials that were replaced."""
         code = failure.error.code
         if is_clock_skewed(code, failure.message):
-            ahead = skew_seconds(failure.headers.get("Date"))
+            ahead = skew_seconds(failure.headers.get("date"))
             if ahead is None or abs(ahead - self._skew_seconds) < _SKEW_THAT_MATTERS_SECONDS:
                 return False
             self._skew_seconds = ahead
@@ -214,7 +205,8 @@ class _Retries:
             retry_checker=StandardRetryConditions(max_attempts=boto.max_attempts or DEFAULT_MAX_ATTEMPTS),
             retry_backoff=ExponentialBackoff(),
         )
-        self._quota = RetryQuotaChecker(RetryQuota())
+        self._capacity = RetryQuota()
+        self._quota = RetryQuotaChecker(self._capacity)
 
     def delay_seconds(self, operation: str, attempt: int, failure: _Failure, budget: dict[str, Any]) -> float | None:
         """The pause before the next try; None: there is none."""
@@ -232,6 +224,8 @@ class _Retries:
 
     def release(self, status: int, budget: dict[str, Any]) -> None:
         """Give back what the tries of a call have taken, once it has succeeded."""
+        if self._capacity.available_capacity == RetryQuota.INITIAL_CAPACITY:
+            return
         self._quota.release_retry_quota(budget, SimpleNamespace(status_code=status))
 
 
@@ -257,7 +251,7 @@ def _refused(operation: str, status: int, headers: Mapping[str, str], payload: b
     )
     return _Failure(
         error=translated(
-            code, message, status=status, operation=operation, skew_seconds=skew_seconds(headers.get("Date"))
+            code, message, status=status, operation=operation, skew_seconds=skew_seconds(headers.get("date"))
         ),
         message=message,
         headers=headers,
@@ -270,22 +264,22 @@ def _unanswered(operation: str, error: Exception, url: str) -> _Failure:
     """No answer. Botocore's rules know its own names for it."""
     ours: SqsError = unreachable(error, operation=operation)
     match error:
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+        case ssl.SSLError():
             ours = SqsAccessError(
                 f"TLS with SQS failed: {error}; mend the endpoint's certificate, or name its authority by "
                 "AWS_CA_BUNDLE",
                 operation=operation,
             )
             return _Failure(error=ours, caught=error)
-        case aiohttp.ConnectionTimeoutError():
+        case NotTakenError():
             caught: Exception = ConnectTimeoutError(endpoint_url=url, error=error)
         case TimeoutError():
             ours = not_in_time(operation)
             caught = ReadTimeoutError(endpoint_url=url, error=error)
-        case aiohttp.ClientConnectorError():
-            caught = EndpointConnectionError(endpoint_url=url, error=error)
-        case _:
+        case ConnectionResetError() | NotHttpError():
             caught = ConnectionClosedError(endpoint_url=url, error=error)
+        case _:
+            caught = EndpointConnectionError(endpoint_url=url, error=error)
     return _Failure(error=ours, caught=caught)
 
 

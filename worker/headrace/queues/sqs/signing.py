@@ -68,6 +68,11 @@ class Signer:
             By whom.
         timestamp
             When, in UTC: ``20260102T030405Z``.
+
+        Raises
+        ------
+        ValueError
+            When the credentials hold a line break, which no header can.
         """
         date = timestamp[:8]
         token = keys.token
@@ -91,6 +96,8 @@ class Signer:
         headers["Authorization"] = (
             f"{_ALGORITHM} Credential={keys.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
+        if "\n" in keys.access_key or "\r" in keys.access_key or (token and ("\n" in token or "\r" in token)):
+            raise ValueError("the access key's id or the session token holds a line break")
         return headers
 
     def _signing_key(self, secret_key: str, date: str) -> bytes:
