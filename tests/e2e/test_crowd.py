@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from support.stage import Stage
 
 SIZE = 500
-QUIET_SECONDS = 60
+QUIET_SECONDS = 45
 
 
 def operators_page(stage: Stage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.model import ObjectKey, QueueDepth
@@ -43,7 +44,9 @@ class Process:
     def __init__(self, clock: SetClock) -> None:
         self.clock = clock
         self.observations = Observations(clock)
-        self.controllers = Controllers(clock, self.observations)
+        self.looks: Counter[str] = Counter()
+        """How many were taken at the objects of a kind."""
+        self.controllers = Controllers(clock, self.observations, lambda kind, *_: self.looks.update([kind]))
         self.backend = Backend(clock, self.observations)
 
     async def lead(self, cluster: MemoryCluster, story: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -51,7 +51,9 @@ class WorkQueueOptions:
     backoff: Backoff = field(default_factory=Backoff)
     """Short at its longest, so that what was mended heals soon."""
     refused_backoff: Backoff = field(default_factory=lambda: Backoff(longest_seconds=300.0))
-    """For what heals by a change that is shown to us (`RefusedError`, `AwaitedError`), and by little else."""
+    """For what heals by a change that is shown to us (`RefusedError`), and by little else."""
+    awaited_backoff: Backoff = field(default_factory=lambda: Backoff(initial_seconds=30.0, longest_seconds=300.0))
+    """For what asks for a look by itself when it may have healed (`AwaitedError`): rarely from the first."""
     spread: float = 0.1
     """By what part waits after failures differ, either way, so that those who failed together don't come together."""
 
@@ -209,8 +211,11 @@ class WorkQueue(Generic[Key]):
     def _patience_seconds(self, error: Exception, failures: int) -> float:
         """The wait after the `failures`-th failure in a row."""
         options = self._options
-        is_shown = isinstance(error, RefusedError | AwaitedError)
-        backoff = options.refused_backoff if is_shown else options.backoff
+        backoff = options.backoff
+        if isinstance(error, RefusedError):
+            backoff = options.refused_backoff
+        elif isinstance(error, AwaitedError):
+            backoff = options.awaited_backoff
         least = (error.retry_after_seconds or 0.0) if isinstance(error, PassingError) else 0.0
         spread = random.uniform(1 - options.spread, 1 + options.spread)  # noqa: S311 - nobody guesses it
         return max(least, backoff.delay_seconds(failures) * spread)

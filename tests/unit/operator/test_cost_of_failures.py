@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from headrace_operator.core.conditions import find
@@ -20,11 +21,18 @@ CONNECTING_SECONDS = 5.0
 """How long a dead database is waited for."""
 
 
+class LoopsClock(SetClock):
+    """Goes as the event loop's time does."""
+
+    def now(self) -> datetime:
+        return self.time + timedelta(seconds=asyncio.get_running_loop().time())
+
+
 class Scene:
     """Queues, each on a database of its own, and a pool on each."""
 
     def __init__(self, *, redis: bool = False) -> None:
-        self.process = Process(SetClock())
+        self.process = Process(LoopsClock())
         self.cluster = MemoryCluster(self.process.controllers.objects)
         for key in KEYS:
             self.put_secret(key)
@@ -48,10 +56,7 @@ class Scene:
     async def minutes(self, number: float) -> int:
         """So much time passes; returns how many requests that cost."""
         before = self.cluster.requests
-        for _ in range(round(number * 120)):
-            self.process.clock.move(0.5)
-            # As what breaks and heals is read by sampling, every few seconds.
-            await asyncio.sleep(0.5)
+        await asyncio.sleep(60 * number)
         return self.cluster.requests - before
 
     def break_databases(self) -> None:
@@ -94,6 +99,8 @@ def test_queues_on_dead_databases_and_their_pools_cost_three_requests_a_minute_a
         assert scene.reasons("JobWorkerPool") == {"QueueNotReady"}
         assert await scene.minutes(5) <= 5 * 3 * SIZE
         assert scene.process.backend.attempts >= 8 * 3 * SIZE
+        # At its beginning, while it goes on, and at its end.
+        assert scene.process.looks["JobQueue"] <= 3.5 * scene.process.backend.attempts
 
     scene.run(story)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace_operator.core.model import PassingError, RefusedError
+from headrace_operator.core.model import AwaitedError, PassingError, RefusedError
 from headrace_operator.reconcile.work_queue import Backoff, WorkQueue, WorkQueueOptions
 from support.jumping_loop import run_jumping
 
@@ -180,6 +180,20 @@ def test_what_heals_by_a_change_alone_is_tried_every_five_minutes_in_the_end_and
         assert journal.times("a")[-1] == 1500.5
 
     told(journal, refuses, story)
+
+
+def test_what_asks_for_a_look_when_it_has_healed_is_left_alone_from_the_first(journal: Journal) -> None:
+    async def waits(_: str) -> float | None:
+        raise AwaitedError("QueueNotReady", "the queue is not ready")
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await asyncio.sleep(100)
+        queue.add("a")
+        await asyncio.sleep(10)
+
+    told(journal, waits, story)
+    assert journal.times("a") == [0, 30, 90, 100.5]
 
 
 def test_who_asks_to_be_left_alone_for_a_while_is(journal: Journal) -> None:
