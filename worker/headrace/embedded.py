@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from headrace.app import AppError
-from headrace.idempotency import key_prefix, store_from_url
+from headrace.idempotency import failure_counts_in, key_prefix, store_from_url
 from headrace.queues import backend_of, from_url
 from headrace.queues.errors import QueueError
 
@@ -103,7 +103,8 @@ async def working(
     retry
         How long a failed job waits. Defaults to seconds at first, minutes in the end.
     redis_url
-        Where finished jobs are recorded for idempotency. Defaults to nowhere.
+        Where finished jobs are recorded for idempotency, and where failed attempts are counted of a queue that can't
+        count them itself (SQS). Defaults to nowhere.
     namespace
         What metrics and idempotency's keys are named by beside the queue. Defaults to nothing.
     metrics
@@ -123,6 +124,9 @@ async def working(
     backend = backend_of(url)
     if "listens" in backend.options:
         options.setdefault("listens", True)
+    store = None if redis_url is None else store_from_url(redis_url, prefix=key_prefix(namespace, queue))
+    if "failure_counts" in backend.options:
+        options.setdefault("failure_counts", failure_counts_in(store))
     opened = from_url(url, queue, holder=holder, **options)
     capabilities = backend.capabilities
     try:
@@ -145,8 +149,7 @@ async def working(
         raise AppError(str(error)) from None
     async with AsyncExitStack() as stack:
         idempotency = None
-        if redis_url is not None:
-            store = store_from_url(redis_url, prefix=key_prefix(namespace, queue))
+        if store is not None:
             idempotency = Idempotency(store=await stack.enter_async_context(store))
         worker = Worker(
             opened,

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import headrace
-from headrace import App, AppError, QueueError, new_job
+from headrace import App, AppError, Context, QueueError, RetryPolicy, new_job
 from headrace.metrics import Metrics
 from headrace.queues.memory import MemoryQueue, process_backend
 from support.postgres import free_port
+from support.sqs import CREDENTIALS, queues_on
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from headrace.job import NewJob
     from headrace.queues.base import Depth
+    from support.elasticmq import ElasticMq
 
 URL = "memory://"
 
@@ -236,3 +238,27 @@ except headrace.QueueError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "a worker needs prometheus_client: pip install 'headrace[worker]'\n"
+
+
+async def test_on_sqs_failures_are_counted_in_the_redis_that_is_given(elasticmq: ElasticMq, redis_url: str) -> None:
+    app, ran = App(), list[tuple[str, int]]()
+
+    @app.job("twice", retry=RetryPolicy(initial_delay_seconds=0, max_retries=3))
+    async def twice(_payload: Any, context: Context) -> None:
+        ran.append((context.job.id, context.attempt))
+        if context.attempt < 3:
+            raise ValueError("not yet")
+
+    async with queues_on(elasticmq) as sqs:
+        await sqs.made()
+        url = sqs.server.url(sqs.prefix + "orders")
+        how: dict[str, Any] = {"redis_url": redis_url, "namespace": sqs.prefix, "wait_time_seconds": 1, **CREDENTIALS}
+        how["endpoint_url"] = sqs.proxy.endpoint_url
+        async with headrace.working(app, url, "orders", **how):
+            async with headrace.from_url(url, "orders", **CREDENTIALS) as queue:
+                (job,) = await queue.enqueue([new_job("twice")])
+            await eventually(lambda: len(ran) == 3, what="three attempts")
+        assert ran == [(job.id, 1), (job.id, 2), (job.id, 3)]
+        assert sqs.proxy.calls["SendMessageBatch"] == 0, "without a count elsewhere, the message is sent anew"
+        async with sqs.queue() as queue:
+            assert await queue.receive(1) == []

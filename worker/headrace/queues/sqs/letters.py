@@ -5,7 +5,7 @@ Letters are received with all that the service tells (``AttributeNames`` and ``M
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import structs
 
@@ -25,7 +25,28 @@ _SOURCE = "DeadLetterQueueSourceArn"
 _GROUP = "MessageGroupId"
 
 
-def record_of(message: Mapping[str, Any], queue: str) -> JobRecord:
+class Letter(NamedTuple):
+    """A dead letter, read."""
+
+    message: Mapping[str, Any]
+    """As ``ReceiveMessage`` gave it."""
+    record: JobRecord
+    source: str
+    """The queue that it died in, by its own name; empty where nobody says. Several may share one dead-letter queue."""
+
+    @property
+    def id(self) -> str:
+        """The message's own."""
+        found: str = self.message["MessageId"]
+        return found
+
+    @property
+    def died_at(self) -> datetime:
+        """As far as that is known: of what the service moved, it tells when it was sent alone."""
+        return self.record.ended_at or moment(self.message, "SentTimestamp")
+
+
+def read(message: Mapping[str, Any], queue: str) -> Letter:
     """A dead letter as people look at it.
 
     Parameters
@@ -33,40 +54,27 @@ def record_of(message: Mapping[str, Any], queue: str) -> JobRecord:
     message
         As ``ReceiveMessage`` gives it.
     queue
-        The name of the queue that the job died in.
+        What people call the queue that the job died in.
     """
+    moved_from = message.get("Attributes", {}).get(_SOURCE, "")
     # A mark of before: the job was put back as it was by the service's own move, and then received too often.
-    mark = None if _SOURCE in message.get("Attributes", {}) else mark_of(message)
+    mark = None if moved_from else mark_of(message)
     found = incoming(message, queue)
     job = found.job if isinstance(found, MalformedMessage) else found
     if mark is None:
-        return JobRecord(
+        record = JobRecord(
             job=structs.replace(job, attempt=job.attempt - 1), state="dead", reason=RECEIVED_TOO_OFTEN, ended_at=None
         )
+        return Letter(message, record, moved_from.rpartition(":")[2])
     failures = () if mark.failure is None else (FailedAttempt(attempt=mark.attempts, at=mark.at, failure=mark.failure),)
-    return JobRecord(
+    record = JobRecord(
         job=structs.replace(job, attempt=mark.attempts, expires_at=mark.expires_at or job.expires_at),
         state="dead",
         failures=failures,
         ended_at=mark.at,
         reason=mark.reason,
     )
-
-
-def is_of(message: Mapping[str, Any], name: str) -> bool:
-    """Whether a letter is one of this queue's, as far as that is told: several may share one dead-letter queue.
-
-    Parameters
-    ----------
-    message
-        As ``ReceiveMessage`` gives it.
-    name
-        The queue's own name, as SQS knows it.
-    """
-    arn = message.get("Attributes", {}).get(_SOURCE)
-    mark = mark_of(message)
-    source = arn.rpartition(":")[2] if arn else mark.source if mark is not None else ""
-    return source in {"", name}
+    return Letter(message, record, mark.source)
 
 
 def is_meant(record: JobRecord, which: JobFilter, now: datetime) -> bool:
@@ -81,11 +89,6 @@ def is_meant(record: JobRecord, which: JobFilter, now: datetime) -> bool:
         and which.name in {None, record.job.name}
         and which.reason in {None, record.reason}
     )
-
-
-def died_at(message: Mapping[str, Any], record: JobRecord) -> datetime:
-    """When it died, as far as that is known: of what the service moved, it tells when it was sent alone."""
-    return record.ended_at or moment(message, "SentTimestamp")
 
 
 def revived(message: Mapping[str, Any], queue: str) -> Outgoing:

@@ -24,13 +24,16 @@ from headrace.queues.errors import QueueError
 from headrace.queues.pace import Pace
 from headrace.queues.sqs.calls import may_help_again
 from headrace.queues.sqs.capabilities import MAX_MESSAGE_BYTES
-from headrace.queues.sqs.letters import died_at, is_meant, is_of, packs, record_of, revived
+from headrace.queues.sqs.letters import is_meant, packs, read, revived
 from headrace.queues.sqs.place import MAX_MESSAGES
 from headrace.queues.sqs.walk import Walk
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from headrace.queues.inspection import JobFilter, JobRecord, Purge, Redrive
     from headrace.queues.sqs.calls import Calls
+    from headrace.queues.sqs.letters import Letter
     from headrace.queues.sqs.messages import Outgoing
 
 Result = TypeVar("Result")
@@ -80,7 +83,7 @@ class LetterBox:
 
     async def letters(self, which: JobFilter, limit: int) -> list[JobRecord]:
         """The first letters that are found and meant, the newest of them first."""
-        found: list[tuple[datetime, JobRecord]] = []
+        found: list[Letter] = []
         sought = _Sought(which, self._calls.address.name, self._queue)
         async with Walk(self._calls, self._url) as walk:
             # Without a condition, what is seen is wanted: nothing else need be hidden.
@@ -88,9 +91,9 @@ class LetterBox:
                 most = _MOST_IN_HAND if sought.is_choosy else min(_MOST_IN_HAND, limit - len(found))
                 if not (messages := await walk.more(most)):
                     break
-                found += [(died_at(message, record), record) for message, record in sought.among(messages)]
-        found.sort(key=lambda letter: letter[0], reverse=True)
-        return [record for _, record in found[:limit]]
+                found += sought.among(messages)
+        found.sort(key=lambda letter: letter.died_at, reverse=True)
+        return [letter.record for letter in found[:limit]]
 
     async def redrive(self, change: Redrive) -> int:
         """Put letters back; returns how many.
@@ -108,16 +111,11 @@ class LetterBox:
         async with Walk(self._calls, self._url) as walk:
             try:
                 while not sought.is_over and (messages := await walk.more(in_hand)):
-                    letters = sought.among(messages)
-                    meant = {message["MessageId"]: message for message, _ in letters}
-                    moved = await self._move_all(walk, meant, pace if rate is not None else None)
+                    letters = {letter.id: letter for letter in sought.among(messages)}
+                    moved = await self._move_all(walk, letters, pace if rate is not None else None)
                     all_moved.add(moved)
-                    troubled = {message_id for message_id, _ in (*moved.failed, *moved.doubled)}
-                    names |= {
-                        message["MessageId"]: record.job.id
-                        for message, record in letters
-                        if message["MessageId"] in troubled
-                    }
+                    for message_id, _ in (*moved.failed, *moved.doubled):
+                        names[message_id] = letters[message_id].record.job.id
                     if moved.failed and not moved.done:
                         break  # Nothing goes: nothing will.
             except QueueError as error:
@@ -138,7 +136,7 @@ class LetterBox:
         async with Walk(self._calls, self._url) as walk:
             try:
                 while not sought.is_over and (messages := await walk.more(_MOST_IN_HAND)):
-                    outcomes = await walk.delete([message for message, _ in sought.among(messages)])
+                    outcomes = await walk.delete([letter.id for letter in sought.among(messages)])
                     done += outcomes.count(None)
                     for outcome in outcomes:
                         if outcome is not None:
@@ -147,23 +145,23 @@ class LetterBox:
                 raise _told(error, f"{done} dead jobs were removed before") from None
         return done
 
-    async def _move_all(self, walk: Walk, meant: dict[str, dict[str, Any]], pace: Pace | None) -> _Moved:
+    async def _move_all(self, walk: Walk, letters: Mapping[str, Letter], pace: Pace | None) -> _Moved:
         """Some letters in hand: all at once, or as many at a time as there are turns."""
-        sent = [revived(message, self._queue)._replace(id=message_id) for message_id, message in meant.items()]
+        sent = [revived(letter.message, self._queue)._replace(id=letter.id) for letter in letters.values()]
         moved = _Moved()
         if pace is None:
             tens = packs(sent, most=MAX_MESSAGES, most_bytes=MAX_MESSAGE_BYTES)
-            for part in await _to_the_end(asyncio.gather(*[self._move(walk, ten, meant) for ten in tens])):
+            for part in await _to_the_end(asyncio.gather(*[self._move(walk, ten) for ten in tens])):
                 moved.add(part)
         else:
             while sent:
                 turns = await pace.turn(min(len(sent), MAX_MESSAGES))
                 for ten in packs(sent[:turns], most=MAX_MESSAGES, most_bytes=MAX_MESSAGE_BYTES):
-                    moved.add(await _to_the_end(asyncio.ensure_future(self._move(walk, ten, meant))))
+                    moved.add(await _to_the_end(asyncio.ensure_future(self._move(walk, ten))))
                 sent = sent[turns:]
         return moved
 
-    async def _move(self, walk: Walk, pack: list[Outgoing], meant: dict[str, dict[str, Any]]) -> _Moved:
+    async def _move(self, walk: Walk, pack: list[Outgoing]) -> _Moved:
         outcomes = await self._calls.ten("SendMessageBatch", [dict(one.entry) for one in pack])
         done = [one.id for one, outcome in zip(pack, outcomes, strict=True) if outcome is None]
         failed = [(one.id, outcome) for one, outcome in zip(pack, outcomes, strict=True) if outcome is not None]
@@ -171,7 +169,7 @@ class LetterBox:
         undeleted = done
         for again in range(_DELETES):
             await asyncio.sleep(again * _DELETE_AGAIN_SECONDS)
-            outcomes = await walk.delete([meant[message_id] for message_id in undeleted])
+            outcomes = await walk.delete(undeleted)
             left = [(one, outcome) for one, outcome in zip(undeleted, outcomes, strict=True) if outcome is not None]
             undeleted = [one for one, _ in left]
             if not any(may_help_again(outcome) for _, outcome in left):
@@ -197,14 +195,14 @@ class _Sought:
         """Whether nothing else can be meant."""
         return self._which.state not in {None, "dead"} or (self._missing is not None and not self._missing)
 
-    def among(self, messages: list[dict[str, Any]]) -> list[tuple[dict[str, Any], JobRecord]]:
+    def among(self, messages: list[dict[str, Any]]) -> list[Letter]:
         meant = []
         for message in messages:
-            record = record_of(message, self._queue)
-            if is_of(message, self._name) and is_meant(record, self._which, self._now):
-                meant.append((message, record))
+            letter = read(message, self._queue)
+            if letter.source in {"", self._name} and is_meant(letter.record, self._which, self._now):
+                meant.append(letter)
                 if self._missing is not None:
-                    self._missing.discard(record.job.id)
+                    self._missing.discard(letter.record.job.id)
         return meant
 
 

@@ -16,7 +16,7 @@ from headrace.queues.errors import QueueError
 from headrace.queues.sqs.place import MAX_MESSAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -112,17 +112,17 @@ class Walk:
             for look in looks:
                 if (error := look.exception()) is not None:
                     raise error
-            self._at_once = min(2 * self._at_once, _MOST_AT_ONCE) if brought == sum(wanted) else 1
+            # A look brings fewer than there are, as often as not.
+            self._at_once = min(2 * self._at_once, _MOST_AT_ONCE) if 2 * brought >= sum(wanted) else 1
             if unseen or not brought:
                 return unseen
         return []
 
-    async def delete(self, messages: Iterable[dict[str, Any]]) -> list[QueueError | None]:
-        """Delete letters for good; what became of each."""
-        known = [message["MessageId"] for message in messages]
-        entries = [{"ReceiptHandle": self._receipts[message_id]} for message_id in known]
+    async def delete(self, message_ids: Sequence[str]) -> list[QueueError | None]:
+        """Delete letters that it has shown, for good; what became of each."""
+        entries = [{"ReceiptHandle": self._receipts[message_id]} for message_id in message_ids]
         outcomes = await self._calls.in_tens("DeleteMessageBatch", entries, url=self._url)
-        for message_id, outcome in zip(known, outcomes, strict=True):
+        for message_id, outcome in zip(message_ids, outcomes, strict=True):
             if outcome is None:
                 del self._receipts[message_id]
         return outcomes
