@@ -25,9 +25,7 @@ def holdings() -> Holdings:
 
 def received(where: Holdings, receipt: str, at: float) -> Held:
     job = made(NewJob(), queue="orders", id=f"job of {receipt}", now=NOW)
-    held = Held(
-        Delivery(job=job, receipt=receipt), message_id="m", receives=1, received_at=at, seconds=VISIBILITY_SECONDS
-    )
+    held = Held(Delivery(job=job, receipt=receipt), "m", 1, at, VISIBILITY_SECONDS)
     where.hold(held, at)
     return held
 
@@ -98,6 +96,16 @@ def test_what_is_being_settled_is_neither_extended_nor_lost() -> None:
     assert heartbeat(where, 100) == frozenset()
     held.use = None
     assert heartbeat(where, 100) == {"a"}
+
+
+def test_a_heartbeat_from_beside_extends_what_that_of_a_loop_which_stands_was_about() -> None:
+    where = holdings()
+    held = received(where, "a", at=0)
+    held.use = "extending"
+    assert where.due(30) == []
+    assert where.due(30, beside=True) == [held]
+    held.use = "settling"
+    assert where.due(30, beside=True) == []
 
 
 def test_without_heartbeats_what_ran_out_is_forgotten_when_there_is_much_of_it() -> None:

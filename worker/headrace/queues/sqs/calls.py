@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.queues.errors import QueueAccessError, QueueError, QueueNotFoundError, QueueUnavailableError
 from headrace.queues.sqs.client import open_client, shared_client
-from headrace.queues.sqs.errors import SqsError, SqsUnavailableError, translated
+from headrace.queues.sqs.errors import InFlightLimitError, SqsError, SqsUnavailableError, ThrottledError, translated
 from headrace.queues.sqs.place import MAX_MESSAGES
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class Calls:
         """Call an operation on the queue; raises as `SqsClient.call`."""
         try:
             answer = await self.client.call(operation, {"QueueUrl": self.url, **parameters})
+        except (ThrottledError, InFlightLimitError):
+            # It answers, and wants to be asked less.
+            self.trouble = None
+            raise
         except (QueueUnavailableError, QueueAccessError, QueueNotFoundError) as error:
             self.trouble = error
             raise

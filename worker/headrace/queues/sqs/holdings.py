@@ -98,13 +98,17 @@ class Holdings:
 
     # Extending
 
-    def due(self, now: float) -> list[Held]:
-        """What a heartbeat is to extend: more than half of its time is over, and it is neither lost nor in use."""
+    def due(self, now: float, *, beside: bool = False) -> list[Held]:
+        """What a heartbeat is to extend: more than half of its time is over, and it is neither lost nor in use.
+
+        One from beside a loop that stands extends what the loop's own was about, too: that may never end.
+        """
         half = now + self.visibility_seconds / 2
+        free: tuple[Use | None, ...] = (None, "extending") if beside else (None,)
         return [
             held
             for held in list(self._held.values())
-            if held.expires_at <= half and held.use is None and now < held.expires_at and self.extension(held, now) > 0
+            if held.expires_at <= half and held.use in free and now < held.expires_at and self.extension(held, now) > 0
         ]
 
     def extension(self, held: Held, now: float) -> int:

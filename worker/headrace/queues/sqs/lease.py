@@ -71,7 +71,7 @@ class HeartbeatLease:
         holdings, now = self._holdings, lease_clock()
         if len(holdings) and all(held.expires_at <= now for held in holdings):
             raise LeaseLostError("all that was held has run out before this heartbeat from beside the event loop")
-        due = holdings.due(now)
+        due = holdings.due(now, beside=True)
         if not due:
             return
         calls = self._calls.beside()
