@@ -38,7 +38,7 @@ e2e:
 	$(BIN)/pytest -m e2e --durations=10 tests/e2e
 
 # Not in `make test`: figures need a machine with nothing else to do.
-bench: $(READY) ## Queue and worker beside their peers: eighteen minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them, RESUME=1 goes on.
+bench: $(READY) ## Queue and worker beside their peers: twenty minutes, docs/benchmarks.md. ONLY=ID measures one, LIST=1 names them, RESUME=1 goes on.
 	./tests/setup-machine
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(LIST),--list) $(if $(RESUME),--resume) $(foreach id,$(ONLY),--only $(id))
 

@@ -34,7 +34,7 @@ Starts a PostgreSQL of its own with stock settings from the machine's binaries, 
 afterwards, and an ElasticMQ that Maven fetches. The peers are installed once into build/bench/peers, from
 locks/bench.txt. What contestants say on standard error is in build/bench/contestants.log.
 
-A run of all benchmarks takes about eighteen minutes and wants a machine with nothing else to do. It writes
+A run of all benchmarks takes about twenty minutes and wants a machine with nothing else to do. It writes
 docs/benchmarks.md and build/bench/results.json. One that was broken off goes on with --resume, at the same commit. A
 run of some (--only) is for working on them: it prints, and writes build/bench/some.json.
 """

@@ -4,8 +4,10 @@ the worker are modules of their own."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from benchmarks.arena import Arena, Candidate
+from benchmarks.busy import busy_cores
 from benchmarks.contestants.order import CALLERS, CHUNKS, Workload
 from benchmarks.report import LIMIT, OURS
 from benchmarks.rough_scenarios import ROUGH_SCENARIOS
@@ -65,9 +67,10 @@ def _idle(seconds: float) -> Measure:
     return measure
 
 
-def _wake(samples: int) -> Measure:
+def _wake(samples: int, *, is_busy: bool = False) -> Measure:
     async def measure(arena: Arena, candidate: Candidate) -> Attempt:
-        seconds = await arena.wake(candidate, samples)
+        with busy_cores() if is_busy else nullcontext():
+            seconds = await arena.wake(candidate, samples)
         p50, p99 = (1000 * seconds[int(share * len(seconds))] for share in (0.5, 0.99))
         return Attempt(value=p99, details=f"median {p50:.2f} ms")
 
@@ -241,6 +244,15 @@ SCENARIOS: Sequence[Scenario] = (
         how=f"99th percentile of {_WAKE_SAMPLES}, at irregular pauses of about 0.1 s, default settings, producer and "
         "worker in one process on connections of their own. The limit is LISTEN and NOTIFY by hand.",
         measure=_wake(_WAKE_SAMPLES),
+        candidates=(ours(), pgqueuer(), procrastinate(jobs=None), raw_sql()),
+        better="lower",
+    ),
+    Scenario(
+        id="wake_busy_p99_ms",
+        title="The same beside one spinning process a core",
+        unit="ms",
+        how="As `wake_p99_ms`, while on each core a process of the same priority does nothing but spin.",
+        measure=_wake(_WAKE_SAMPLES, is_busy=True),
         candidates=(ours(), pgqueuer(), procrastinate(jobs=None), raw_sql()),
         better="lower",
     ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from benchmarks.arena import BrokenError, all_handled
+from benchmarks.busy import busy_cores
 from benchmarks.contestants import by_hand, http_server
 from benchmarks.contestants.ledger import Ledger
 from benchmarks.contestants.order import Handler, Order, Workload
@@ -154,3 +157,10 @@ async def test_a_process_that_fails_beside_others_ends_the_measurement() -> None
     async with asyncio.timeout(20):
         with pytest.raises(BrokenError, match="status 1"):
             await all_handled([Worker(2), Broken()], 8)
+
+
+def test_cores_are_busy_for_as_long_as_they_are_to_be() -> None:
+    with busy_cores() as spinners:
+        assert len(spinners) == len(os.sched_getaffinity(0))
+        assert all(Path(f"/proc/{spinner}").exists() for spinner in spinners)
+    assert not any(Path(f"/proc/{spinner}").exists() for spinner in spinners)

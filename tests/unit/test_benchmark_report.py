@@ -143,7 +143,7 @@ def test_the_benchmarks_are_those_that_others_ask_for_by_id() -> None:
     assert [scenario.id for scenario in SCENARIOS] == [
         *("drain_best", "drain_default", "enqueue_concurrent", "enqueue_many", "drain_pinned_xmin"),
         *("wal_bytes_per_job", "drain_backlog_1m", "drain_groups", "drain_priorities", "drain_2kb", "drain_100kb"),
-        *("drain_4_processes", "idle_queries_per_minute", "wake_p99_ms"),
+        *("drain_4_processes", "idle_queries_per_minute", "wake_p99_ms", "wake_busy_p99_ms"),
         *("drain_100_workers", "crowd_server_time", "claim_beside_held", "drain_failures", "drain_pinned_groups"),
         *("drain_history", "drain_keys", "idempotency_claim_ms"),
         *("runtime_overhead_us", "sleeping_jobs_rss_mib", "http_handler", "exec_handler", "start_to_first_job_s"),

@@ -523,9 +523,8 @@ class TestWhereToLook:
             await one.execute("UPDATE headrace.watches SET look_at = now(), kept_at = kept_at - interval '2 seconds'")
             await one.claim(lease, 2)
             ended.append(ids[-1] + 1)
-            (near, kept) = await one.connection.fetchrow("SELECT near_floors[1], kept_floors[1] FROM headrace.watches")
-            assert kept == ended[-1]
-            assert near == (ended[-2] if len(ended) > 1 else 0)
+            assert await one.one("SELECT kept_floors[1] FROM headrace.watches") == ended[-1]
+            assert await one.one("SELECT near_floors[1] FROM headrace.watches") == (ended[-2] if len(ended) > 1 else 0)
         await one.execute("UPDATE headrace.watches SET look_at = now()")
         await one.enqueue()
         await one.claim(lease)
