@@ -106,6 +106,20 @@ def test_the_operator_is_told_what_the_values_say(render: Render) -> None:
     assert environment["HEADRACE_METRICS_API_SERVICE"] == "headrace-operator-metrics-api"
 
 
+def test_for_whom_the_operators_own_aws_identity_is_used_is_nobody_until_the_values_say_so(render: Render) -> None:
+    assert not [name for name in operator_environment(render()) if name.startswith("HEADRACE_AWS")]
+    told = operator_environment(
+        render(
+            "aws.ambientNamespaces={shop,media}",
+            "aws.queuePrefix=prod-",
+            "aws.endpointUrls={https://vpce.example.com}",
+        )
+    )
+    assert told["HEADRACE_AWS_AMBIENT_NAMESPACES"] == "shop,media"
+    assert told["HEADRACE_AWS_QUEUE_PREFIX"] == "prod-"
+    assert told["HEADRACE_AWS_ENDPOINT_URLS"] == "https://vpce.example.com"
+
+
 def test_the_operators_pod_has_no_way_to_write_but_tmp_and_says_how_it_is(render: Render) -> None:
     pod = operator(render())["spec"]["template"]["spec"]
     [container] = pod["containers"]
