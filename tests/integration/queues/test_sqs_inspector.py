@@ -206,6 +206,25 @@ async def test_only_what_is_meant_goes_back_and_the_rest_is_visible_again(sqs: S
         assert (await complete(queue, deliveries)).accepted == 30
 
 
+async def test_what_dies_again_meanwhile_is_left_alone(sqs: Sqs, inspector: SqsInspector) -> None:
+    ids = await died(sqs, *[NewJob()] * 12)
+    again: list[str] = []
+
+    async def kill_at_once() -> None:
+        async with sqs.queue() as queue:
+            while len(again) < len(ids):
+                for delivery in await queue.receive(10, wait_seconds=1):
+                    again.append(delivery.job.id)
+                    await dead_letter(queue, delivery, reason="Again")
+
+    killing = asyncio.create_task(kill_at_once())
+    async with asyncio.timeout(60):
+        assert await inspector.redrive(QUEUE, Redrive(per_second=10)) == 12
+        await killing
+    assert sorted(again) == sorted(ids), "each was put back once"
+    assert await inspector.redrive(QUEUE, Redrive(which=JobFilter(reason="Again"))) == 12
+
+
 async def test_a_message_that_can_not_be_understood_goes_back_as_it_came(sqs: Sqs, inspector: SqsInspector) -> None:
     await sqs.send("body", {"headrace": '{"version": "newer"}', "theirs": "kept"})
     async with sqs.queue() as queue:

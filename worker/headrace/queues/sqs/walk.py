@@ -4,19 +4,23 @@ SQS can show a message only by receiving it, and gives it to nobody else meanwhi
 until it ends, since it would meet the same letters again and again, and then lets all of it go at once. Killed before
 that, what it hid is back within `HOLD_SECONDS`. Its receives count against no limit: a dead-letter queue has no redrive
 policy.
+
+What comes after it has begun is left alone: a job that is put back and dies again would be put back for ever, and one
+that nobody has seen yet would be purged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from headrace.queues.errors import QueueError
 from headrace.queues.sqs.place import MAX_MESSAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -62,6 +66,8 @@ class Walk:
         """Of what it hides, by the message's id."""
         self._looks: set[asyncio.Task[list[dict[str, Any]]]] = set()
         self._at_once = 1
+        self._until_ms: float | None = None
+        """What was sent later, by the service's clock, came later than the walk."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,6 +115,9 @@ class Walk:
             await asyncio.wait(self._looks)
             looks, self._looks = self._looks, set()
             brought, unseen = self._note(looks)
+            if self._until_ms is None and brought:
+                self._until_ms = _now_ms(unseen)
+            unseen = [message for message in unseen if _sent_ms(message) <= (self._until_ms or 0)]
             for look in looks:
                 if (error := look.exception()) is not None:
                     raise error
@@ -152,3 +161,17 @@ class Walk:
                     unseen.append(message)
                 self._receipts[message["MessageId"]] = message["ReceiptHandle"]
         return brought, unseen
+
+
+def _sent_ms(message: Mapping[str, Any]) -> int:
+    return int(message.get("Attributes", {}).get("SentTimestamp", 0))
+
+
+def _now_ms(messages: Sequence[Mapping[str, Any]]) -> float:
+    """The service's time, by messages that it has just given; else the time here, but no earlier than what was sent."""
+    first = [
+        int(message.get("Attributes", {}).get("ApproximateFirstReceiveTimestamp", 0))
+        for message in messages
+        if message.get("Attributes", {}).get("ApproximateReceiveCount") == "1"
+    ]
+    return max(first) if any(first) else max(time.time() * 1000, *(_sent_ms(message) for message in messages))
