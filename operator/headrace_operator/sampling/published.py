@@ -44,8 +44,8 @@ class PublishedWitness:
     oldest_age_seconds: float
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One queue; fields that are not known yet are passed over. A worker says what it knows: both kinds, or either."""
+class _CountedLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One queue, as it was counted where the worker counts; fields that are not known yet are passed over."""
 
     namespace: str
     queue: str
@@ -65,16 +65,20 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     completed: int | UnsetType | None = UNSET
     failed: int | UnsetType | None = UNSET
     service_seconds: float | UnsetType | None = UNSET
+
+
+class _SeenLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One queue, as the worker has seen it where it is a witness."""
+
+    namespace: str
+    queue: str
     held: int | UnsetType = UNSET
     empty_for_seconds: float | UnsetType | None = UNSET
     oldest_age_seconds: float | UnsetType = UNSET
 
 
-_PAGE = msgspec.json.Decoder(list[_Line])
-_WITNESS = ("held", "empty_for_seconds", "oldest_age_seconds")
-_DEPTH = tuple(
-    field for field in _Line.__struct_fields__ if field not in ("namespace", "queue", "age_seconds", *_WITNESS)
-)
+_COUNTED_PAGE = msgspec.json.Decoder(list[_CountedLine])
+_SEEN_PAGE = msgspec.json.Decoder(list[_SeenLine])
 
 
 def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
@@ -82,7 +86,7 @@ def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
 
     Workers leave it out where their newest count is too old, so what is missing is unknown and never zero.
     """
-    found = _found(page, queue, ("age_seconds", *_DEPTH))
+    found = _found(page, queue, _COUNTED_PAGE)
     if found is None:
         return None
     age_seconds = found.pop("age_seconds")
@@ -91,7 +95,7 @@ def parse_depth(page: bytes, queue: ObjectKey) -> PublishedDepth | None:
 
 def parse_witnessed(page: bytes, queue: ObjectKey) -> PublishedWitness | None:
     """What a worker has seen of the queue; None unless its page says so."""
-    found = _found(page, queue, _WITNESS)
+    found = _found(page, queue, _SEEN_PAGE)
     return None if found is None else PublishedWitness(**found)
 
 
@@ -120,14 +124,20 @@ def with_witness(depth: QueueDepth, said: Sequence[PublishedWitness], *, ready: 
     return replace(depth, in_flight=in_flight, oldest_ready_age_seconds=oldest_seconds, witness=witness)
 
 
-def _found(page: bytes, queue: ObjectKey, fields: Sequence[str]) -> dict[str, Any] | None:
-    """These fields of the queue's line; None unless all of them are there, and sound."""
+def _found(
+    page: bytes,
+    queue: ObjectKey,
+    decoder: msgspec.json.Decoder[list[_CountedLine]] | msgspec.json.Decoder[list[_SeenLine]],
+) -> dict[str, Any] | None:
+    """What the queue's line says beside its name; None unless all fields are there, and sound."""
     try:
-        lines = _PAGE.decode(page)
+        lines = decoder.decode(page)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     line = next((line for line in lines if (line.namespace, line.queue) == (queue.namespace, queue.name)), None)
-    found = {field: getattr(line, field, UNSET) for field in fields}
+    if line is None:
+        return None
+    found = {field: getattr(line, field) for field in line.__struct_fields__ if field not in ("namespace", "queue")}
     return found if all(_is_sound(field, value) for field, value in found.items()) else None
 
 

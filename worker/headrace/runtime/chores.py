@@ -7,11 +7,15 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
+from headrace.queues.base import Counts, KeepsHouse, Polls, ShowsProgress
 from headrace.queues.errors import QueueError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
     from headrace.metrics import QueueMetrics
-    from headrace.queues.base import Counts, KeepsHouse, ShowsProgress
+    from headrace.queues.base import Queue
     from headrace.runtime.context_side import ContextSide
     from headrace.runtime.job_log import JobLog
 
@@ -23,6 +27,27 @@ _IDLE_STATS_SECONDS = 5.0
 # … and while there is not. Where counting takes long, the backend itself gives older counts.
 
 _PROGRESS_SECONDS = 1.0
+
+
+def of_roles(
+    queue: Queue, metrics: QueueMetrics, side: ContextSide, *, every_seconds: float
+) -> list[Coroutine[Any, Any, None]]:
+    """What the roles of a queue ask of its worker."""
+    chosen = []
+    if isinstance(queue, KeepsHouse):
+        chosen.append(keep_house(queue, queue.name, metrics, every_seconds=every_seconds))
+    if isinstance(queue, Counts):
+        chosen.append(publish_depth(queue, queue.name, metrics))
+    if isinstance(queue, ShowsProgress):
+        chosen.append(publish_progress(queue, queue.name, side))
+    return chosen
+
+
+async def end_polls(queue: Queue, receiving: asyncio.Task[None]) -> None:
+    """Once nothing is received any more: what polls still bring must not be kept while other jobs run on here."""
+    await asyncio.wait([receiving])
+    if isinstance(queue, Polls):
+        await queue.end_polls()
 
 
 async def keep_house(queue: KeepsHouse, name: str, metrics: QueueMetrics, *, every_seconds: float) -> None:

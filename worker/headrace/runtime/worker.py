@@ -18,12 +18,8 @@ from typing import TYPE_CHECKING
 from headrace.health import STUCK_AFTER_SECONDS
 from headrace.queues.base import (
     HEARTBEAT_SECONDS,
-    Counts,
     KeepsAliveAside,
-    KeepsHouse,
     Listens,
-    Polls,
-    ShowsProgress,
     Witnesses,
 )
 from headrace.queues.errors import QueueError
@@ -253,19 +249,10 @@ class Worker:
                 stuck_after_seconds=self._stuck_after_seconds,
             )
             chosen.append(aside.run())
-        if isinstance(queue, KeepsHouse):
-            chosen.append(chores.keep_house(queue, queue.name, self._metrics, every_seconds=self._heartbeat_seconds))
-        if isinstance(queue, Counts):
-            chosen.append(chores.publish_depth(queue, queue.name, self._metrics))
-        if isinstance(queue, ShowsProgress):
-            chosen.append(chores.publish_progress(queue, queue.name, self._slots.side))
-        return chosen
+        return chosen + chores.of_roles(queue, self._metrics, self._slots.side, every_seconds=self._heartbeat_seconds)
 
     async def _end_polls(self, receiving: asyncio.Task[None]) -> None:
-        """Once nothing is received any more: what polls still bring must not be kept while other jobs run on here."""
-        await asyncio.wait([receiving])
-        if isinstance(self._queue, Polls):
-            await self._queue.end_polls()
+        await chores.end_polls(self._queue, receiving)
         await self._slots.ended(self._stopping, None)
         if not self._stopping.is_set():
             log.info("nothing runs any more queue=%s: ends at once when told to stop", self._queue.name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.errors import CountTooSlowError, QueueError
 from headrace.queues.sqs.client import open_client
-from headrace.queues.sqs.counting import COUNTS, DeadLetters, attributes_of, depth_of
+from headrace.queues.sqs.counting import COUNTS, DeadLetterCount, attributes_of, depth_of
 from headrace.queues.sqs.errors import SqsUnavailableError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Known:
     dead_letter_queue_url: str | None
     redrive_policy: str = ""
     """As it was when the dead-letter queue was found by it."""
-    dead_letters: DeadLetters = field(default_factory=DeadLetters)
+    dead_letters: DeadLetterCount = field(default_factory=DeadLetterCount)
     failures: int = 0
     """In a row."""
     rests_until: float = float("-inf")

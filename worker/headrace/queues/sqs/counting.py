@@ -48,7 +48,7 @@ async def attributes_of(client: SqsClient, queue_url: str, *names: str) -> Mappi
     return found
 
 
-class DeadLetters:
+class DeadLetterCount:
     """How many dead letters there are: asked for at most every `DEAD_LETTERS_SECONDS`, and remembered."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Counting:
         self._interval_seconds = interval_seconds
         self._witnessed = witnessed
         self._clock = clock
-        self._dead_letters = DeadLetters()
+        self._dead_letters = DeadLetterCount()
         self._turn = asyncio.Lock()
         self._counted: tuple[float, Depth] | None = None
 
