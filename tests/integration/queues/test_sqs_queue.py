@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -303,6 +304,41 @@ async def test_a_queue_without_a_dead_letter_queue_drops_what_is_dead(sqs: Sqs) 
         await queue.enqueue([NewJob()])
         assert len((await retry(queue, await arrival(queue))).dead_lettered) == 1
         assert await sqs.counts() == (0, 0, 0)
+
+
+# Queues that somebody else has made
+
+
+async def test_a_queue_without_tags_and_without_a_redrive_policy_is_worked_and_what_it_lacks_is_told_to_workers(
+    sqs: Sqs, caplog: pytest.LogCaptureFixture
+) -> None:
+    await sqs.client.call(
+        "CreateQueue", {"QueueName": f"{sqs.prefix}{QUEUE}", "Attributes": {"VisibilityTimeout": "77"}}
+    )
+    async with sqs.queue() as queue:
+        assert (queue.settings.visibility_timeout_seconds, queue.settings.max_retries) == (77, 3)
+        await queue.enqueue([NewJob()])
+        assert caplog.messages == [], "a producer needs nothing of it"
+        await queue.keep_alive()
+        assert "dead jobs are dropped" in caplog.text
+        assert len((await dead_letter(queue, await arrival(queue), reason="Broken")).dead_lettered) == 1
+        assert await sqs.counts() == (0, 0, 0)
+
+
+async def test_where_the_service_gives_up_after_two_receives_what_is_put_back_is_not_given_up(sqs: Sqs) -> None:
+    await sqs.made()
+    arn = (await sqs.call("GetQueueAttributes", f"{QUEUE}-dead", AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 2})
+    await sqs.call("SetQueueAttributes", Attributes={"RedrivePolicy": policy})
+    async with sqs.queue() as queue:
+        (job_id,) = await enqueue(queue, [NewJob()])
+        for _ in range(4):
+            held = await arrival(queue)
+            assert (held.job.id, held.job.attempt) == (job_id, 1)
+            await release(queue, [held])
+        await retry(queue, await arrival(queue))
+        assert (await arrival(queue)).job.attempt == 2
+    assert await sqs.messages() == []
 
 
 # What calls cost

@@ -115,7 +115,7 @@ class Housekeeping:
                 self._soon(self._give_up_malformed(message, job))
                 continue
             delivery = Delivery(job=job, receipt=message["ReceiptHandle"])
-            attributes = message["Attributes"]
+            attributes = message.get("Attributes") or {}
             receives = int(attributes.get("ApproximateReceiveCount", 1))
             held = Held(delivery, message["MessageId"], receives, received_at, seconds)
             self._holdings.hold(held, now)
@@ -143,7 +143,7 @@ class Housekeeping:
     def _learn(self, messages: Sequence[dict[str, Any]]) -> None:
         """What time it is there: one message tells, of those that were received for the first time."""
         for message in messages:
-            attributes = message["Attributes"]
+            attributes = message.get("Attributes") or {}
             first = attributes.get("ApproximateFirstReceiveTimestamp")
             if first is not None and attributes.get("ApproximateReceiveCount") == "1":
                 self._clock.learn(int(first) / 1000)
@@ -197,6 +197,7 @@ class Housekeeping:
         if self._facts.settings.dead_letter_enabled:
             url = self._facts.dead_letter_url
             if url is None:
+                self._facts.look_soon()
                 return False
             (error,) = await self._calls.ten("SendMessageBatch", [letter.entry], url=url)
             if error is not None:

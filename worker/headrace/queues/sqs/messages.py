@@ -163,7 +163,7 @@ def incoming(message: Mapping[str, Any], queue: str) -> Job | MalformedMessage:
 
 def moment(message: Mapping[str, Any], attribute: str) -> datetime:
     """A moment of the service's clock."""
-    return datetime.fromtimestamp(int(message["Attributes"].get(attribute, 0)) / 1000, UTC)
+    return datetime.fromtimestamp(int((message.get("Attributes") or {}).get(attribute, 0)) / 1000, UTC)
 
 
 def _marked(letter: Outgoing, mark: DeadMark) -> Outgoing:

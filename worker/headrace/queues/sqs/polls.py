@@ -66,7 +66,7 @@ class QueuePolls:
         self._arrived: deque[Delivery] = deque()
         self._waiters: dict[asyncio.Future[None], int] = {}
         self._wanted = 0
-        self._error: QueueError | None = None
+        self._error: BaseException | None = None
         self._stale_timer: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self.are_ended = False
@@ -95,7 +95,7 @@ class QueuePolls:
         """Raise what a poll failed with, to whoever waits for one: once."""
         error, self._error = self._error, None
         if error is not None:
-            raise own_copy(error)
+            raise own_copy(error) if isinstance(error, QueueError) else error
 
     # Waiting
 
@@ -117,7 +117,7 @@ class QueuePolls:
             return
         task = self._start(min(limit, self._options.max_number_of_messages), 0)
         await asyncio.wait([task])
-        if (error := task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
     async def end(self) -> None:
@@ -175,10 +175,8 @@ class QueuePolls:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._asked -= self._under_way.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._error = error if isinstance(error, QueueError) else None
-            if self._error is None:
-                # A fault of ours: whoever waits is not to hear of it as the service's.
-                log.error("a poll failed queue=%s", self._calls.address.name, exc_info=error)
+            # What is no error of the queue's is a fault of ours, and ends whoever waits.
+            self._error = error
         if not self._waiters:
             # It was nobody's any more: the next one finds out for itself.
             self._error = None

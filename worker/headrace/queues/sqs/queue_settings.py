@@ -12,7 +12,7 @@ from headrace.queues.base import QueueSettings
 from headrace.queues.clock import lease_clock
 from headrace.queues.errors import QueueAccessError, QueueError, QueueNotFoundError
 from headrace.queues.sqs.errors import SqsError, SqsUnavailableError
-from headrace.queues.sqs.tags import settings_in
+from headrace.queues.sqs.tags import DEAD_LETTER_ENABLED, settings_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,13 +82,21 @@ class KnownQueue:
                 settings = replace(settings, dead_letter_enabled=False)
         self.tags = await self._tags()
         self.settings = settings_in(self.tags, settings)
-        if self.settings.dead_letter_enabled and self.dead_letter_url is None and self.knows_dead_letters:
-            self._missing("the queue has no redrive policy: name its dead-letter queue there, or in the settings")
+        if self.dead_letter_url is None and self.knows_dead_letters and self.tags.get(DEAD_LETTER_ENABLED) != "false":
+            becomes = "stay where they are" if self.settings.dead_letter_enabled else "are dropped"
+            self._missing(
+                f"no dead-letter queue is known, dead jobs {becomes}: name it in the queue's redrive policy, or in the "
+                "settings"
+            )
 
     async def look_again(self) -> None:
         """Look, where it is time."""
         if lease_clock() >= self._next_look:
             await self.look_up()
+
+    def look_soon(self) -> None:
+        """What is known will not do: look with the next round of housekeeping."""
+        self._next_look = min(self._next_look, lease_clock())
 
     def tell_worker(self) -> None:
         """Say what is missing, to one who works on the queue: a producer needs none of it."""

@@ -135,6 +135,7 @@ class Settling:
             return {}
         url = self._facts.dead_letter_url
         if url is None:
+            self._facts.look_soon()
             error = QueueAccessError(
                 f"queue {self._calls.address.name}: nobody knows its dead-letter queue: allow sqs:GetQueueAttributes, "
                 "or give dead_letter_queue_url"
