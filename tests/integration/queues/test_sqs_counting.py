@@ -183,6 +183,16 @@ async def test_a_place_where_nobody_answers_is_away_whatever_is_asked_for(
     assert set((await session.depths(refs)).values()) == {Depth(is_approximate=True)}
 
 
+async def test_a_place_that_swallows_what_it_is_asked_is_away_from_the_first_question_on(
+    client: SqsClient, session: BacklogSession, proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "ROUND_SECONDS", 0.5)
+    refs = [QueueRef(name=await create(client)) for _ in range(2)]
+    proxy.slow(60, times=float("inf"))
+    with pytest.raises(QueueUnavailableError):
+        await session.depths(refs)
+
+
 async def test_dead_letters_that_can_not_be_counted_hide_nothing_of_the_queue(
     client: SqsClient, session: BacklogSession, proxy: AwsProxy, moto: Moto
 ) -> None:

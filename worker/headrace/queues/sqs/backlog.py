@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from headrace.queues.sqs.client import SqsClient
     from headrace.queues.sqs.place import ClientKind, Place
 
-COUNT_SECONDS = 2.0
+COUNT_SECONDS = 3.0
 """How long one queue may take: the operator counts every few seconds, and a slow answer is as good as none."""
 
 ROUND_SECONDS = 8.0
@@ -70,6 +70,7 @@ class _Known:
     """In a row."""
     rests_until: float = float("-inf")
     failure: QueueError | None = None
+    was_asked: bool = False
     is_fine: bool = False
     """Whether it was counted when it was asked for last and an answer came."""
 
@@ -102,7 +103,6 @@ class BacklogSession:
         self._stack = AsyncExitStack()
         self._client: SqsClient | None = None
         self._known: dict[QueueRef, _Known] = {}
-        self._has_answered = False
 
     async def __aenter__(self) -> Self:
         self._client = await self._stack.enter_async_context(open_client(self._place, client=self._client_kind))
@@ -130,11 +130,12 @@ class BacklogSession:
         finally:
             for task in asking:
                 task.cancel()
-        silent = [answer for answer in found.values() if isinstance(answer, QueueError) and _is_silence(answer)]
-        if silent and len(silent) == len(found) and not await self._does_any_other_answer(found.keys()):
+        too_slow = CountTooSlowError(f"SQS did not answer within {ROUND_SECONDS:g} s")
+        told = {queue: found.get(queue, too_slow) for queue in queues}
+        silent = [answer for answer in told.values() if isinstance(answer, QueueError) and _is_silence(answer)]
+        if silent and len(silent) == len(told) and not await self._does_any_other_answer(told.keys()):
             raise silent[0]
-        too_slow = CountTooSlowError(f"{len(asking) - len(found)} queues were not counted within {ROUND_SECONDS:g} s")
-        return {queue: found.get(queue, too_slow) for queue in queues}
+        return told
 
     async def _does_any_other_answer(self, queues: Collection[QueueRef]) -> bool:
         """Whether it is no matter of the place that none of these did: another queue tells, where there is one."""
@@ -169,17 +170,17 @@ class BacklogSession:
             return known.failure
         async with turns:
             try:
-                # The first to be asked may have to wait for credentials.
-                async with asyncio.timeout(COUNT_SECONDS if self._has_answered else ROUND_SECONDS):
+                # What is asked for the first time has to be found, and the very first waits for credentials.
+                seconds, known.was_asked = COUNT_SECONDS if known.was_asked else ROUND_SECONDS, True
+                async with asyncio.timeout(seconds):
                     depth = await self._count(queue, known)
             except TimeoutError:
-                return CountTooSlowError(f"SQS did not answer within {COUNT_SECONDS:g} s")
+                return CountTooSlowError(f"SQS did not answer within {seconds:g} s")
             except QueueError as error:
                 if not _is_silence(error):
                     known.rest(self._clock(), error)
                 return error
         known.failures, known.failure, known.is_fine = 0, None, True
-        self._has_answered = True
         return depth
 
     async def _count(self, queue: QueueRef, known: _Known) -> Depth:
