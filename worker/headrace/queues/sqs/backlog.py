@@ -169,9 +169,9 @@ class BacklogSession:
         if known.failure is not None and self._clock() < known.rests_until:
             return known.failure
         async with turns:
+            # What is asked for the first time has to be found, and the very first waits for credentials.
+            seconds, known.was_asked = COUNT_SECONDS if known.was_asked else ROUND_SECONDS, True
             try:
-                # What is asked for the first time has to be found, and the very first waits for credentials.
-                seconds, known.was_asked = COUNT_SECONDS if known.was_asked else ROUND_SECONDS, True
                 async with asyncio.timeout(seconds):
                     depth = await self._count(queue, known)
             except TimeoutError:
