@@ -138,6 +138,46 @@ async def test_who_waits_when_it_is_closed_is_told() -> None:
         await waiting
 
 
+async def test_who_waits_for_a_pause_to_end_when_it_is_closed_is_told() -> None:
+    service = Service()
+    service.answers = [ThrottledError("slower", code="ThrottlingException")]
+    coalescer = Coalescer(service.send)
+    waiting = asyncio.create_task(coalescer.enqueue([job("a"), job("b")]))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    coalescer.close()
+    async with asyncio.timeout(10):
+        with pytest.raises(QueueUnavailableError):
+            await waiting
+
+
+async def test_who_waits_behind_another_one_that_is_sent_alone_is_told_when_it_is_closed() -> None:
+    service = Service()
+    service.answers = [SqsError("too long", code="BatchRequestTooLong")]
+    coalescer = Coalescer(service.send)
+    waiting = [asyncio.create_task(coalescer.enqueue([job(name)])) for name in "abc"]
+    while len(service.batches) < 2:
+        await asyncio.sleep(0)
+        service.gate.clear()
+        if service.batches and len(service.batches) < 2:
+            service.gate.set()
+    coalescer.close()
+    async with asyncio.timeout(10):
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in told] == [QueueUnavailableError] * 3
+
+
+async def test_who_was_about_to_be_sent_when_it_is_closed_is_told() -> None:
+    coalescer = Coalescer(Service().send)
+    waiting = asyncio.create_task(coalescer.enqueue([job("a")] * 20))
+    await asyncio.sleep(0)
+    coalescer._flush_now()
+    coalescer.close()
+    async with asyncio.timeout(10):
+        with pytest.raises(QueueUnavailableError):
+            await waiting
+
+
 async def test_it_is_flushed_once_all_is_answered() -> None:
     service = Service()
     service.answers = [{"a"}]

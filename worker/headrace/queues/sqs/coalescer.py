@@ -68,6 +68,11 @@ class _Waiting(NamedTuple):
     message: Outgoing
     tries: int = 0
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether its caller has its outcome."""
+        return self.call.done[self.place] is not None or self.place in self.call.failed
+
 
 class Coalescer:
     """Collects jobs, and sends them.
@@ -81,8 +86,8 @@ class Coalescer:
     def __init__(self, send: Callable[[list[dict[str, Any]]], Awaitable[dict[str, Any]]]) -> None:
         self._send_batch = send
         self._waiting: deque[_Waiting] = deque()
-        self._sending: set[asyncio.Task[None]] = set()
-        self._again: set[asyncio.TimerHandle] = set()
+        self._sending: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._again: dict[asyncio.TimerHandle, list[_Waiting]] = {}
         self._soon: asyncio.Handle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,15 +113,18 @@ class Coalescer:
 
     def close(self) -> None:
         """Wait for nothing any more: who waits is told."""
-        for task in self._sending:
+        waiting, self._waiting = list(self._waiting), deque()
+        for task, batch in self._sending.items():
             task.cancel()
-        for timer in self._again:
+            waiting += batch
+        for timer, hopeful in self._again.items():
             timer.cancel()
+            waiting += hopeful
+        self._again.clear()
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
         closed = QueueUnavailableError("the queue was closed before an answer came: the jobs may be there, or not")
-        waiting, self._waiting = self._waiting, deque()
         self._fail(waiting, closed)
 
     # When
@@ -135,13 +143,13 @@ class Coalescer:
             if not (batch := self._next_batch()):
                 break
             task = asyncio.create_task(self._send(batch))
-            self._sending.add(task)
+            self._sending[task] = batch
             task.add_done_callback(self._sent)
         if not (self._waiting or self._sending or self._again):
             self._idle.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        self._sending.pop(task)
         self._flush()
 
     def _next_batch(self) -> list[_Waiting]:
@@ -210,16 +218,18 @@ class Coalescer:
         loop = asyncio.get_running_loop()
 
         def again() -> None:
-            self._again.discard(timer)
+            self._again.pop(timer)
             self._waiting.extendleft(reversed(hopeful))
             self._flush()
 
         timer = loop.call_later(PAUSES_SECONDS[hopeful[0].tries - 1], again)
-        self._again.add(timer)
+        self._again[timer] = hopeful
 
     @staticmethod
-    def _fail(batch: Sequence[_Waiting] | deque[_Waiting], error: QueueError) -> None:
+    def _fail(batch: Sequence[_Waiting], error: QueueError) -> None:
         for waiting in batch:
+            if waiting.is_answered:  # When all is closed, a job may be met twice.
+                continue
             call = waiting.call
             call.failed[waiting.place] = error
             call.left -= 1
