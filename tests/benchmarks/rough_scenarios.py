@@ -31,7 +31,8 @@ _TAKES = 800
 _READY = Workload(jobs=60_000)
 
 _FAILURES = Workload(failing=1)
-_PINNED_GROUPS = Workload(jobs=40_000, groups=4000, failing=10, delayed=7)
+# Chunks of a second: its last retries and delays, which wait for their time alone, must not be a third of one.
+_PINNED_GROUPS = Workload(jobs=100_000, groups=10_000, failing=10, delayed=7)
 _HISTORY = Workload(history=True)
 _KEYS = Workload(keyed=True)
 
@@ -137,10 +138,11 @@ ROUGH_SCENARIOS: Sequence[Scenario] = (
     ),
     Scenario(
         id="drain_pinned_groups",
-        title="40,000 jobs of 4,000 groups, with delays and failures, while another transaction stays open",
+        title="100,000 jobs of 10,000 groups, with delays and failures, while another transaction stays open",
         unit="last tenth ÷ first",
-        how=f"As `drain_pinned_xmin`, in {CHUNKS} chunks of 4,000; of these each tenth job fails at first, and each "
-        f"seventh is delayed by {DELAY_SECONDS:g} s. The order within each group is checked. Median of three.",
+        how=f"As `drain_pinned_xmin`, in {CHUNKS} chunks of 10,000, one of each group; of these each tenth job fails "
+        f"at first, and each seventh is delayed by {DELAY_SECONDS:g} s. The order within each group is checked. Median "
+        "of three.",
         measure=last_chunk_to_first(_PINNED_GROUPS),
         candidates=(ours(slots=500),),
         repetitions=3,
