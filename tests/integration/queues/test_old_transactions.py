@@ -182,3 +182,21 @@ async def test_a_claim_passes_no_older_versions_of_lease_and_watch(meter: Meter,
         pages.append(meter.pages)
         await meter.connection.execute(UPDATES)
     assert pages[1] < 1.5 * pages[0]
+
+
+@pytest.mark.parametrize("query", ["heartbeat", "extend_lease", "housekeeping"])
+@pytest.mark.usefixtures("_old_transaction", "worker")
+async def test_who_keeps_a_lease_and_the_house_passes_no_older_versions(meter: Meter, query: str) -> None:
+    lease = await meter.connection.fetchval("SELECT id FROM headrace.leases")
+    arguments: dict[str, tuple[object, ...]] = {
+        "heartbeat": (lease, LEASE_SECONDS, [], [], 1, 0, 0, 0.5, [1]),
+        "extend_lease": (lease, LEASE_SECONDS),
+        "housekeeping": ("orders",),
+    }
+    pages = []
+    for _ in range(2):
+        meter.pages = 0
+        assert len(await meter.run(query, *arguments[query])) == 1
+        pages.append(meter.pages)
+        await meter.connection.execute(UPDATES)
+    assert pages[1] < 1.5 * pages[0]

@@ -84,10 +84,10 @@ class HeartbeatLease:
                 try:
                     # In a transaction: behind a pooler, what is parsed in one session must not be run in another.
                     async with connection.transaction():
-                        extended = await connection.execute(sql, lease, self._lease_seconds)
+                        is_extended = await connection.fetchval(sql, lease, self._lease_seconds)
                 finally:
                     connection.terminate()
-        if extended == "UPDATE 0":
+        if not is_extended:
             raise LeaseLostError("the lease was lost before this heartbeat from beside the event loop")
 
     async def report(self) -> None:

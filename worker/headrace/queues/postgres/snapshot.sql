@@ -163,7 +163,7 @@ CREATE TABLE leases (
     holder text NOT NULL,
     PRIMARY KEY (id)
 ) WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, autovacuum_vacuum_cost_delay=0);
-CREATE INDEX leases_of_queue ON leases USING btree (queue_id);
+CREATE INDEX leases_of_queue ON leases USING btree (queue_id, id);
 
 -- Which versions the schema has had.
 CREATE TABLE migrations (
@@ -334,6 +334,7 @@ CREATE FUNCTION end_leases(p_leases bigint[]) RETURNS void;
 CREATE FUNCTION enqueue(queue text, name text, payload jsonb DEFAULT 'null'::jsonb, priority integer DEFAULT 0, delay_seconds double precision DEFAULT 0, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, message_group text DEFAULT NULL::text, deduplication_key text DEFAULT NULL::text, deduplication_window_seconds double precision DEFAULT NULL::double precision, headers jsonb DEFAULT NULL::jsonb, notify boolean DEFAULT true) RETURNS bigint;
 CREATE FUNCTION enqueue_many(queue text, jobs jsonb, notify boolean DEFAULT true) RETURNS TABLE(id bigint, is_new boolean);
 CREATE FUNCTION expire(p_queue integer, p_limit integer) RETURNS integer;
+CREATE FUNCTION extend_lease(p_lease bigint, p_seconds double precision, p_completed bigint DEFAULT 0, p_failed bigint DEFAULT 0, p_dead_lettered bigint DEFAULT 0, p_service_seconds double precision DEFAULT 0, p_service_histogram bigint[] DEFAULT '{}'::bigint[]) RETURNS integer;
 CREATE FUNCTION failed(p_job jobs, p_failure jsonb, p_delay_seconds double precision DEFAULT NULL::double precision) RETURNS jobs;
 CREATE FUNCTION fitting(p_sizes bigint[], p_bytes bigint) RETURNS integer;
 CREATE FUNCTION free_group_and_key(p_queue integer, p_groups text[], p_keys text[], p_ids bigint[] DEFAULT NULL::bigint[]) RETURNS void;

@@ -7,19 +7,43 @@ RETURNS TABLE (rescue boolean, promote boolean, expire boolean, prune_dead boole
     prune_keys boolean, cancellations boolean, groups boolean, suspects boolean)
 LANGUAGE plpgsql STABLE SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 AS $body$
+DECLARE
+    watch {schema}.watches;
 BEGIN
+    SELECT * INTO watch
+    FROM {schema}.watches
+    WHERE queue_id >= p_queue AND queue_id <= p_queue
+    ORDER BY queue_id DESC
+    LIMIT 1;
     RETURN QUERY
+        -- One after another, each by its newest version.
+        WITH RECURSIVE lease (id, runs) AS (
+            (SELECT one.id, {schema}.runs(one.expires_at, one.lease_seconds)
+                FROM {schema}.leases AS one
+                WHERE one.queue_id = p_queue
+                ORDER BY one.id DESC
+                LIMIT 1)
+            UNION ALL
+            SELECT below.id, below.runs
+            FROM lease,
+                LATERAL (
+                    SELECT one.id, {schema}.runs(one.expires_at, one.lease_seconds) AS runs
+                    FROM {schema}.leases AS one
+                    WHERE one.queue_id = p_queue AND one.id < lease.id
+                    ORDER BY one.id DESC
+                    LIMIT 1
+                ) AS below
+        )
         SELECT
-            EXISTS (
-                SELECT FROM {schema}.leases
-                WHERE queue_id = p_queue AND NOT {schema}.runs(expires_at, lease_seconds)),
+            EXISTS (SELECT FROM lease WHERE NOT lease.runs),
             -- From where claims look, which is past what an old transaction keeps.
             coalesce((
                 SELECT run_at <= now() FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= due_from ORDER BY run_at LIMIT 1), false)
+                WHERE queue_id = p_queue AND state = 'delayed' AND run_at >= coalesce(watch.due_from, '-infinity')
+                ORDER BY run_at LIMIT 1), false)
             OR EXISTS (
                 SELECT FROM {schema}.parked_jobs
-                WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= arrived_from),
+                WHERE queue_id = p_queue AND state = 'arrived' AND enqueued_at >= coalesce(watch.arrived_from, '-infinity')),
             coalesce((
                 SELECT expires_at <= now() FROM {schema}.jobs
                 WHERE queue_id = p_queue AND expires_at IS NOT NULL AND attempt = 0 ORDER BY expires_at LIMIT 1), false)
@@ -37,18 +61,14 @@ BEGIN
                 SELECT kept_until <= now() FROM {schema}.deduplication_keys
                 WHERE queue_id = p_queue AND finished ORDER BY kept_until LIMIT 1), false),
             EXISTS (SELECT FROM {schema}.cancellations WHERE queue_id = p_queue),
-            EXISTS (
-                SELECT FROM {schema}.watches
-                WHERE queue_id = p_queue AND {schema}.is_sweep_due(swept_at, swept_to))
+            coalesce({schema}.is_sweep_due(watch.swept_at, watch.swept_to), false)
             AND (EXISTS (SELECT FROM {schema}.parked_jobs WHERE queue_id = p_queue AND state = 'behind')
                 OR EXISTS (SELECT FROM {schema}.groups WHERE queue_id = p_queue)
                 OR EXISTS (SELECT FROM {schema}.completed_heads WHERE queue_id = p_queue)),
             EXISTS (
                 SELECT FROM {schema}.parked_jobs
                 WHERE queue_id = p_queue AND state = 'suspect' AND (run_at IS NULL OR run_at <= now()))
-        FROM {schema}.queues AS queue,
-            coalesce((SELECT due_from FROM {schema}.watches WHERE queue_id = p_queue), '-infinity') AS due_from,
-            coalesce((SELECT arrived_from FROM {schema}.watches WHERE queue_id = p_queue), '-infinity') AS arrived_from
+        FROM {schema}.queues AS queue
         WHERE queue.id = p_queue;
 END
 $body$;

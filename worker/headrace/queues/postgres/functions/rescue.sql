@@ -11,20 +11,30 @@ END;
 -- was away, or all workers were, or the clock stepped back, and the watch begins anew. (Who was cut off for less reports
 -- before its lease ends.) Waits for nobody; but of several that are the first after a crash, one is waited for.
 CREATE OR REPLACE FUNCTION {schema}.keep_watch(p_queue integer) RETURNS void
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $body$
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    last_seen_at timestamptz;
 BEGIN
-    UPDATE {schema}.watches
-    SET since = CASE WHEN seen_at BETWEEN now() - interval '10 seconds' AND now() + interval '5 seconds' THEN since
-            ELSE now() END,
-        seen_at = now()
-    WHERE queue_id IN (
-        SELECT queue_id
-        FROM {schema}.watches
-        WHERE queue_id = p_queue AND seen_at NOT BETWEEN now() - interval '2 seconds' AND now() + interval '5 seconds'
-        FOR UPDATE SKIP LOCKED
-    );
-    IF NOT EXISTS (SELECT FROM {schema}.watches WHERE queue_id = p_queue) THEN
+    SELECT watch.seen_at INTO last_seen_at
+    FROM {schema}.watches AS watch
+    WHERE watch.queue_id >= p_queue AND watch.queue_id <= p_queue
+    ORDER BY watch.queue_id DESC
+    LIMIT 1;
+    IF NOT FOUND THEN
         INSERT INTO {schema}.watches (queue_id, since, seen_at) VALUES (p_queue, now(), now()) ON CONFLICT DO NOTHING;
+    ELSIF last_seen_at NOT BETWEEN now() - interval '2 seconds' AND now() + interval '5 seconds' THEN
+        UPDATE {schema}.watches
+        SET since = CASE WHEN seen_at BETWEEN now() - interval '10 seconds' AND now() + interval '5 seconds' THEN since
+                ELSE now() END,
+            seen_at = now()
+        WHERE ctid = (
+            SELECT watch.ctid
+            FROM {schema}.watches AS watch
+            WHERE watch.queue_id >= p_queue AND watch.queue_id <= p_queue
+            ORDER BY watch.queue_id DESC
+            LIMIT 1
+            FOR UPDATE SKIP LOCKED
+        );
     END IF;
 END
 $body$;
@@ -39,6 +49,35 @@ BEGIN
         WHERE queue_id = p_queue AND since <= now() - p_lease_seconds * interval '1 second'
             AND seen_at BETWEEN now() - interval '10 seconds' AND now() + interval '5 seconds'
     );
+END
+$body$;
+
+-- Extend a lease, and add what was done under it; gives its queue. One that ran out but was judged by nobody is as good as
+-- new; null where it was judged, or is gone.
+CREATE OR REPLACE FUNCTION {schema}.extend_lease(p_lease bigint, p_seconds double precision, p_completed bigint DEFAULT 0,
+    p_failed bigint DEFAULT 0, p_dead_lettered bigint DEFAULT 0, p_service_seconds double precision DEFAULT 0,
+    p_service_histogram bigint[] DEFAULT '{}')
+RETURNS integer
+LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $body$
+DECLARE
+    place tid;
+    of_queue integer;
+BEGIN
+    SELECT ctid INTO place
+    FROM {schema}.leases
+    WHERE id >= p_lease AND id <= p_lease AND was_alone IS NULL
+    ORDER BY id DESC
+    LIMIT 1
+    FOR NO KEY UPDATE;
+    UPDATE {schema}.leases
+    SET expires_at = now() + p_seconds * interval '1 second', lease_seconds = p_seconds,
+        completed = completed + p_completed, failed = failed + p_failed, dead_lettered = dead_lettered + p_dead_lettered,
+        service_seconds = service_seconds + p_service_seconds,
+        service_histogram = CASE WHEN p_service_histogram = '{}' THEN service_histogram
+            ELSE {schema}.added(service_histogram, p_service_histogram) END
+    WHERE ctid = place
+    RETURNING queue_id INTO of_queue;
+    RETURN of_queue;
 END
 $body$;
 

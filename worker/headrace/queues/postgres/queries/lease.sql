@@ -13,14 +13,8 @@ RETURNING id
 -- Still here; what was done since the last time ($5 to $9); and what there is to know. A lease that ran out but was judged
 -- by nobody is as good as new; one that was judged is gone (and there is no row). Watches the queue, too: a round of
 -- housekeeping may take long.
-WITH lease AS (
-    UPDATE {schema}.leases
-    SET expires_at = now() + $2 * interval '1 second', lease_seconds = $2, completed = completed + $5,
-        failed = failed + $6, dead_lettered = dead_lettered + $7, service_seconds = service_seconds + $8,
-        service_histogram = CASE WHEN $9::bigint[] = '{}' THEN service_histogram
-            ELSE {schema}.added(service_histogram, $9) END
-    WHERE id = $1 AND was_alone IS NULL
-    RETURNING queue_id
+WITH lease AS MATERIALIZED (
+    SELECT {schema}.extend_lease($1, $2, $5, $6, $7, $8, $9) AS queue_id
 )
 SELECT queue.id, queue.visibility_timeout_seconds, queue.max_retries, queue.message_retention_seconds,
     queue.completed_retention_seconds, queue.dead_letter_enabled, queue.dead_letter_retention_days,
@@ -47,9 +41,7 @@ WHERE NOT EXISTS (SELECT FROM {schema}.leases WHERE leases.id = asked.id AND lea
 
 -- name: extend_lease
 -- Still here, and no more than that: for a worker whose event loop is stuck.
-UPDATE {schema}.leases
-SET expires_at = now() + $2 * interval '1 second', lease_seconds = $2
-WHERE id = $1 AND was_alone IS NULL
+SELECT {schema}.extend_lease($1, $2) IS NOT NULL
 
 -- name: report_progress
 -- How far jobs are ($3, by claim); nothing of claims that are not held any more. In the order of claims, as those are

@@ -1,5 +1,5 @@
 -- compatible-with: 1
--- functions: 4491ad107ced
+-- functions: cae77fd30018
 -- The tables that all queues of one schema share. Forward only: what is released is never edited. What the schema does
 -- stands in ``functions/``, in today's text.
 --
@@ -61,7 +61,7 @@ COMMENT ON COLUMN {schema}.leases.was_alone IS
     'Null while its worker can extend it. Else the worker has lost a job that somebody had locked, and the next rescue takes it: true where it died holding no other.';
 COMMENT ON COLUMN {schema}.leases.made_room_at IS 'Since when it was this worker''s turn to let its jobs run out, so that it can take a suspect.';
 COMMENT ON COLUMN {schema}.leases.completed IS 'What was done under it (as failed to service_histogram); queue_totals has what ended leases did.';
-CREATE INDEX leases_of_queue ON {schema}.leases (queue_id);
+CREATE INDEX leases_of_queue ON {schema}.leases (queue_id, id);
 
 CREATE TABLE {schema}.claims (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
