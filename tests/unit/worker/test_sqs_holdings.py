@@ -12,6 +12,8 @@ from headrace.queues.envelope import made
 from headrace.queues.sqs.capabilities import MAX_VISIBILITY_SECONDS
 from headrace.queues.sqs.holdings import Held, Holdings
 from headrace.queues.sqs.lease import LEASE_SECONDS, VISIBILITY_SECONDS, visibility_of
+from headrace.queues.sqs.place import MAX_WAIT_SECONDS
+from headrace.queues.sqs.queue_settings import LOOK_SECONDS
 from headrace.runtime.lease import TRUSTED_SHARE
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -118,3 +120,11 @@ def test_without_heartbeats_what_ran_out_is_forgotten_when_there_is_much_of_it()
 def test_a_dead_workers_jobs_start_again_within_a_minute() -> None:
     assert visibility_of(LEASE_SECONDS) == VISIBILITY_SECONDS == 60
     assert [visibility_of(seconds) for seconds in (0.1, 1, 2, 4)] == [1, 3, 5, 10]
+
+
+def test_an_idle_worker_makes_at_most_two_hundred_calls_an_hour() -> None:
+    # A poll waits for a third of what its messages are held for, and for no longer than the service lets it.
+    poll_seconds = min(MAX_WAIT_SECONDS, VISIBILITY_SECONDS / 3)
+    assert poll_seconds == 20
+    polls, looks = 3600 / poll_seconds, 2 * 3600 / LOOK_SECONDS
+    assert polls + looks == 192
