@@ -299,5 +299,7 @@ def test_what_the_queue_says_otherwise_is_mended_in_its_jobqueue_alone() -> None
 def test_what_holds_is_shown_with_its_defaults() -> None:
     shown = as_yaml(resolve(ENOUGH))
     assert f"    QueueUrl: {QUEUE_URL}  # variable BACKGROUND_JOBS__AWSSQS__QUEUEURL" in shown
+    assert "  QueueName: orders  # the queue's URL, variable BACKGROUND_JOBS__AWSSQS__QUEUEURL" in shown
     assert "    WaitTimeSeconds: 20  # default" in shown
+    assert "    Client: signed  # default" in shown
     assert "Postgres:" not in shown

@@ -188,7 +188,7 @@ def _sqs(scope: Scope, *, works: bool) -> Binding:
             scope.problems.append(f"{told.where}: a queue in SQS has none; leave it out")
     options = _options(scope, _PLACE)
     if works:
-        for receiving in _RECEIVING.values():
+        for receiving in (*_RECEIVING.values(), table.SQS_CLIENT):
             scope[receiving]  # So that defaults are shown.
         options |= _options(scope, _RECEIVING)
     if scope[table.USE_FIFO_QUEUE] and (fifo := scope.given(table.USE_FIFO_QUEUE)):
@@ -211,6 +211,8 @@ def _sqs(scope: Scope, *, works: bool) -> Binding:
         scope.problems.append(f"{given.where}: {error}")
         return Binding(dsn=url, queue=queue or "", sqs=SqsBinding(options))
     _refuse_other_queue(scope, given, address.name, works=works)
+    if not queue:
+        scope.conclude(table.QUEUE_NAME, address.name, f"the queue's URL, {given.origin}")
     return Binding(dsn=url, queue=queue or address.name, sqs=SqsBinding(options))
 
 
