@@ -168,7 +168,7 @@ class PostgresQueue:
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See `headrace.queues.base.Queue`."""
         settled = await self._settling.settle(settlements)
-        if any(map(may_bring_jobs, settlements)):
+        if may_bring_jobs(settlements):
             self._rest.end()
         return settled
 

@@ -76,9 +76,13 @@ _KINDS: Mapping[type[Settlement], tuple[str, Callable[[Sequence[Settlement]], _C
 _BACK = frozenset((Retry, Release))
 
 
-def may_bring_jobs(settlement: Settlement) -> bool:
-    """Whether another look may find a job for it: the same one again, at once or soon, or the next of its group."""
-    return type(settlement) in _BACK or settlement.delivery.job.group is not None
+def may_bring_jobs(settlements: Sequence[Settlement]) -> bool:
+    """Whether another look may find a job for one of them: the same again, at once or soon, or the next of its group.
+
+    It is asked of every job: a list is a fourth of what a call for each would be.
+    """
+    of_groups = [settlement for settlement in settlements if settlement.delivery.job.group is not None]
+    return bool(of_groups) or not _BACK.isdisjoint(map(type, settlements))
 
 
 class Settling:
