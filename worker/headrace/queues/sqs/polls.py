@@ -66,6 +66,7 @@ class QueuePolls:
         self._arrived: deque[Delivery] = deque()
         self._waiters: dict[asyncio.Future[None], int] = {}
         self._wanted = 0
+        self._patience_seconds = 0.0
         self._error: BaseException | None = None
         self._stale_timer: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
@@ -103,7 +104,16 @@ class QueuePolls:
         """Whoever waits wants so many: begin as many polls as that is worth, and wake it when one has ended."""
         self._waiters[waiter] = limit
         self._wanted += limit
-        self._begin(patience_seconds)
+        self._patience_seconds = patience_seconds
+        self._begin(self._wanted)
+
+    def go_on(self, limit: int) -> None:
+        """Whoever was just given what had come wants so many more: while polls come back full, others begin.
+
+        Else the service would stand still for as long as what came begins.
+        """
+        if self._breadth > 1:
+            self._begin(self._wanted + limit)
 
     def unwant(self, waiter: asyncio.Future[None]) -> None:
         """It waits no more."""
@@ -135,14 +145,14 @@ class QueuePolls:
             await asyncio.wait(self._chores)
         await self._housekeeping.flushed()
 
-    def _begin(self, patience_seconds: float) -> None:
+    def _begin(self, wanted: int) -> None:
         most = self._options.max_number_of_messages
         while not self.are_ended and len(self._under_way) < self._breadth:
-            missing = self._wanted - len(self._arrived) - self._asked
+            missing = wanted - len(self._arrived) - self._asked
             # A poll costs the same whether it is asked for one job or for ten.
             if missing <= 0 or (self._under_way and missing < most):
                 return
-            _ = self._start(min(missing, most), self._wait_seconds(patience_seconds))
+            _ = self._start(min(missing, most), self._wait_seconds(self._patience_seconds))
 
     def _wait_seconds(self, patience_seconds: float) -> int:
         """How long a poll waits for a first message."""

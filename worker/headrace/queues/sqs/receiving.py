@@ -22,6 +22,7 @@ class Receiving:
         if limit <= 0:
             return []
         if deliveries := polls.take(limit):
+            polls.go_on(limit - len(deliveries))
             return deliveries
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
@@ -36,6 +37,8 @@ class Receiving:
             deliveries = polls.take(limit)
             if not deliveries:
                 polls.raise_error()
+        if deliveries:
+            polls.go_on(limit - len(deliveries))
         return deliveries
 
     async def _wait(self, limit: int, seconds: float, stop: asyncio.Event | None) -> None:
