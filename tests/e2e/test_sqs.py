@@ -83,7 +83,7 @@ def test_what_is_made_is_told_bound_by_reference_alone_and_gone_with_the_jobs_wh
             for event in stage.kubectl.list("events")
             if event.get("reason") in ("Removed", "NotRemoved")
         ],
-        until=lambda messages: any("with 7 jobs" in message for message in messages),
+        until=lambda messages: any("with about 7 jobs" in message for message in messages),
         what="the event that tells how many jobs went",
     )
     assert json.loads(stage.kubectl.run("get", "jobq", "-o", "json"))["items"] == []

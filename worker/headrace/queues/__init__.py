@@ -174,7 +174,7 @@ def producer_from_url(url: str, **options: Any) -> Any:
     except ModuleNotFoundError:
         require_packages(backend)
         raise
-    return module.Producer(url, **given)
+    return module.open_producer(url, **given)
 
 
 def backend_of(url: str, what: str = "the queue's URL") -> Backend:

@@ -138,30 +138,12 @@ class PostgresInspector:
         for states in (_CLAIMABLE, _WAITING, _FINISHED, ("dead",)):
             wanted = [state for state in states if which.state == state or (which.state is None and state != "dead")]
             if wanted and len(records) < limit:
-                ids = await self._walk(queue_id, wanted, which, limit - len(records))
+                ids = await _walked(self._database, queue_id, wanted, which, limit - len(records))
                 # Whatever has moved on since is no longer what was asked for.
                 found = await self._records(queue, ids, which)
                 by_id = {int(record.job.id): record for record in found}
                 records += [by_id[job_id] for job_id in ids if job_id in by_id and by_id[job_id].state in wanted]
         return records
-
-    async def _walk(self, queue_id: int, states: Sequence[JobState], which: JobFilter, limit: int) -> list[int]:
-        """The ids of the first jobs in these states, which share an order."""
-        condition = (which.name, which.older_than_seconds, limit)
-        if "dead" in states:
-            rows = await self._database.fetch("inspect_dead", queue_id, *condition, which.reason)
-        elif which.reason is not None:
-            return []  # Only the dead have one.
-        elif set(states) <= set(_FINISHED):
-            outcome = states[0] if len(states) == 1 else None
-            rows = await self._database.fetch("inspect_finished", queue_id, *condition, outcome)
-        else:
-            rows = []
-            for state in states:
-                rows += await self._database.fetch(_WALKS[state], queue_id, *condition)
-            if set(states) <= set(_CLAIMABLE):
-                rows.sort(key=lambda row: (-row["priority"], row["id"]))
-        return list(dict.fromkeys(row["id"] for row in rows))[:limit]
 
     async def _records(self, queue: str, ids: Sequence[int], which: JobFilter | None = None) -> list[JobRecord]:
         filters = (which.state, which.name, which.reason, which.older_than_seconds) if which else (None,) * 4
@@ -310,6 +292,27 @@ _WALKS: dict[JobState, str] = {
     "delayed": "inspect_delayed",
     "blocked": "inspect_blocked",
 }
+
+
+async def _walked(
+    database: Database, queue_id: int, states: Sequence[JobState], which: JobFilter, limit: int
+) -> list[int]:
+    """The ids of the first jobs in these states, which share an order."""
+    condition = (which.name, which.older_than_seconds, limit)
+    if "dead" in states:
+        rows = await database.fetch("inspect_dead", queue_id, *condition, which.reason)
+    elif which.reason is not None:
+        return []  # Only the dead have one.
+    elif set(states) <= set(_FINISHED):
+        outcome = states[0] if len(states) == 1 else None
+        rows = await database.fetch("inspect_finished", queue_id, *condition, outcome)
+    else:
+        rows = []
+        for state in states:
+            rows += await database.fetch(_WALKS[state], queue_id, *condition)
+        if set(states) <= set(_CLAIMABLE):
+            rows.sort(key=lambda row: (-row["priority"], row["id"]))
+    return list(dict.fromkeys(row["id"] for row in rows))[:limit]
 
 
 async def _paced(batches: AsyncIterator[list[int]], pace: Pace) -> AsyncIterator[list[int]]:

@@ -1,6 +1,7 @@
 """Enqueue from synchronous code, such as Django and Flask: within a transaction of the caller's own, or by itself.
 
-Needs neither asyncpg nor an event loop: `enqueue_in` works with what the application has, `Producer` with psycopg.
+Needs neither asyncpg nor an event loop: `enqueue_in` works with what the application has, `PostgresProducer` with
+psycopg.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from headrace.job import NewJob
     from headrace.queues.base import Enqueued
 
-__all__ = ["Producer", "enqueue_in"]
+__all__ = ["PostgresProducer", "enqueue_in", "open_producer"]
 
 CONNECT_TIMEOUT_SECONDS = 4
 COMMAND_TIMEOUT_SECONDS = 30
@@ -100,7 +101,7 @@ def enqueue_in(
     return transactions.enqueue_sync(connection, schema, queue, jobs, notify=notify)
 
 
-class Producer:
+class PostgresProducer:
     """Enqueues by itself: when `enqueue` returns, the jobs are durable.
 
     Made once a process and shared by its threads; connects when it is first needed, and again after a fork. Use it as a
@@ -316,3 +317,8 @@ def _is_quiet(connection: Any) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def open_producer(url: str, **options: Any) -> PostgresProducer:
+    """See `headrace.queues.producer_from_url`."""
+    return PostgresProducer(url, **options)

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 _ANSWER_SECONDS = 120.0
 
 
-class Producer:
+class SqsProducer:
     """Enqueues by itself: when `enqueue` returns, the jobs are durable.
 
     Made once a process and shared by its threads; connects when it is first needed, and again after a fork. Use it as a
@@ -141,3 +141,8 @@ class _Looping:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def open_producer(url: str, **options: Any) -> SqsProducer:
+    """See `headrace.queues.producer_from_url`."""
+    return SqsProducer(url, **options)
