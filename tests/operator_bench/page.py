@@ -38,10 +38,10 @@ external metrics API says of it. *Dead*: the databases take
 connections and never say a word; the hostile page is a megabyte in the place of a worker's depth. A wake is the time
 from before a first job is enqueued to the moment when the API shows that the pool wants a worker.
 
-`make bench-operator` measures all of it anew and writes this page and `build/bench/operator.json`; `SIZE=100` makes it
-smaller, `ONLY=idle-one` measures one and only prints it. It wants PostgreSQL's server binaries and a machine with
-nothing else to do. The code is in `tests/operator_bench`; a small form of it that counts what an idle minute costs is
-part of `make test`.
+`make bench-operator` measures all of it anew but for the growth, and writes this page and
+`build/bench/operator.json`; `SIZE=100` makes it smaller, `ONLY=idle-one` measures one and only prints it. It wants
+PostgreSQL's server binaries and a machine with nothing else to do. The code is in `tests/operator_bench`; a small
+form of it that counts what an idle minute costs is part of `make test`.
 """
 
 _ON_GROWTH = """\
@@ -51,6 +51,14 @@ for so long the event loop was at something else.
 """
 
 _WHAT_BREAKS_FIRST = """\
+The page of metrics was measured with 10,000 queues: more than a second of a processor, 0.13 ms a queue, which is why
+it is made beside the event loop. The rest follows from what is counted above. What a pair costs at rest does not
+depend on how many there are: a look about every ten minutes, and a count every 20 s, of 200 queues at a time. So a
+start is what is felt first: each Deployment and autoscaler is applied once, eight looks of a namespace at a time,
+while the API server takes what it can; what a sample makes urgent comes first meanwhile. Then memory, though of each
+object only that is held which is read of it. And a Secret is read once a minute for all who use it, since no right to
+watch Secrets is asked for: 10,000 queues with a Secret each would cost the API server 200 requests a second, and one
+Secret for each namespace costs next to none.
 """
 
 _KEDA = """\
@@ -76,11 +84,15 @@ def as_page(results: Mapping[str, Sequence[Figure]], *, size: int, machine: str)
     """The page of a whole run."""
     parts = [_INTRODUCTION.format(size=size, machine=machine)]
     parts += [f"## {title}\n\n{_table(figures)}" for title, figures in results.items()]
-    grown = json.loads(GROWTH.read_text()) if GROWTH.exists() else {}
-    for title, values in grown.items():
-        figures = [Figure(**value) for value in values]
-        parts.append(f"## {title}\n\n{_ON_GROWTH}\n{_by_column(figures)}\n{_WHAT_BREAKS_FIRST}")
+    parts.append(_on_growth())
     return "\n".join([*parts, _KEDA, _METHOD])
+
+
+def _on_growth() -> str:
+    """What was measured the last time, where it was, and what it means."""
+    grown = json.loads(GROWTH.read_text()) if GROWTH.exists() else {}
+    tables = [f"{_ON_GROWTH}\n{_by_column([Figure(**value) for value in values])}\n" for values in grown.values()]
+    return f"## On the way to 10,000\n\n{''.join(tables)}{_WHAT_BREAKS_FIRST}"
 
 
 def as_lines(figures: Sequence[Figure]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from support.kubectl import Kubectl
 
 _APPLY_SECONDS = 240
-_READY_SECONDS = 120
+_READY_SECONDS = 240
 _KINDS = ("jobqueue", "jobworkerpool")
 
 
