@@ -22,7 +22,7 @@ class Receiving:
         if limit <= 0:
             return []
         if deliveries := polls.take(limit):
-            polls.go_on(limit - len(deliveries))
+            self._go_on(limit - len(deliveries), stop)
             return deliveries
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
@@ -38,8 +38,12 @@ class Receiving:
             if not deliveries:
                 polls.raise_error()
         if deliveries:
-            polls.go_on(limit - len(deliveries))
+            self._go_on(limit - len(deliveries), stop)
         return deliveries
+
+    def _go_on(self, limit: int, stop: asyncio.Event | None) -> None:
+        if stop is None or not stop.is_set():
+            self._polls.go_on(limit)
 
     async def _wait(self, limit: int, seconds: float, stop: asyncio.Event | None) -> None:
         """Until a poll has ended, the time is over, or the caller is told to stop."""
