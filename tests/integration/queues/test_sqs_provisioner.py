@@ -606,6 +606,24 @@ async def test_looking_at_a_queue_that_is_as_wanted_takes_four_calls_and_now_and
     assert proxy.calls == {"GetQueueUrl": 40, "GetQueueAttributes": 40, "ListQueueTags": 12}
 
 
+async def test_a_queue_that_is_as_wanted_stays_so_while_the_service_tells_no_tags(
+    proxied: tuple[Bench, AwsProxy],
+) -> None:
+    bench, proxy = proxied
+    await bench.ensure()
+    bench.now = LATER_SECONDS
+    await bench.ensure()
+    # Of tags an account may ask only some times a second: who asks for those of a thousand queues is throttled.
+    proxy.answer(400, "RequestThrottled", "Rate exceeded", operation="ListQueueTags", times=1000)
+    for _ in range(2):
+        bench.now += LATER_SECONDS
+        assert not (await bench.ensure()).changed
+    # What may be somebody else's by now is still not changed.
+    with pytest.raises(ThrottledError):
+        await bench.ensure(visibility_timeout_seconds=5)
+    assert (await bench.attributes())["VisibilityTimeout"] == "1800"
+
+
 async def test_tags_that_others_changed_are_put_right_within_five_minutes(bench: Bench) -> None:
     await bench.ensure()
     bench.now = LATER_SECONDS

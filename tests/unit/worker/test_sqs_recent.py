@@ -57,3 +57,25 @@ def test_what_is_known_of_one_endpoint_says_nothing_of_another() -> None:
     recent.within(None).note_deleted(URL, now=0)
     assert not recent.within("http://127.0.0.1:9324").is_going(URL, now=1)
     assert recent.within(None).is_going(URL, now=1)
+
+
+class Client:
+    """Whoever calls: only that it is the same one counts."""
+
+
+def test_a_thousand_queues_are_not_asked_for_their_tags_faster_than_an_account_may() -> None:
+    recent, client = Recent(), Client()
+    # An account has 30 calls about tags a second: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-tags.html
+    turns = sorted(recent.seconds_until_tags(client, now=1000.0) for _ in range(2000))
+    assert turns[0] == turns[7] == 0
+    for second in range(int(turns[-1])):
+        assert sum(second <= turn < second + 1 for turn in turns) <= 30
+    assert turns[-1] > 95
+
+
+def test_who_asks_for_tags_now_and_then_does_not_wait_nor_does_another_client() -> None:
+    recent, client, other = Recent(), Client(), Client()
+    assert {recent.seconds_until_tags(client, now=now / 10) for now in range(1000)} == {0}
+    for _ in range(2000):
+        recent.seconds_until_tags(client, now=100)
+    assert recent.seconds_until_tags(other, now=100) == 0

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from headrace.queues.sqs.errors import SqsError, SqsQueueNotFoundError
+from headrace.queues.sqs.errors import SqsError, SqsQueueNotFoundError, ThrottledError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from headrace.queues.sqs.client import SqsClient
-    from headrace.queues.sqs.recent import QueueMemory, Recent
+    from headrace.queues.sqs.recent import Recent
 
 TAGS = "tags"
 """What stands for tags among what an endpoint refuses."""
@@ -84,7 +84,7 @@ async def look(
     remembered = memory.remembered_tags(now, good_for_seconds=tags_good_for_seconds)
     found = await asyncio.gather(
         client.call("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["All"]}),
-        _tags(client, url, memory, now) if remembered is None else _as_remembered(remembered),
+        _tags(client, url, recent, now) if remembered is None else _as_remembered(remembered),
         return_exceptions=True,
     )
     # Both have ended; of two failures that of the attributes says more.
@@ -94,6 +94,9 @@ async def look(
             return None
     if isinstance(attributes, BaseException):
         raise attributes
+    if isinstance(tags, ThrottledError) and tags_good_for_seconds and memory.seen_tags is not None:
+        # Older ones will do until something is to be changed: then they are read in any case.
+        tags = remembered = memory.seen_tags
     if isinstance(tags, BaseException):
         raise tags
     told = attributes.get("Attributes") or {}
@@ -104,7 +107,7 @@ async def look(
 
 async def look_at_tags(client: SqsClient, queue: Observed, recent: Recent, *, now: float) -> Observed:
     """The same, with its tags as they are now."""
-    tags = await _tags(client, queue.url, recent.of(queue.url), now)
+    tags = await _tags(client, queue.url, recent, now)
     return replace(queue, tags=tags, are_tags_remembered=False)
 
 
@@ -112,9 +115,12 @@ async def _as_remembered(tags: Mapping[str, str]) -> Mapping[str, str]:
     return tags
 
 
-async def _tags(client: SqsClient, url: str, memory: QueueMemory, now: float) -> Mapping[str, str] | None:
+async def _tags(client: SqsClient, url: str, recent: Recent, now: float) -> Mapping[str, str] | None:
+    memory = recent.of(url)
     if TAGS in memory.refused:
         return None
+    if seconds := recent.seconds_until_tags(client, now):
+        await asyncio.sleep(seconds)
     try:
         answer = await client.call("ListQueueTags", {"QueueUrl": url})
     except SqsError as error:

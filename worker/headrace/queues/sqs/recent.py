@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from headrace.queues.sqs.attributes import propagation_seconds
 from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 _MOST_KNOWN = 20_000
 """So many queues are remembered: those of ten thousand JobQueues. Others are looked at as if this process were new."""
+
+TAG_CALLS_PER_SECOND = 20.0
+"""An account may make 30 a second, and has other callers than this process: see
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-tags.html"""
+_TAG_CALLS_AT_ONCE = 8
 
 RESTLESS = 3
 """Set so often and never seen as it was set: something else sets it, too."""
@@ -113,6 +119,8 @@ class Recent:
         self._deleted: dict[str, float] = {}
         self._taken: dict[str, float] = {}
         self._within: dict[str | None, Recent] = {}
+        self._tag_turns: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        """When whoever calls has had its turns."""
 
     def within(self, endpoint_url: str | None) -> Recent:
         """Of one endpoint, where there are several; None is AWS."""
@@ -147,3 +155,9 @@ class Recent:
         """How much longer a name is taken at the most that is heard to be taken, by when that was heard first."""
         self._taken = {taken: at for taken, at in self._taken.items() if now - at < QUEUE_DELETED_SECONDS}
         return QUEUE_DELETED_SECONDS - (now - self._taken.setdefault(name, now))
+
+    def seconds_until_tags(self, client: object, now: float) -> float:
+        """In how long a client may ask for a queue's tags; its turn is taken. A few at a time need not wait."""
+        turn = max(self._tag_turns.get(client, 0.0), now - _TAG_CALLS_AT_ONCE / TAG_CALLS_PER_SECOND)
+        self._tag_turns[client] = turn + 1 / TAG_CALLS_PER_SECOND
+        return max(turn - now, 0.0)
