@@ -184,10 +184,14 @@ class OperatorError(Exception):
 class TransientError(OperatorError):
     """May heal by itself or once mended outside of this object: retried every few seconds."""
 
-    def __init__(self, reason: str, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str, *, retry_after_seconds: float | None = None, is_of_all: bool | None = None
+    ) -> None:
         super().__init__(reason, message)
         self.retry_after_seconds = retry_after_seconds
         """How long whoever refused has asked to be left alone; None where it has not."""
+        self.is_of_all = reason == "BackendUnreachable" if is_of_all is None else is_of_all
+        """Whether it is true of all places of the same administration, be it that nobody answers there."""
 
 
 class AwaitedError(TransientError):

@@ -161,7 +161,8 @@ class QueueProvisioner(Protocol[PlaceT_contra]):
             ``NameTaken`` where the place belongs to another.
         TransientError
             For whatever may heal; ``BackendUnreachable`` where nothing answers, which is true of all that has the same
-            administration. What a client library times out with is none of our errors: let it out as this one.
+            administration unless ``is_of_all`` says otherwise. What a client library times out with is none of our
+            errors: let it out as this one.
         """
         ...
 

@@ -245,7 +245,7 @@ class LongWork:
         if errand.ended_at is None:
             # Given up, and then nobody knows of it any more; or a library has cancelled us from within.
             self._end(errand, TransientError("ProvisioningFailed", "it was cut off"))
-        if errand.failure is not None and errand.failure.reason == "BackendUnreachable":
+        if isinstance(errand.failure, TransientError) and errand.failure.is_of_all:
             # It is so for all that wait here: each of them would only wait for the same.
             self._fail_all(administration, errand.failure)
         if self._errands.get(key) is errand:

@@ -47,6 +47,37 @@ def test_nobody_there_is_told_as_with_every_backend() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "is_of_all"),
+    [
+        ("ExpiredToken", True),
+        ("InvalidClientTokenId", True),
+        ("SignatureDoesNotMatch", True),
+        ("MissingAuthenticationToken", True),
+        ("RequestTimeTooSkewed", True),
+        # These may be about one queue alone.
+        ("AccessDenied", False),
+        ("InvalidAddress", False),
+        ("InternalError", False),
+        ("RequestThrottled", False),
+    ],
+)
+def test_what_is_wrong_with_who_calls_is_true_of_all_queues_and_is_not_tried_for_each(
+    code: str, is_of_all: bool
+) -> None:
+    told = translated(said_by_the_service(code, "", status=400, operation="GetQueueUrl"))
+    assert isinstance(told, TransientError)
+    assert told.is_of_all is is_of_all
+    # A thousand queues that ask every few seconds would only be refused: another Secret is tried at once.
+    assert told.retry_after_seconds == 20 or not is_of_all
+
+
+def test_nobody_there_is_true_of_all_queues() -> None:
+    told = translated(unreachable(OSError("no route to host")))
+    assert isinstance(told, TransientError)
+    assert told.is_of_all
+
+
+@pytest.mark.parametrize(
     ("error", "reason", "message"),
     [
         (SqsSpecError("kms_key_id", "is empty"), "InvalidSpec", "spec.awsSqs.encryption.kmsKeyId: is empty"),

@@ -37,6 +37,7 @@ class SomeProvider:
     at_work: list[SomePlace] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     sessions: int = 0
+    tries: int = 0
     held_up: dict[str, asyncio.Event] = field(default_factory=dict)
     """By administration."""
     failure: Exception | None = None
@@ -53,6 +54,7 @@ class SomeProvider:
         self, place: SomePlace, _owner: QueueOwner, _settings: Any, progress: Callable[[str], None]
     ) -> Provisioned:
         self.at_work.append(place)
+        self.tries += 1
         try:
             if (held_up := self.held_up.get(place.administration)) is not None:
                 progress("waiting")
@@ -146,6 +148,23 @@ async def test_a_database_that_can_not_be_reached_is_tried_once_for_all_that_wai
     errands = [crowd.work.ask(ObjectKey("shop", name), crowd.order(name)) for name in QUEUES]
     assert {errand.failure for errand in errands} == {crowd.provider.failure}
     assert set(crowd.woken) == {ObjectKey("shop", name) for name in QUEUES}
+
+
+async def test_credentials_that_are_refused_are_tried_once_for_all_that_have_them(crowd: Crowd) -> None:
+    crowd.provider.failure = TransientError("CredentialsExpired", "they have expired", is_of_all=True)
+    crowd.ask(*QUEUES)
+    crowd.ask("mails", administration="two")
+    await settle()
+    assert crowd.provider.tries == 2
+    errands = [crowd.work.ask(ObjectKey("shop", name), crowd.order(name)) for name in QUEUES]
+    assert {errand.failure for errand in errands} == {crowd.provider.failure}
+
+
+async def test_a_call_that_failed_for_one_queue_fails_for_no_other(crowd: Crowd) -> None:
+    crowd.provider.failure = TransientError("BackendUnreachable", "SQS can't serve now", is_of_all=False)
+    crowd.ask(*QUEUES)
+    await settle()
+    assert crowd.provider.tries == len(QUEUES)
 
 
 async def test_a_failure_of_one_queue_is_none_of_the_others(crowd: Crowd) -> None:

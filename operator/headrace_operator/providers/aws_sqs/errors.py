@@ -10,6 +10,7 @@ from headrace.queues.sqs.errors import (
     InFlightLimitError,
     QueueDeletedRecentlyError,
     SqsAccessError,
+    SqsUnavailableError,
     ThrottledError,
 )
 from headrace.queues.sqs.spec import SqsSpecError
@@ -65,10 +66,15 @@ def translated(error: QueueError) -> OperatorError:
             return TransientError("Throttled", message, retry_after_seconds=_THROTTLED_SECONDS)
         case InFlightLimitError():
             return TransientError("InFlightLimit", message)
+        case SqsAccessError() if error.kind in _OF_WHO_CALLS:
+            return TransientError(error.kind, message, retry_after_seconds=_REFUSED_SECONDS, is_of_all=True)
         case SqsAccessError():
             return TransientError(error.kind, message)
         case QueueNotFoundError():
             return TransientError("QueueNotFound", message)
+        case SqsUnavailableError():
+            # What answers that it can't serve now does so for one call.
+            return TransientError("BackendUnreachable", message, is_of_all=error.status is None)
         case QueueUnavailableError():
             return TransientError("BackendUnreachable", message)
         case _:
@@ -77,3 +83,7 @@ def translated(error: QueueError) -> OperatorError:
 
 _THROTTLED_SECONDS = 20.0
 """Trying again sooner would only add to it."""
+
+_OF_WHO_CALLS = frozenset({"CredentialsExpired", "CredentialsRefused", "CredentialsMissing", "ClockSkewed"})
+_REFUSED_SECONDS = 20.0
+"""Other keys in the Secret are tried at once."""

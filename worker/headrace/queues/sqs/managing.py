@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.sqs import attributes as wanted
 from headrace.queues.sqs.changing import create, set_attributes, set_tags
-from headrace.queues.sqs.errors import QueueDeletedRecentlyError, SqsUnavailableError
+from headrace.queues.sqs.errors import QueueDeletedRecentlyError, SqsError
 from headrace.queues.sqs.observing import find, look, look_at_tags
 from headrace.queues.sqs.ownership import check_owned
 from headrace.queues.sqs.place import QUEUE_DELETED_SECONDS
@@ -94,7 +94,7 @@ class ManagedQueues:
             if pause_seconds is not None:
                 self._progress(f"waiting for queue {name}, which was just made, to be seen")
                 await asyncio.sleep(pause_seconds)
-        raise SqsUnavailableError(
+        raise SqsError(
             f"queue {name} is there by CreateQueue and not by GetQueueUrl: either it shows in a moment, or the "
             "credentials may not call sqs:GetQueueUrl and sqs:GetQueueAttributes on it"
         )
