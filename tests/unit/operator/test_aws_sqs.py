@@ -301,7 +301,9 @@ def test_a_short_dead_letter_retention_counts_once_its_days_are_confirmed(
             {"messageRetentionSeconds": 345_600},
             ["RetentionNear"],
         ),
-        (QueueDepth(in_flight=119_999), {}, []),
+        (QueueDepth(in_flight=118_000), {}, []),
+        # The count is approximate: at the limit it is now above and now below it.
+        (QueueDepth(in_flight=119_990), {}, ["InFlightLimitReached"]),
         (QueueDepth(in_flight=120_000), {}, ["InFlightLimitReached"]),
     ],
 )
@@ -309,6 +311,11 @@ def test_the_depth_tells_what_is_near_a_limit_of_sqs(
     depth: QueueDepth | None, status: dict[str, Any], reasons: list[str]
 ) -> None:
     assert [finding.reason for finding in AwsSqsProvider(ALLOWED).findings(status, depth)] == reasons
+
+
+def test_what_is_said_of_the_limit_in_flight_does_not_change_with_each_count() -> None:
+    one, other = (AwsSqsProvider(ALLOWED).findings({}, QueueDepth(in_flight=number)) for number in (119_990, 120_010))
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ RETENTION_SECONDS = 1_209_600.0
 _NEAR = 6 / 7
 """Of the retention: with 14 days, what is told has two days left."""
 
+_FULL = 0.99
+"""Of what may be in flight: it is counted approximately, and a condition must not come and go with each count."""
+
 _DAY_SECONDS = 86_400.0
 
 
@@ -38,12 +41,12 @@ def found(status: Mapping[str, Any], depth: QueueDepth | None) -> list[Finding]:
 
 
 def _in_flight(depth: QueueDepth) -> Finding | None:
-    if depth.in_flight < MOST_IN_FLIGHT:
+    if depth.in_flight < _FULL * MOST_IN_FLIGHT:
         return None
     return Finding(
         "InFlightLimitReached",
-        f"{depth.in_flight} jobs are in flight, and SQS lets {MOST_IN_FLIGHT} out at a time: workers get no more until "
-        "some are finished; run fewer workers, or let each hold fewer (spec.maxConcurrentJobs of the JobWorkerPool)",
+        f"about {MOST_IN_FLIGHT} jobs are in flight, and SQS lets no more out at a time: workers get none until some "
+        "are finished; run fewer workers, or let each hold fewer (spec.maxConcurrentJobs of the JobWorkerPool)",
     )
 
 
