@@ -229,14 +229,14 @@ def test_whoever_fails_now_and_then_has_it_read_once_a_minute_in_the_end(scene: 
     async def story() -> None:
         await scene.read(MAIL)
         async with scene.secrets.watching():
+            reads: list[int] = []
             for second in range(600):
-                if second == 300:
-                    before = scene.reads
                 if second % 15 == 0:
                     scene.secrets.doubt(MAIL)
                 scene.clock.move(1)
                 await asyncio.sleep(1)
-            assert scene.reads - before <= 7
+                reads.append(scene.reads)
+            assert reads[-1] - reads[300] <= 7
 
     run_jumping(story())
 
