@@ -140,6 +140,14 @@ async def test_a_page_instead_of_an_answer_is_no_empty_queue(sqs: Sqs) -> None:
             await queue.receive(1, wait_seconds=5)
 
 
+async def test_a_service_that_answers_at_once_without_a_job_is_not_asked_without_a_pause(sqs: Sqs) -> None:
+    async with sqs.queue(wait_time_seconds=20) as queue:
+        await queue.keep_alive()
+        sqs.proxy.answer_page(200, "{}", operation="ReceiveMessage", times=ALWAYS)
+        assert await queue.receive(100, wait_seconds=1.5) == []
+        assert sqs.proxy.calls["ReceiveMessage"] <= 3
+
+
 async def test_messages_whose_answer_was_lost_come_again_uncharged(sqs: Sqs) -> None:
     async with sqs.queue(lease_seconds=0.8) as queue:
         await queue.keep_alive()

@@ -21,7 +21,7 @@ from support.verbs import complete, dead_letter, enqueue, release, retry
 from support.worker_process import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from headrace.queues.base import Delivery, Queue
     from headrace.queues.sqs.queue import SqsQueue
@@ -438,6 +438,80 @@ async def test_whoever_ends_its_polls_keeps_nothing_for_itself(sqs: Sqs) -> None
         assert await draining.receive(1, wait_seconds=5) == []
         assert (await draining.keep_alive()).lost == frozenset()
         assert (await complete(draining, [running])).accepted == 1
+
+
+async def test_what_nobody_understands_is_not_taken_faster_than_it_can_be_put_away(sqs: Sqs) -> None:
+    await sqs.made()
+    for _ in range(50):
+        entries = [
+            {
+                "Id": str(number),
+                "MessageBody": "broken",
+                "MessageAttributes": {"headrace": {"DataType": "String", "StringValue": "{"}},
+            }
+            for number in range(10)
+        ]
+        await sqs.call("SendMessageBatch", Entries=entries)
+    async with sqs.queue(lease_seconds=24) as queue:
+        await queue.keep_alive()
+        sqs.proxy.slow(2, operation="SendMessageBatch", times=float("inf"))
+        assert await queue.receive(100, wait_seconds=1) == []
+        _, in_flight, _ = await sqs.counts()
+        assert 0 < in_flight <= 200
+        sqs.proxy.heal()
+
+
+async def test_large_jobs_are_taken_by_few_polls_at_a_time(sqs: Sqs) -> None:
+    await sqs.made()
+    async with sqs.queue(lease_seconds=24) as queue:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob(payload=b"." * 1_000_000)] * 40)
+        # Forty at once would be forty megabytes beside what waits here already.
+        second_poll = asyncio.create_task(sqs.proxy.until_under_way("ReceiveMessage", 2))
+        assert len(await arrivals(queue, 40)) == 40
+        assert not second_poll.done()
+        second_poll.cancel()
+
+
+async def test_what_ran_out_before_anybody_took_it_is_given_to_nobody(sqs: Sqs) -> None:
+    await sqs.made()
+    async with sqs.queue(lease_seconds=0.4) as queue, sqs.queue() as other:
+        await queue.keep_alive()
+        await queue.enqueue([NewJob()])
+        sqs.proxy.slow(0.2, operation="ReceiveMessage")
+        assert await queue.receive(1, wait_seconds=0.1) == []
+        await eventually(lambda: queue.witnessed().held == 1, what="a job that nobody has taken yet")
+        await other.keep_alive()
+        taken = await arrival(other)  # As if all had stood here meanwhile.
+        assert len((await queue.keep_alive()).lost) == 1
+        assert await queue.receive(1) == []
+        assert (await complete(other, [taken])).accepted == 1
+
+
+class DeafCounts:
+    """A store of failures that never answers."""
+
+    async def add(self, _: Sequence[str]) -> list[int]:
+        raise OSError("away")
+
+    async def read(self, _: Sequence[str]) -> list[int]:
+        await asyncio.Event().wait()
+        return []
+
+    async def forget(self, _: Sequence[str]) -> None:
+        raise OSError("away")
+
+
+async def test_what_was_not_looked_through_when_polls_end_is_left_to_its_lease(sqs: Sqs) -> None:
+    await sqs.made()
+    async with sqs.queue() as other:
+        await enqueue(other, [NewJob()])
+        await release(other, [await arrival(other)])
+    async with sqs.queue(lease_seconds=24, failure_counts=DeafCounts()) as queue:
+        await queue.keep_alive()
+        assert await queue.receive(1, wait_seconds=0.5) == []
+        await queue.end_polls()
+        assert queue.witnessed().held == 0, "else heartbeats would hold it for as long as other jobs run here"
 
 
 async def test_a_queue_that_is_not_there_is_named(sqs: Sqs) -> None:

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 EXPIRED = "Expired"
 """The reason for which a job that was not started in time is dead."""
 
+_MANY_CHORES = 32
+"""With so much to see to, no more is taken: else what is dead would come faster than it can be put away."""
+
 # The service rounds, and its machines' clocks differ by as much.
 _EARLY_SECONDS = 1.0
 
@@ -80,6 +83,16 @@ class Housekeeping:
         """Wait until nothing is under way."""
         if self._chores:
             await asyncio.wait(self._chores)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether as much waits to be seen to as may."""
+        return len(self._chores) >= _MANY_CHORES
+
+    async def caught_up(self) -> None:
+        """Wait until it is not behind."""
+        while self.is_behind:
+            await asyncio.wait(self._chores, return_when=asyncio.FIRST_COMPLETED)
 
     async def admit(
         self, messages: Sequence[dict[str, Any]], received_at: float, seconds: float
@@ -135,7 +148,13 @@ class Housekeeping:
             deliveries.append(delivery)
             ages.append(there - due_at)
         if again and self._counts is not None:
-            late += await self._recount(deliveries, again)
+            try:
+                late += await self._recount(deliveries, again)
+            except BaseException:
+                # Nobody will hear of these: no heartbeat shall hold them.
+                for delivery in [*deliveries, *(settlement.delivery for settlement in (*early, *late))]:
+                    self._holdings.drop(delivery)
+                raise
         if early or late:
             self._soon(self._settle_aside([*early, *late]))
         return deliveries, ages

@@ -34,6 +34,13 @@ BESIDE_SECONDS = 1
 UNWANTED_SECONDS = 2.0
 """How long what nobody wants is kept: other workers may have a slot for it."""
 
+PAUSE_SECONDS = 1.0
+"""How long none is begun after one that came back empty far too early: the service is to wait for messages, so that
+polls need no pauses."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""So much several polls may bring at a time, by the size of what came last."""
+
 ANSWER_SECONDS = 5.0
 """For how long beyond its own time a poll is waited for in the end: what it brings comes again by itself."""
 
@@ -68,6 +75,8 @@ class QueuePolls:
         self._wanted = 0
         self._patience_seconds = 0.0
         self._error: BaseException | None = None
+        self._message_bytes = 0.0
+        self._pause: asyncio.TimerHandle | None = None
         self._stale_timer: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self.are_ended = False
@@ -80,7 +89,7 @@ class QueuePolls:
     # What came
 
     def take(self, limit: int) -> list[Delivery]:
-        """What has come, so many at the most."""
+        """What has come, so many at the most, as far as it is still held."""
         arrived = self._arrived
         if len(arrived) <= limit:
             taken = list(arrived)
@@ -90,7 +99,8 @@ class QueuePolls:
         if not arrived and self._stale_timer is not None:
             self._stale_timer.cancel()
             self._stale_timer = None
-        return taken
+        # While it waited here, a heartbeat may have told it as lost.
+        return [delivery for delivery in taken if self._holdings.get(delivery) is not None]
 
     def raise_error(self) -> None:
         """Raise what a poll failed with, to whoever waits for one: once."""
@@ -140,6 +150,7 @@ class QueuePolls:
             _, late = await asyncio.wait(self._under_way, timeout=longest_seconds)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         self._put_back_unwanted()
         if self._chores:
             await asyncio.wait(self._chores)
@@ -147,12 +158,16 @@ class QueuePolls:
 
     def _begin(self, wanted: int) -> None:
         most = self._options.max_number_of_messages
-        while not self.are_ended and len(self._under_way) < self._breadth:
+        while not self.are_ended and self._pause is None and len(self._under_way) < self._breadth:
             missing = wanted - len(self._arrived) - self._asked
             # A poll costs the same whether it is asked for one job or for ten.
-            if missing <= 0 or (self._under_way and missing < most):
+            if missing <= 0 or (self._under_way and (missing < most or self._is_much(self._asked + most))):
                 return
             _ = self._start(min(missing, most), self._wait_seconds(self._patience_seconds))
+
+    def _is_much(self, count: int) -> bool:
+        """Whether so many messages, as large as the last ones, are more than is wanted here at a time."""
+        return count * self._message_bytes > MOST_BYTES
 
     def _wait_seconds(self, patience_seconds: float) -> int:
         """How long a poll waits for a first message."""
@@ -195,7 +210,20 @@ class QueuePolls:
         for waiter in self._waiters:
             _wake(waiter)
 
+    def _rest(self) -> None:
+        """Begin no poll for a while."""
+        if self._pause is None:
+            self._pause = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        for waiter in self._waiters:
+            _wake(waiter)
+
     async def _poll(self, count: int, wait_seconds: int) -> None:
+        await self._housekeeping.caught_up()
+        if self.are_ended:
+            return
         parameters = {
             "MaxNumberOfMessages": count,
             "WaitTimeSeconds": wait_seconds,
@@ -217,12 +245,15 @@ class QueuePolls:
             deliveries, ages = await self._housekeeping.admit(messages, began, held_seconds)
             self._arrived += deliveries
             self._witness.poll_ended(began, lease_clock(), ages)
+            self._message_bytes = sum([len(message["Body"]) for message in messages]) / len(messages)
         elif wait_seconds:
             self._witness.poll_ended(began, lease_clock(), ())
+            if lease_clock() - began < wait_seconds / 2:
+                self._rest()
         self._adapt(len(messages), count)
 
     def _adapt(self, got: int, count: int) -> None:
-        if not got:
+        if not got or self._housekeeping.is_behind:
             self._breadth = 1
         elif got == count:
             self._breadth = min(2 * self._breadth, MOST_CALLS)
