@@ -23,6 +23,9 @@ SCALED_TO_ZERO = "ScaledToZero"
 PAUSED = "Paused"
 UPDATED = "Updated"
 
+_LONGEST_MESSAGE = 4096
+"""The API server refuses a status with a longer one than 32 KiB, and what a backend says may be of any length."""
+
 OF_READINGS = (SCALING_ACTIVE, SCALING_LIMITED)
 """What depends on how queues stand."""
 
@@ -60,7 +63,7 @@ def merge(
             "type": change.type,
             "status": status,
             "reason": change.reason,
-            "message": change.message,
+            "message": change.message[:_LONGEST_MESSAGE],
             "observedGeneration": generation,
             "lastTransitionTime": old["lastTransitionTime"] if old.get("status") == status else timestamp(now),
         }

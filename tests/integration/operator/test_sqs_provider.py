@@ -178,6 +178,33 @@ async def test_what_is_refused_is_tried_again_when_that_may_help(
     assert scene.condition()[0] == "Ready"
 
 
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        ("GetQueueUrl", {"QueueUrl": "ftp://127.0.0.1/1/shop_orders"}),
+        ("GetQueueUrl", {"QueueUrl": f"http://127.0.0.1/{'1' * 100_000}/shop_orders"}),
+        ("GetQueueUrl", {"QueueUrl": "http://127.0.0.1/1/shop_orders?dead_letter_queue_url=http://elsewhere/1/x"}),
+        ("GetQueueUrl", {}),
+        ("GetQueueAttributes", {"Attributes": {"QueueArn": "a" * 100_000}}),
+        ("GetQueueAttributes", {"Attributes": ["QueueArn"]}),
+    ],
+)
+async def test_an_endpoint_that_tells_nonsense_is_told_as_such(
+    scene: Scene, proxy: AwsProxy, operation: str, answer: dict[str, Any]
+) -> None:
+    await scene.look()
+    proxy.answer_page(200, json.dumps(answer), operation=operation, times=1000)
+    scene.clock.move(WITHIN_SECONDS)
+    await scene.look()
+    reason, message = scene.condition()
+    assert reason == "ProvisioningFailed"
+    assert "is this an endpoint of SQS?" in message
+    proxy.heal()
+    scene.clock.move(WITHIN_SECONDS)
+    await scene.look()
+    assert scene.condition()[0] == "Ready"
+
+
 async def test_no_call_goes_on_when_another_has_failed(scene: Scene, proxy: AwsProxy) -> None:
     proxy.answer(403, "AccessDenied", operation="GetQueueUrl", times=1)
     proxy.slow(0.5, operation="GetQueueUrl", times=1)

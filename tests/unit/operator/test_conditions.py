@@ -13,6 +13,13 @@ def ready(*, status: bool = True, reason: str = "Ready", message: str = "") -> C
     return Condition(type="Ready", status=status, reason=reason, message=message)
 
 
+def test_a_message_that_the_api_server_would_refuse_is_cut() -> None:
+    (told,) = conditions.merge(
+        [], [Condition(type="Ready", status=False, reason="Away", message="x" * 40_000)], generation=1, now=NOW
+    )
+    assert len(told["message"]) == 4096
+
+
 def test_a_new_condition_is_stamped_with_the_generation_and_the_time() -> None:
     [written] = conditions.merge([], [ready(message="fine")], generation=3, now=NOW)
     assert written == {

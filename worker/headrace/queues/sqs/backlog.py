@@ -18,6 +18,7 @@ from headrace.queues.errors import CountTooSlowError, QueueError
 from headrace.queues.sqs.client import open_client
 from headrace.queues.sqs.counting import COUNTS, DeadLetterCount, attributes_of, depth_of
 from headrace.queues.sqs.errors import SqsUnavailableError
+from headrace.queues.sqs.observing import told_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -208,7 +209,7 @@ def _is_silence(answer: Depth | QueueError) -> bool:
 async def _url_of(client: SqsClient, name: str, account: str | None = None) -> str:
     asked = {"QueueName": name} if account is None else {"QueueName": name, "QueueOwnerAWSAccountId": account}
     answer = await client.call("GetQueueUrl", asked)
-    return str(answer["QueueUrl"])
+    return told_url(answer)
 
 
 async def _dead_letter_url_of(client: SqsClient, redrive_policy: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.sqs.attributes import OPTIONAL
 from headrace.queues.sqs.errors import SqsError
-from headrace.queues.sqs.observing import TAGS, is_unknown_operation
+from headrace.queues.sqs.observing import TAGS, is_unknown_operation, told_url
 from headrace.queues.sqs.spec import SqsSpecError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def create(
 
 async def _create(client: SqsClient, name: str, attributes: Mapping[str, str], tags: Mapping[str, str]) -> str:
     parameters = {"QueueName": name, "Attributes": dict(attributes), "tags": dict(tags)}
-    return str((await client.call("CreateQueue", parameters))["QueueUrl"])
+    return told_url(await client.call("CreateQueue", parameters))
 
 
 async def set_attributes(

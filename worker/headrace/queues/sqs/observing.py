@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 TAGS = "tags"
 """What stands for tags among what an endpoint refuses."""
+
+_QUEUE_URL = re.compile(r"https?://[^/?#@\s]+(?:/[^/?#@\s]+)+/[A-Za-z0-9_-]{1,80}(?:\.fifo)?")
+_LONGEST_NAME = 512
+"""Of an ARN or a URL; longer ones are nobody's."""
 
 _UNKNOWN_OPERATION = frozenset(
     {"InvalidAction", "UnsupportedOperation", "UnknownOperation", "UnknownOperationException", "NotImplemented"}
@@ -58,7 +63,21 @@ async def find(client: SqsClient, name: str, *, account: str | None = None) -> s
         answer = await client.call("GetQueueUrl", parameters)
     except SqsQueueNotFoundError:
         return None
-    return str(answer["QueueUrl"])
+    return told_url(answer)
+
+
+def told_url(answer: Mapping[str, Any]) -> str:
+    """A queue's URL, as an endpoint tells it. Others than AWS's may be anybody's, and this goes to where it is shown.
+
+    Raises
+    ------
+    SqsError
+        When it is none.
+    """
+    url = answer.get("QueueUrl")
+    if not (isinstance(url, str) and len(url) <= _LONGEST_NAME and _QUEUE_URL.fullmatch(url)):
+        raise SqsError("what the endpoint tells is no queue's URL: is this an endpoint of SQS?")
+    return url
 
 
 async def looked_at(*looks: Coroutine[Any, Any, Observed | None]) -> list[Observed | None]:
@@ -100,7 +119,7 @@ async def look(
     if isinstance(tags, BaseException):
         raise tags
     told = attributes.get("Attributes") or {}
-    if "QueueArn" not in told:
+    if not (isinstance(told, dict) and isinstance(arn := told.get("QueueArn"), str) and len(arn) <= _LONGEST_NAME):
         raise SqsError(f"GetQueueAttributes tells no QueueArn of {url}: is this an endpoint of SQS?")
     return Observed(name=name, url=url, attributes=told, tags=tags, are_tags_remembered=remembered is not None)
 
