@@ -285,6 +285,24 @@ async def refused_by(queue: SqsQueue, held: Delivery) -> str:
     return str(raised.value)
 
 
+@pytest.mark.parametrize("is_denied", [False, True], ids=["deleted", "denied"])
+async def test_a_dead_letter_queue_that_is_gone_or_refused_stops_nobody_and_loses_nothing(
+    sqs: Sqs, is_denied: bool
+) -> None:
+    await sqs.made(max_retries=0)
+    async with sqs.queue() as queue:
+        await enqueue(queue, [NewJob(name="dead"), NewJob(name="rejected")])
+        first, second = await arrivals(queue, 2)
+        if is_denied:
+            sqs.proxy.answer(403, "AccessDenied", operation="SendMessageBatch", of=f"{QUEUE}-dead", times=float("inf"))
+        else:
+            await sqs.call("DeleteQueue", f"{QUEUE}-dead")
+        assert await retry(queue, first) == Settled(accepted=1), "it is not dead yet"
+        assert (await dead_letter(queue, second, reason="Broken")).dead_lettered == ()
+        assert await sqs.counts() == (0, 2, 0), "they are hidden for a while"
+        assert queue.witnessed().held == 0, "and nothing here waits for them"
+
+
 async def test_a_dead_letter_whose_message_could_not_be_deleted_is_not_sent_twice(sqs: Sqs) -> None:
     await sqs.made()
     async with sqs.queue() as queue:

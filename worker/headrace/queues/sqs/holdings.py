@@ -30,6 +30,7 @@ class Held:
         "expires_at",
         "has_failures",
         "is_counted",
+        "is_left",
         "is_sent",
         "message_id",
         "receives",
@@ -50,6 +51,8 @@ class Held:
         """What is being done with it."""
         self.is_sent = False
         """Whether what takes its place (a retry, a dead letter) was sent: it is only to be deleted."""
+        self.is_left = False
+        """Whether it is dead and could not be buried: it comes again."""
         self.is_counted = False
         """Whether its failure was counted beside the queue."""
         self.has_failures = False

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from headrace.queues.clock import lease_clock
-from headrace.queues.errors import QueueAccessError, QueueError
+from headrace.queues.errors import QueueAccessError, QueueError, QueueNotFoundError
 from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry, Settled
 from headrace.queues.sqs.calls import is_lost, own_copy
 from headrace.queues.sqs.messages import DeadMark, dead_letter
@@ -140,10 +140,19 @@ class Settling:
                 f"queue {self._calls.address.name}: nobody knows its dead-letter queue: allow sqs:GetQueueAttributes, "
                 "or give dead_letter_queue_url"
             )
-            return {held.delivery.receipt: error for _, held in cases}
+            return await self._leave(cases, error)
         letters = [(case, self._letter(case.settlement)) for case in cases]
         fitting = [(case, letter) for case, letter in letters if letter.fits]
         buried = await self._replacing.replace([case for case, _ in fitting], [letter for _, letter in fitting], url)
+        unwelcome = [
+            case
+            for case, _ in fitting
+            if not case.held.is_sent
+            and isinstance(buried.get(case.held.delivery.receipt), QueueNotFoundError | QueueAccessError)
+        ]
+        if unwelcome:
+            refusals = [buried.pop(held.delivery.receipt) for _, held in unwelcome]
+            buried |= await self._leave(unwelcome, refusals[0])
         if len(fitting) == len(cases):
             return buried
         large = [case for case, letter in letters if not letter.fits]
@@ -153,6 +162,19 @@ class Settling:
             *(self._calls.address.name, len(large)),
         )
         return buried | await self._putting_back.hidden(large)
+
+    async def _leave(self, cases: Sequence[Case], error: QueueError) -> dict[str, QueueError]:
+        """Nobody can bury these before somebody mends that: they come again after a while, and others go on."""
+        self._facts.look_soon()
+        errors = await self._putting_back.hidden(cases)
+        for _, held in cases:
+            held.is_left = held.delivery.receipt not in errors
+        if len(errors) < len(cases):
+            log.warning(
+                "queue=%s: %d jobs can't be dead-lettered and come again in a while: %s",
+                *(self._calls.address.name, len(cases) - len(errors), error),
+            )
+        return errors
 
     def _letter(self, settlement: Settlement) -> Outgoing:
         job = settlement.delivery.job
@@ -173,6 +195,7 @@ class Settling:
             held.message_id
             for settlement, held in cases
             if held.has_failures
+            and not held.is_left
             and held.delivery.receipt not in errors
             and (held.is_sent or isinstance(settlement, Complete | Discard | DeadLetter))
         ]
@@ -197,7 +220,7 @@ class Settling:
             error = errors.get(held.delivery.receipt) if errors else None
             if error is None:
                 self._holdings.drop(held.delivery)
-                if self._is_dead(settlement):
+                if self._is_dead(settlement) and not held.is_left:
                     dead.append(settlement)
             elif is_lost(error) and held.is_sent:
                 # What takes its place is there; this one is gone, or comes again.
