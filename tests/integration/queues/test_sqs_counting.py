@@ -234,6 +234,23 @@ async def test_a_process_counts_as_often_as_it_may_and_gives_its_last_count_else
     assert (await queue.depth(2)).ready == 3
 
 
+async def test_a_process_that_is_refused_a_count_asks_no_more_often_than_it_may(
+    client: SqsClient, moto: Moto, proxy: AwsProxy, clock: Clock
+) -> None:
+    name = await create(client)
+    queue = counting(client, (moto.queue_url(name), moto.queue_url(f"{name}-dead")), clock)
+    proxy.answer(403, "AccessDenied", "no", operation="GetQueueAttributes", times=float("inf"))
+    proxy.calls.clear()
+    for _ in range(20):
+        with pytest.raises(QueueAccessError, match="allow sqs:GetQueueAttributes"):
+            await queue.depth(2)
+        clock.now += 2
+    assert proxy.calls["GetQueueAttributes"] == 1
+    proxy.heal()
+    clock.now += 20
+    assert (await queue.depth(2)).ready == 0
+
+
 async def test_where_somebody_else_counts_no_call_is_made(
     client: SqsClient, moto: Moto, proxy: AwsProxy, clock: Clock
 ) -> None:

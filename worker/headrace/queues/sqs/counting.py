@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from headrace.queues.base import Depth
 from headrace.queues.errors import QueueAccessError, QueueError, UnsupportedCapabilityError
+from headrace.queues.sqs.calls import own_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,6 +112,7 @@ class Counting:
         self._dead_letters = DeadLetterCount()
         self._turn = asyncio.Lock()
         self._counted: tuple[float, Depth] | None = None
+        self._refused: tuple[float, QueueError] | None = None
 
     async def depth(self, max_age_seconds: float = 0.0) -> Depth:
         """See `headrace.queues.base.Counts`; the last count where there may be no other yet.
@@ -129,7 +131,7 @@ class Counting:
         async with self._turn:
             good_for_seconds = max(self._interval_seconds, max_age_seconds)
             if self._counted is None or self._clock() - self._counted[0] >= good_for_seconds:
-                self._counted = self._clock(), await self._count()
+                self._counted = await self._counted_now()
             counted_at, depth = self._counted
         oldest_seconds = self._witnessed().oldest_age_seconds if depth.ready else 0.0
         return replace(depth, age_seconds=self._clock() - counted_at, oldest_ready_age_seconds=oldest_seconds)
@@ -137,6 +139,16 @@ class Counting:
     async def has_ready(self) -> bool:
         """See `headrace.queues.base.Counts`."""
         return (await self.depth()).ready > 0
+
+    async def _counted_now(self) -> tuple[float, Depth]:
+        now = self._clock()
+        if self._refused is not None and now - self._refused[0] < self._interval_seconds:
+            raise own_copy(self._refused[1])  # A refusal has its price, too.
+        try:
+            return now, await self._count()
+        except QueueError as error:
+            self._refused = now, error
+            raise own_copy(error) from None
 
     async def _count(self) -> Depth:
         client = self._client()
