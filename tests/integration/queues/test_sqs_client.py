@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -211,6 +211,47 @@ async def test_entries_that_fail_are_given_to_the_caller(proxy: AwsProxy) -> Non
         answer = await sent(client, queue_url, ["a", "b", "c"])
         assert [done["Id"] for done in answer["Successful"]] == ["0", "2"]
         assert [(failed["Id"], failed["Code"]) for failed in answer["Failed"]] == [("1", "InternalError")]
+
+
+@pytest.mark.parametrize("operation", ["GetQueueUrl", "GetQueueAttributes"])
+async def test_an_answer_without_an_end_is_not_read_to_its_end(operation: str) -> None:
+    sent = 0
+
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):
+            while sent < 256 * 1024 * 1024:
+                writer.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+                await writer.drain()
+                sent += 0x10000
+        writer.close()
+
+    port = free_port()
+    async with (
+        await asyncio.start_server(endless, "127.0.0.1", port),
+        open_client(place_at(f"http://127.0.0.1:{port}")) as client,
+    ):
+        with pytest.raises(QueueUnavailableError):
+            await client.call(operation, {"QueueName": "a"} if operation == "GetQueueUrl" else {"QueueUrl": "a"})
+    # Three tries, and what is on its way.
+    assert sent < 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("operation", ["GetQueueUrl", "GetQueueAttributes"])
+async def test_an_answer_that_is_cut_short_is_none(operation: str) -> None:
+    async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    port = free_port()
+    async with (
+        await asyncio.start_server(cut, "127.0.0.1", port),
+        open_client(place_at(f"http://127.0.0.1:{port}")) as client,
+    ):
+        with pytest.raises(QueueUnavailableError):
+            await client.call(operation, {"QueueName": "a"} if operation == "GetQueueUrl" else {"QueueUrl": "a"})
 
 
 @pytest.mark.parametrize("page", ["<html>Bad gateway</html>", "[]", '{"__type": 5}'])

@@ -31,6 +31,7 @@ from botocore.exceptions import (
     ConnectionError as NoConnectionError,
 )
 
+from headrace.queues.sqs.bounded import BoundedSession
 from headrace.queues.sqs.errors import (
     SqsAccessError,
     SqsError,
@@ -235,6 +236,7 @@ class BotoClient:
                     max_pool_connections=_CONNECTIONS,
                     retries={"mode": "standard"},
                     user_agent_extra="headrace",
+                    http_session_cls=BoundedSession,
                 ),
             )
         )

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 # The service ends a connection that was idle for 20 s.
 _IDLE_SECONDS = 12.0
 _MOST_HEAD_BYTES = 64 * 1024
-_MOST_BODY_BYTES = 32 * 1024 * 1024
-"""Ten messages of the largest size, escaped, are less."""
 
 _END = b"\r\n\r\n"
+_MOST_BYTES = 32 * 1024 * 1024
+"""Ten messages of the largest size, escaped, are less."""
+_MOST_BYTES_WITHOUT_MESSAGES = 1024 * 1024
+"""The longest of all else is a queue's attributes, with a policy among them."""
+
+
+def most_bytes(operation: str) -> int:
+    """How long the answer of an operation may be: an endpoint may be anybody's, and say more than there is room for."""
+    return _MOST_BYTES if operation == "ReceiveMessage" else _MOST_BYTES_WITHOUT_MESSAGES
 
 
 class NotHttpError(ConnectionError):
@@ -61,8 +68,8 @@ class Connections:
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
 
-    async def post(self, request: bytes, *, seconds: float) -> Answer:
-        """Send a whole request, head and body; its answer, in so many seconds.
+    async def post(self, request: bytes, *, seconds: float, most_bytes: int = _MOST_BYTES) -> Answer:
+        """Send a whole request, head and body; its answer, in so many seconds, and of so many bytes at the most.
 
         Raises
         ------
@@ -72,7 +79,7 @@ class Connections:
         """
         connection = self._idle_one() or await self._connect()
         try:
-            answer = await connection.ask(request, seconds)
+            answer = await connection.ask(request, seconds, most_bytes)
         except BaseException:
             connection.abort()
             raise
@@ -128,6 +135,7 @@ class _Connection(asyncio.Protocol):
         self._received: bytes | bytearray = b""
         self._head: tuple[int, dict[str, str]] | None = None
         self._ends_with_connection = False
+        self._most_bytes = _MOST_BYTES
         self.is_reusable = True
         """Whether another request can be sent."""
         self.idle_since = 0.0
@@ -138,9 +146,10 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._of_pool.add(self)
 
-    async def ask(self, request: bytes, seconds: float) -> Answer:
+    async def ask(self, request: bytes, seconds: float, most_bytes: int) -> Answer:
         """Send a request and wait for its answer."""
         loop = asyncio.get_running_loop()
+        self._most_bytes = most_bytes
         self._answer = loop.create_future()
         self._timer = loop.call_later(seconds, self._fail, TimeoutError("no answer came in time"))
         assert self._transport is not None
@@ -210,14 +219,14 @@ class _Connection(asyncio.Protocol):
         elif status in {204, 304}:
             self._end(b"")
         elif (length := headers.get("content-length")) is not None:
-            if not length.isdecimal() or int(length) > _MOST_BODY_BYTES:
+            if not length.isdecimal() or int(length) > self._most_bytes:
                 raise ValueError(f"a body of {length[:20]} bytes")
             if len(self._received) >= int(length):
                 self._end(self._received[: int(length)], self._received[int(length) :])
         else:
             self._ends_with_connection = True
             self.is_reusable = False
-        if len(self._received) > _MOST_BODY_BYTES:
+        if len(self._received) > self._most_bytes:
             raise ValueError("a body without an end")
 
     def _end(self, body: bytes | bytearray, rest: bytes | bytearray = b"") -> None:

@@ -31,7 +31,7 @@ from botocore.retries.standard import (
 from botocore.utils import get_environ_proxies
 
 from headrace.queues.sqs.boto import ANSWER_SECONDS, CONNECT_SECONDS, BotoClient, skew_seconds, waits_seconds
-from headrace.queues.sqs.connections import Connections, NotHttpError, NotTakenError
+from headrace.queues.sqs.connections import Connections, NotHttpError, NotTakenError, most_bytes
 from headrace.queues.sqs.errors import (
     SqsAccessError,
     SqsError,
@@ -158,7 +158,9 @@ class SignedClient:
             raise SqsAccessError(f"{operation} of SQS can't be signed: {error}; mend it", operation=operation) from None
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"{self._first_lines}{lines}Content-Length: {len(body)}\r\n\r\n"
-        return await self._connections.post(head.encode() + body, seconds=wait_seconds + ANSWER_SECONDS)
+        return await self._connections.post(
+            head.encode() + body, seconds=wait_seconds + ANSWER_SECONDS, most_bytes=most_bytes(operation)
+        )
 
     def _now(self) -> str:
         """The time as it is signed: the service's, as far as we know."""
