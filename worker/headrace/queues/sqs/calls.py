@@ -47,6 +47,7 @@ class Calls:
         self._client: SqsClient | None = None
         self._stack = AsyncExitStack()
         self._turns = asyncio.Semaphore(MOST_CALLS)
+        self._urgent_turns = asyncio.Semaphore(MOST_CALLS)
 
     async def open(self) -> None:
         """Have a client, shared with other queues of this place."""
@@ -80,7 +81,7 @@ class Calls:
         return answer
 
     async def in_tens(
-        self, operation: str, entries: Sequence[dict[str, Any]], *, url: str | None = None
+        self, operation: str, entries: Sequence[dict[str, Any]], *, url: str | None = None, is_urgent: bool = False
     ) -> list[QueueError | None]:
         """Call a batch operation for all entries, ten at a time, several calls at once.
 
@@ -92,6 +93,8 @@ class Calls:
             As it takes them; their ``Id`` is set here.
         url
             Another queue's. Defaults to this one's.
+        is_urgent
+            Whether it waits for nothing that is not: leases run out behind a thousand slow deletes.
 
         Returns
         -------
@@ -100,12 +103,12 @@ class Calls:
             of all its entries.
         """
         if len(entries) <= MAX_MESSAGES:
-            return await self.ten(operation, entries, url=url)
-        tens = await asyncio.gather(*[self.ten(operation, ten, url=url) for ten in _tens(entries)])
+            return await self.ten(operation, entries, url=url, is_urgent=is_urgent)
+        tens = await asyncio.gather(*[self.ten(operation, ten, url=url, is_urgent=is_urgent) for ten in _tens(entries)])
         return [outcome for ten in tens for outcome in ten]
 
     async def ten(
-        self, operation: str, entries: Sequence[dict[str, Any]], *, url: str | None = None
+        self, operation: str, entries: Sequence[dict[str, Any]], *, url: str | None = None, is_urgent: bool = False
     ) -> list[QueueError | None]:
         """One batch; as `in_tens`."""
         if not entries:
@@ -113,7 +116,7 @@ class Calls:
         for place, entry in enumerate(entries):
             entry["Id"] = str(place)
         try:
-            async with self._turns:
+            async with self._urgent_turns if is_urgent else self._turns:
                 if url is None or url == self.url:
                     answer = await self.call(operation, Entries=entries)
                 else:
@@ -149,10 +152,13 @@ def outcomes(operation: str, answer: dict[str, Any], count: int) -> list[QueueEr
     told: list[QueueError | None] = [
         SqsUnavailableError(f"{operation}: the answer says nothing of this message", code=UNTOLD, operation=operation)
     ] * count
+    places = {str(place): place for place in range(count)}
     for success in done:
-        told[int(success["Id"])] = None
+        if (place := places.get(success.get("Id"))) is not None:
+            told[place] = None
     for failure in failed or ():
-        told[int(failure["Id"])] = _failure(operation, failure)
+        if (place := places.get(failure.get("Id"))) is not None:
+            told[place] = _failure(operation, failure)
     return told
 
 

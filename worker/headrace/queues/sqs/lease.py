@@ -112,7 +112,7 @@ async def _extend(calls: Calls, holdings: Holdings, due: Sequence[Held]) -> list
         {"ReceiptHandle": held.delivery.receipt, "VisibilityTimeout": each}
         for held, each in zip(due, seconds, strict=True)
     ]
-    errors = await calls.in_tens("ChangeMessageVisibilityBatch", entries)
+    errors = await calls.in_tens("ChangeMessageVisibilityBatch", entries, is_urgent=True)
     for held, each, error in zip(due, seconds, errors, strict=True):
         if error is None:
             holdings.extended(held, now + each)
