@@ -458,6 +458,39 @@ def test_a_pool_at_zero_needs_nobody_to_confirm_that_and_wakes_by_what_is_counte
     assert decide_once(spec, 0, counted(1), scaled_to_zero=True).reason == "Woken"
 
 
+def unwitnessed(at: datetime, ready: int = 0) -> Sample:
+    """An approximate count, where no worker is ready."""
+    return Sample(depth=QueueDepth(ready=ready, is_approximate=True), sampled_at=at, source=SampleSource.BACKEND)
+
+
+@pytest.mark.parametrize("mode", ["Direct", "HPA"])
+def test_workers_that_never_get_ready_are_not_held_for_ever_where_nothing_is_counted(mode: str) -> None:
+    story = Story(scaling(mode, scale_to_zero_after_seconds=60), current=7)
+
+    def see(ready: int = 0) -> int:
+        return story.see(5, unwitnessed(story.now + timedelta(seconds=5), ready))
+
+    # Counts may be a minute behind, and nobody takes jobs out: five minutes of nothing are proof, and then it is idle.
+    assert [see() for _ in range(60)] == [7] * 60
+    assert story.reason == "EmptinessUnconfirmed"
+    # What is counted meanwhile begins it anew.
+    see(ready=1)
+    numbers = [see() for _ in range(80)]
+    assert numbers.index(0) == 72, "300 s of nothing, and 60 s of idleness"
+
+
+def test_while_that_is_measured_each_sample_is_looked_at() -> None:
+    decision = decide_once(scaling(), 7, unwitnessed(START))
+    assert decision.next_at == START + timedelta(seconds=5)
+
+
+def test_what_was_not_counted_for_a_while_is_no_proof_for_workers_that_are_not_ready() -> None:
+    story = Story(scaling(scale_to_zero_after_seconds=60), current=7)
+    for _ in range(20):
+        story.see(5, unwitnessed(story.now + timedelta(seconds=5)))
+    assert story.see(600, unwitnessed(story.now + timedelta(seconds=600))) == 7
+
+
 def test_what_workers_got_while_counts_said_nothing_starts_the_idle_clock_anew() -> None:
     story = Story(scaling(scale_to_zero_after_seconds=60), current=1)
 

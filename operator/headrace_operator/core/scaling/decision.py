@@ -88,7 +88,7 @@ def decide(spec: Autoscaling, situation: Situation, history: History, now: datet
     now
         The time.
     """
-    signals = add_up(situation.queues)
+    history, signals = memory.settle(spec, history, add_up(situation.queues), situation.current)
     wanted = None if signals is None else _want(spec, situation, signals)
     history = memory.watch(spec, history, signals, now)
     if wanted is not None and spec.mode is ScalingMode.DIRECT:
@@ -256,6 +256,8 @@ def _next_at(case: _Case, answer: _Answer) -> datetime | None:
     moments = [memory.fallback_at(spec, history)]
     if answer.replicas and spec.min_replicas == 0 and history.idle_since is not None:
         moments += [history.idle_since + timedelta(seconds=spec.scale_to_zero_after_seconds), next_sample]
+    if answer.replicas and history.unwitnessed_since is not None:
+        moments.append(next_sample)
     if answer.replicas and spec.mode is ScalingMode.DIRECT and wanted is not None:
         higher = [past for past in history.recommendations if past.replicas > wanted.replicas]
         moments += [past.at + SCALE_DOWN_WINDOW for past in higher]

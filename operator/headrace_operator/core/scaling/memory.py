@@ -18,6 +18,10 @@ SCALE_DOWN_WINDOW = timedelta(seconds=60)
 LONGEST_SILENCE = timedelta(seconds=30)
 """Idle before and after a longer gap between samples is not known to have been idle all the time."""
 
+UNWITNESSED_PROOF = timedelta(seconds=300)
+"""Counts are a minute behind at the most, by AWS's own account: where nobody takes jobs out, nothing counted for so
+long is nothing, and workers that never get ready need not be held for ever."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastNumber:
@@ -35,6 +39,10 @@ class History:
     """The first of the uninterrupted samples with nothing that could start and nothing in flight."""
     idle_until: datetime | None = None
     """The last of them."""
+    unwitnessed_since: datetime | None = None
+    """The first of the uninterrupted samples with nothing counted and no worker ready that could tell."""
+    unwitnessed_until: datetime | None = None
+    """The last of them."""
     unknown_since: datetime | None = None
     """Since when some queue of the pool can't be read."""
     recommendations: tuple[PastNumber, ...] = ()
@@ -46,6 +54,27 @@ class History:
         if self.idle_since is None or self.idle_until is None:
             return 0.0
         return (self.idle_until - self.idle_since).total_seconds()
+
+
+def settle(
+    spec: Autoscaling, history: History, signals: Signals | None, current: int | None
+) -> tuple[History, Signals | None]:
+    """Take for certain what none of the workers that there are can confirm, once it was counted for long enough."""
+    if signals is None or signals.unknown:
+        return history, signals
+    if not (current and signals.is_doubtful and signals.is_unwitnessed):
+        return replace(history, unwitnessed_since=None, unwitnessed_until=None), signals
+    until = history.unwitnessed_until
+    known = until is not None and signals.sampled_at - until <= _silence(spec)
+    since = (history.unwitnessed_since if known else None) or signals.sampled_at
+    history = replace(history, unwitnessed_since=since, unwitnessed_until=signals.sampled_at)
+    if signals.sampled_at - since < UNWITNESSED_PROOF:
+        return history, signals
+    return history, replace(signals, unconfirmed="")
+
+
+def _silence(spec: Autoscaling) -> timedelta:
+    return max(LONGEST_SILENCE, timedelta(seconds=3 * spec.sample_interval_seconds))
 
 
 def watch(spec: Autoscaling, history: History, signals: Signals | None, now: datetime) -> History:
@@ -63,8 +92,7 @@ def _watch_idleness(spec: Autoscaling, history: History, signals: Signals | None
         return replace(history, idle_since=None, idle_until=None)
     if signals.unknown or signals.unconfirmed:
         return history
-    silence = max(LONGEST_SILENCE, timedelta(seconds=3 * spec.sample_interval_seconds))
-    known = history.idle_until is not None and signals.sampled_at - history.idle_until <= silence
+    known = history.idle_until is not None and signals.sampled_at - history.idle_until <= _silence(spec)
     since = history.idle_since if known else signals.sampled_at
     if since is not None and signals.empty_since is not None:
         # Counts may have missed what workers have had since.

@@ -41,6 +41,8 @@ class Signals:
     unconfirmed: str = ""
     """Of which queues only an approximate count says that there is nothing to do, and how many workers confirm it, in
     words."""
+    is_unwitnessed: bool = False
+    """Whether that is so since no worker of these queues is ready: nobody takes jobs out, and nobody can tell."""
     empty_since: datetime | None = None
     """Since when workers say so themselves, where counts are approximate: there may have been something before."""
 
@@ -81,6 +83,7 @@ def add_up(queues: Sequence[SeenQueue]) -> Signals | None:
         paused=one_or_named(paused, len(queues)) if paused else "",
         unknown=unknown,
         unconfirmed=_doubt(doubtful, len(queues)) if doubtful else "",
+        is_unwitnessed=bool(doubtful) and all(sample.depth.witness is None for _, sample in doubtful),
         empty_since=max((since for _, sample in read if (since := _empty_since(sample)) is not None), default=None),
     )
 
