@@ -336,6 +336,31 @@ async def test_a_wrong_clock_is_corrected_by_the_services_own(
         await sent(client, queue_url, ["c"])
 
 
+async def test_a_wrong_clock_is_corrected_for_all_calls_that_were_under_way(proxy: AwsProxy) -> None:
+    async with through(proxy) as (client, queue_url):
+        proxy.clock_ahead_seconds = 3600.0
+        await asyncio.gather(*[sent(client, queue_url, [f"{number}"]) for number in range(16)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_credentials_that_were_replaced_serve_all_calls_that_were_under_way(
+    proxy: AwsProxy, kind: ClientKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(key_id: str) -> None:
+        (tmp_path / "credentials").write_text(f"[default]\naws_access_key_id={key_id}\naws_secret_access_key=geheim\n")
+
+    monkeypatch.setattr("headrace.queues.sqs.boto._RENEWAL_SECONDS", 0.0)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    write("AKIAOLD")
+    async with open_client(place_at(proxy.endpoint_url, credentials=None), client=kind) as client:
+        queue_url = await made(client)
+        write("AKIANEW")
+        proxy.refused_keys["AKIAOLD"] = "ExpiredToken"
+        await asyncio.gather(*[sent(client, queue_url, [f"{number}"]) for number in range(16)])
+
+
 async def test_a_wrong_clock_that_botocore_signs_with_is_told_precisely(proxy: AwsProxy) -> None:
     async with through(proxy, "boto") as (client, queue_url):
         proxy.clock_ahead_seconds = 3600.0

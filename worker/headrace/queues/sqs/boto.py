@@ -126,6 +126,8 @@ class BotoClient:
         self._credentials: Any = None
         self._renewing = asyncio.Lock()
         self._renewed_at = time.monotonic()
+        self.turn = 0
+        """Which client it is that calls: another one after credentials were found or replaced."""
 
     @classmethod
     @asynccontextmanager
@@ -144,10 +146,11 @@ class BotoClient:
         patience = _PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         try:
             async with asyncio.timeout(patience + waits_seconds(operation, parameters)):
+                turn = self.turn
                 try:
                     return await self._called(operation, parameters)
                 except SqsError as error:
-                    if not (are_credentials_refused(error.code) and await self.renew()):
+                    if not (are_credentials_refused(error.code) and await self.renew(turn)):
                         raise
                     return await self._called(operation, parameters)
         except TimeoutError:
@@ -171,9 +174,11 @@ class BotoClient:
                 raise translated("ExpiredToken", str(error)) from None
             return keys
 
-    async def renew(self) -> bool:
-        """Look for other credentials, after those that we have were refused; whether there are any."""
+    async def renew(self, turn: int) -> bool:
+        """Look for other credentials, after those of this turn were refused; whether there are any."""
         async with self._renewing:
+            if turn != self.turn:
+                return True  # Others that were refused have found them meanwhile.
             if self._place.credentials is not None or time.monotonic() < self._renewed_at + _RENEWAL_SECONDS:
                 return False
             self._renewed_at = time.monotonic()
@@ -242,6 +247,7 @@ class BotoClient:
         )
         self._session = session
         self._credentials = await session.get_credentials()
+        self.turn += 1
 
     async def _look_again(self) -> None:
         """Find credentials where there were none: a client that was made without never looks for them itself."""

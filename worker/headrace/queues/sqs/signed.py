@@ -130,6 +130,7 @@ class SignedClient:
         is_mended = False
         budget: dict[str, Any] = {}
         while True:
+            turn, skewed_by = self._boto.turn, self._skew_seconds
             try:
                 status, headers, payload = await self._sent(operation, body, wait_seconds)
             except OSError as error:
@@ -141,7 +142,7 @@ class SignedClient:
                         self._retries.release(status, budget)
                         return answer
                 failure = _refused(operation, status, headers, payload)
-            if not is_mended and await self._mended(failure):
+            if not is_mended and await self._mended(failure, turn, skewed_by):
                 is_mended = True
                 continue
             delay_seconds = self._retries.delay_seconds(operation, attempt, failure, budget)
@@ -169,13 +170,18 @@ class SignedClient:
             self._timestamp = second, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         return self._timestamp[1]
 
-    async def _mended(self, failure: _Failure) -> bool:
-        """Whether what was wrong is put right: the time that we sign, or credentials that were replaced."""
+    async def _mended(self, failure: _Failure, turn: int, skewed_by: float) -> bool:
+        """Whether what was wrong is put right: the time that we sign, or credentials that were replaced.
+
+        Other calls may have seen to it meanwhile.
+        """
         code = failure.error.code
         if is_clock_skewed(code, failure.message):
             ahead = skew_seconds(failure.headers.get("date"))
-            if ahead is None or abs(ahead - self._skew_seconds) < _SKEW_THAT_MATTERS_SECONDS:
+            if ahead is None or abs(ahead - skewed_by) < _SKEW_THAT_MATTERS_SECONDS:
                 return False
+            if abs(ahead - self._skew_seconds) < _SKEW_THAT_MATTERS_SECONDS:
+                return True
             self._skew_seconds = ahead
             log.warning(
                 "the clock here is %.0f s %s that of SQS: signing with the service's time; set the clock",
@@ -183,7 +189,7 @@ class SignedClient:
                 "behind" if ahead > 0 else "ahead of",
             )
             return True
-        return are_credentials_refused(code) and await self._boto.renew()
+        return are_credentials_refused(code) and await self._boto.renew(turn)
 
 
 @dataclass(frozen=True, kw_only=True)
