@@ -129,3 +129,11 @@ def test_each_role_has_the_rights_it_needs_and_no_other() -> None:
     assert "sqs:ReceiveMessage" not in dead_letter_actions("worker")
     for role in ROLES:
         assert list(least_actions(role)) == sorted(set(least_actions(role)))
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_what_another_service_answers_is_not_repeated(status: int) -> None:
+    # An endpoint may be any server that the operator reaches, and its author reads the JobQueue's conditions.
+    told = str(translated(str(status), "the password is hunter2", status=status, operation="GetQueueUrl"))
+    assert "hunter2" not in told
+    assert "what answered was not SQS" in told

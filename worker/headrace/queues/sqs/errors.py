@@ -195,6 +195,9 @@ def translated(
         By how much the service's clock is ahead of ours, where it is known.
     """
     code, said = plain(error_code, message)
+    if code.isdecimal():
+        # An HTTP status alone: a proxy's page, or another service, whose words are not for whoever reads conditions.
+        said = "what answered was not SQS"
     told: dict[str, Any] = {"code": code, "status": status, "operation": operation}
     during = f"{operation or 'a call'} of SQS"
 
