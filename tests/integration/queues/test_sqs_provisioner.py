@@ -18,7 +18,13 @@ import pytest
 from headrace.queues.base import Owner, Provisioned, QueueSettings, Removed
 from headrace.queues.errors import PlaceTakenError, QueueNotFoundError
 from headrace.queues.sqs.client import open_client
-from headrace.queues.sqs.errors import QueueDeletedRecentlyError, SqsAccessError, SqsUnavailableError, ThrottledError
+from headrace.queues.sqs.errors import (
+    QueueDeletedRecentlyError,
+    SqsAccessError,
+    SqsError,
+    SqsUnavailableError,
+    ThrottledError,
+)
 from headrace.queues.sqs.place import Credentials, Place
 from headrace.queues.sqs.provisioner import SqsProvisioner
 from headrace.queues.sqs.recent import Recent
@@ -589,6 +595,23 @@ async def test_an_endpoint_without_tags_is_told_and_its_queues_are_never_removed
     assert not (await bench.ensure()).changed
     assert await bench.provisioner.remove(bench.name, OWNER) is None
     await bench.url()
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "UnsupportedOperation")])
+async def test_an_endpoint_that_has_told_tags_is_not_believed_to_have_none(
+    proxied: tuple[Bench, AwsProxy], status: int, code: str
+) -> None:
+    bench, proxy = proxied
+    await bench.ensure()
+    # A gateway on the way, say; without tags nobody's queue would be anybody else's.
+    proxy.answer(status, code, operation="ListQueueTags", times=100)
+    bench.now = LATER_SECONDS
+    with pytest.raises(SqsError):
+        await bench.ensure()
+    proxy.heal()
+    with pytest.raises(PlaceTakenError):
+        await bench.ensure(owner=replace(OWNER, name="invoices"))
+    assert "TagsRefused" not in reasons(await bench.ensure())
 
 
 async def test_looking_at_a_queue_that_is_as_wanted_takes_four_calls_and_now_and_then_its_tags(

@@ -128,7 +128,7 @@ async def set_tags(client: SqsClient, url: str, changes: TagChanges, memory: Que
         if changes.untag:
             await client.call("UntagQueue", {"QueueUrl": url, "TagKeys": list(changes.untag)})
     except SqsError as error:
-        if not is_unknown_operation(error):
+        if memory.has_told_tags or not is_unknown_operation(error):
             raise
         memory.refused.add(TAGS)
         return []

@@ -143,9 +143,10 @@ async def _tags(client: SqsClient, url: str, recent: Recent, now: float) -> Mapp
     try:
         answer = await client.call("ListQueueTags", {"QueueUrl": url})
     except SqsError as error:
-        if not is_unknown_operation(error):
+        if memory.has_told_tags or not is_unknown_operation(error):
+            # Whose a queue is stays to be proven where it once could be.
             raise
         memory.refused.add(TAGS)
         return None
-    memory.seen_tags, memory.seen_tags_at = dict(answer.get("Tags") or {}), now
+    memory.seen_tags, memory.seen_tags_at, memory.has_told_tags = dict(answer.get("Tags") or {}), now, True
     return memory.seen_tags

@@ -93,6 +93,8 @@ class QueueMemory:
     seen_tags: Mapping[str, str] | None = None
     """As they were read last; None where that is no longer so."""
     seen_tags_at: float = 0.0
+    has_told_tags: bool = False
+    """Whether the endpoint has ever told some, or that there are none."""
 
     def refuse(self, name: str, value: str) -> None:
         """The endpoint takes no such attribute; where the value is empty, it can't take it away."""
