@@ -359,6 +359,17 @@ async def test_where_the_service_gives_up_after_two_receives_what_is_put_back_is
     assert await sqs.messages() == []
 
 
+@pytest.mark.parametrize("operation", ["GetQueueAttributes", "ListQueueTags"])
+async def test_settings_that_can_not_be_read_any_more_stay_as_they_were(sqs: Sqs, operation: str) -> None:
+    await sqs.made(max_retries=7, dead_letter_enabled=False, visibility_timeout_seconds=77)
+    async with sqs.queue(look_seconds=0) as queue:
+        before = queue.settings
+        assert (before.max_retries, before.dead_letter_enabled, before.visibility_timeout_seconds) == (7, False, 77)
+        sqs.proxy.answer(403, "ExpiredToken", operation=operation, times=float("inf"))
+        await queue.maintain()
+        assert queue.settings == before, "with fewer retries, jobs would die that have attempts left"
+
+
 # What calls cost
 
 

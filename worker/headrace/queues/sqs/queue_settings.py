@@ -70,6 +70,12 @@ class KnownQueue:
             raise named(error, calls) from None
         except QueueAccessError as error:
             calls.trouble = None
+            # What was known before still holds.
+            settings = replace(
+                settings,
+                visibility_timeout_seconds=self.settings.visibility_timeout_seconds,
+                dead_letter_enabled=self.settings.dead_letter_enabled,
+            )
             self._missing(f"{error}. Until then, a job that this worker can't bury stays where it is")
         else:
             attributes = answer.get("Attributes") or {}
@@ -117,7 +123,7 @@ class KnownQueue:
             self._missing(f"the queue's tags can't be read, the worker's own settings hold: {error}")
         else:
             return answer.get("Tags") or {}
-        return {}
+        return self.tags
 
     def _see_redrive(self, policy: str | None) -> None:
         self.knows_dead_letters = True
