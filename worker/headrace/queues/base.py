@@ -2,8 +2,9 @@
 
 `Queue` is what producers and workers need of every backend. What only some backends can do is a role of its own,
 which a queue has or lacks: `Transactional`, `KeepsHouse`, `KeepsAliveAside`, `ShowsProgress`, `Counts`, `Witnesses`,
-`Polls`, `Listens`. What people ask of queues is in `inspection`; `Backlog` is the operator's read-only view;
-`Provisioner` makes and removes what a queue lives in. One contract suite (``tests/contract``) runs over every backend.
+`Polls`, `Listens`, `SettlesApart`. What people ask of queues is in `inspection`; `Backlog` is the operator's read-only
+view; `Provisioner` makes and removes what a queue lives in. One contract suite (``tests/contract``) runs over every
+backend.
 
 Delivery is at least once. A delivered job is held under a lease; whoever lets its lease run out loses the job, and
 where the backend is `Capabilities.fenced` its late settlement is refused.
@@ -452,6 +453,19 @@ class Polls(Protocol):
         call of `Queue.receive` that never comes. Heartbeats and `Queue.settle` go on meanwhile. Leaving the queue's
         block does the same. What the backend answers badly is left to its leases: nothing is raised.
         """
+        ...
+
+
+@runtime_checkable
+class SettlesApart(Protocol):
+    """A queue whose `Queue.settle` makes a call of the backend for each few jobs, and each call comes about by itself.
+
+    So whole calls cost least, and several calls of `Queue.settle` at once are no slower than one.
+    """
+
+    @property
+    def settled_together(self) -> int:
+        """How many jobs one call of the backend settles."""
         ...
 
 

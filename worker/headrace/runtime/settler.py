@@ -1,16 +1,21 @@
-"""Reporting what becomes of jobs: in batches, and again and again until the backend has taken it."""
+"""Reporting what becomes of jobs: in batches, and again and again until the backend has taken it.
+
+One report follows another. But where the backend settles few jobs with each call of its own (`SettlesApart`), several
+are under way beside each other: else the next jobs would wait for the slowest of many calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from headrace.idempotency.base import IdempotencyError
 from headrace.logs import described
+from headrace.queues.base import SettlesApart
 from headrace.queues.errors import QueueError
-from headrace.queues.settlement import Complete, DeadLetter, Discard, Release, Retry
+from headrace.queues.settlement import Complete, Release
+from headrace.runtime.reported import Reported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
     from headrace.metrics import QueueMetrics
     from headrace.queues.base import Delivery, DeliveryKey, Queue
-    from headrace.queues.settlement import Settled, Settlement
+    from headrace.queues.settlement import Settlement
     from headrace.runtime.idempotency_guard import IdempotencyGuard
     from headrace.runtime.job_log import JobLog
     from headrace.runtime.nudge import Nudge
@@ -32,9 +37,23 @@ LINGER_SECONDS = 0.01
 """How long the first of a batch waits for company while the worker is busy."""
 
 _MAX_BATCH = 2 * FULL_BATCH
+_MOST_REPORTS = 16
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LAST_PAUSE_SECONDS = 2.0
+
+
+class _Report:
+    """One report that is under way."""
+
+    __slots__ = ("batch", "failures", "lost")
+
+    def __init__(self, batch: list[Settlement], failures: int) -> None:
+        self.batch = batch
+        self.failures = failures
+        """How many reports had failed when it began."""
+        self.lost: set[DeliveryKey] = set()
+        """What others have got meanwhile."""
 
 
 class Settler:
@@ -66,19 +85,25 @@ class Settler:
         self._queue = queue
         self._guard = guard
         self._metrics = metrics
-        self._job_log = job_log
+        self._counts = Reported(metrics, job_log, guard)
         self._nudge = nudge
+        # How many make one call, where calls go beside each other.
+        self._together = queue.settled_together if isinstance(queue, SettlesApart) else None
+        self._most_reports = 1 if self._together is None else _MOST_REPORTS
+        self._full = FULL_BATCH if self._together is None else self._together
         self._pending: list[Settlement] = []
-        self._reporting: list[Settlement] = []
+        self._reports: list[_Report] = []
+        self._reporting = 0
         # Ended when others had them, and whether they were done: their keys are finished or freed all the same.
         self._late: list[tuple[Delivery, bool]] = []
-        self._lost: set[DeliveryKey] = set()
         self._is_flushing = False
+        self._is_hurried = False
         self._has_work = asyncio.Event()
         self._at_once = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
         self._failure = ""
+        self._failures = 0
         self.unreported_bytes = 0
         """How large the payloads of the unreported are: they are in memory for as long."""
 
@@ -90,7 +115,12 @@ class Settler:
     @property
     def unreported(self) -> int:
         """How many jobs have ended here and are still held at the queue."""
-        return len(self._pending) + len(self._reporting)
+        return len(self._pending) + self._reporting
+
+    @property
+    def saves_calls(self) -> bool:
+        """Whether a call costs the same however few are reported by it: company is worth a moment's wait."""
+        return self._together is not None
 
     def add(self, settlements: Sequence[Settlement], *, at_once: bool = True) -> None:
         """Report them; unless at once, after a moment in which others may come."""
@@ -99,7 +129,8 @@ class Settler:
         was_idle = not self._pending
         self._pending += settlements
         self.unreported_bytes += _payload_bytes(settlements)
-        if at_once or len(self._pending) >= FULL_BATCH:
+        if at_once or len(self._pending) >= self._full:
+            self._is_hurried |= at_once
             self._wake()
             self._at_once.set()
         elif was_idle:
@@ -112,16 +143,17 @@ class Settler:
     def lose(self, keys: AbstractSet[DeliveryKey]) -> None:
         """Others have these jobs: what is unreported of them would be refused."""
         lost = [settlement for settlement in self._pending if settlement.delivery.key in keys]
-        for settlement in self._reporting:
-            if isinstance(settlement, Complete) and settlement.delivery.key in keys:
-                self.end_lost(settlement.delivery, is_done=True)
+        for report in self._reports:
+            report.lost |= keys
+            for settlement in report.batch:
+                if isinstance(settlement, Complete) and settlement.delivery.key in keys:
+                    self.end_lost(settlement.delivery, is_done=True)
         for settlement in lost:
             self.end_lost(settlement.delivery, is_done=isinstance(settlement, Complete))
         if lost:
             self._metrics.refused_completions.inc(len(lost))
             self._pending = [settlement for settlement in self._pending if settlement.delivery.key not in keys]
             self.unreported_bytes -= _payload_bytes(lost)
-        self._lost |= keys
 
     def end_lost(self, delivery: Delivery, *, is_done: bool) -> None:
         """It has ended here, though others have it: only its key is to know."""
@@ -132,7 +164,7 @@ class Settler:
 
     async def flushed(self) -> None:
         """Wait until everything has been reported, to the queue alone where the idempotency store does not answer."""
-        self._is_flushing = True
+        self._is_flushing = self._is_hurried = True
         self._at_once.set()
         await self._settled.wait()
 
@@ -142,47 +174,65 @@ class Settler:
 
     async def run(self) -> None:
         """Report, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            await self._run(group)
+
+    async def _run(self, group: asyncio.TaskGroup) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             await self._has_work.wait()
             if not self._at_once.is_set():
                 await _wait(self._at_once, LINGER_SECONDS)
+            if self._reports and (self._failure or len(self._reports) >= self._most_reports):
+                self._has_work.clear()  # The end of a report sets it again.
+                continue
+            if self._failure:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+            else:
+                pause = _FIRST_PAUSE_SECONDS
+            batch = self._next_batch()
             self._has_work.clear()
             self._at_once.clear()
-            await self._report()
-            if not (self._pending or self._late):
-                self._settled.set()
-            else:
-                self._has_work.set()
-                if self.is_stuck:
-                    self._nudge.give()
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _LAST_PAUSE_SECONDS)
-                    continue
-                if len(self._pending) >= FULL_BATCH:
-                    self._at_once.set()
-            self._nudge.give()
-            pause = _FIRST_PAUSE_SECONDS
+            if batch or self._late:
+                report = _Report(batch, self._failures)
+                self._reports.append(report)
+                self._reporting += len(batch)
+                group.create_task(self._report(report))
+            self._go_on()
 
-    async def _report(self) -> None:
-        """One try at the next batch; what fails stays."""
+    def _next_batch(self) -> list[Settlement]:
+        """What is to be reported now: all, or where company is worth a wait, as much as makes whole calls."""
+        pending = self._pending
+        count = min(len(pending), _MAX_BATCH)
+        if self._together is not None and self._at_once.is_set() and not (self._is_hurried or self._failure):
+            count -= count % self._together
+        if count == len(pending):
+            self._is_hurried = self._is_flushing
+        self._pending = pending[count:]
+        return pending[:count]
+
+    def _go_on(self) -> None:
+        """With what there still is to report, if anything."""
+        if self._pending or (self._late and not self._reports):
+            self._has_work.set()
+            if self._is_hurried or len(self._pending) >= self._full:
+                self._at_once.set()
+        elif not self._reports:
+            self._settled.set()
+
+    async def _report(self, report: _Report) -> None:
+        """One try at a batch; what fails stays."""
         failure = ""
-        if self._late and self._guard is not None:
-            late, self._late = self._late, []
-            done = [delivery for delivery, is_done in late if is_done]
-            await self._guard.finish(done, is_last_try=True)
-            self._guard.forget(done)
-            await self._guard.release([delivery for delivery, is_done in late if not is_done])
-        batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
-        self._reporting = batch
-        self._lost.clear()
+        batch = report.batch
         unsettled: list[Settlement] = []
         try:
             if self._guard is not None:
+                await self._tell_late(self._guard)
                 batch, unsettled, failure = await self._told_to(self._guard, batch)
             if batch:
                 settled = await self._queue.settle(batch)
-                self._count(batch, settled)
+                self._counts.count(batch, settled)
                 if settled.unsettled:
                     unsettled += settled.unsettled
                     failure = settled.error or "the backend did not take all of them"
@@ -190,16 +240,35 @@ class Settler:
             unsettled += batch
             failure = str(error)
         # Settled again, what was lost meanwhile would be refused.
-        kept = [settlement for settlement in unsettled if settlement.delivery.key not in self._lost]
+        kept = [settlement for settlement in unsettled if settlement.delivery.key not in report.lost]
         if kept:
             self._pending = kept + self._pending
-        reported, self._reporting = self._reporting, []
-        self.unreported_bytes += _payload_bytes(kept) - _payload_bytes(reported)
-        if failure and not self._failure:
-            log.warning("outcomes not reported queue=%s, trying again: %s", self._queue.name, failure)
-        elif self._failure and not failure:
+        self._reports.remove(report)
+        self._reporting -= len(report.batch)
+        self.unreported_bytes += _payload_bytes(kept) - _payload_bytes(report.batch)
+        self._note(failure, report)
+        self._go_on()
+        self._nudge.give()
+
+    def _note(self, failure: str, report: _Report) -> None:
+        """How a report went. One that was begun before another failed says nothing of what is now."""
+        if failure:
+            if not self._failure:
+                log.warning("outcomes not reported queue=%s, trying again: %s", self._queue.name, failure)
+            self._failures += 1
+            self._failure = failure
+        elif self._failure and report.failures == self._failures:
             log.info("outcomes reported queue=%s", self._queue.name)
-        self._failure = failure
+            self._failure = ""
+
+    async def _tell_late(self, guard: IdempotencyGuard) -> None:
+        late, self._late = self._late, []
+        done = [delivery for delivery, is_done in late if is_done]
+        if done:
+            await guard.finish(done, is_last_try=True)
+            guard.forget(done)
+        if others := [delivery for delivery, is_done in late if not is_done]:
+            await guard.release(others)
 
     async def _told_to(
         self, guard: IdempotencyGuard, batch: list[Settlement]
@@ -227,66 +296,9 @@ class Settler:
             await guard.release([settlement.delivery for settlement in others])
         return [*done, *others], waiting, failure
 
-    def _count(self, batch: list[Settlement], settled: Settled) -> None:
-        """What the queue has said of a batch."""
-        if settled.accepted == len(batch) and not settled.dead_lettered:
-            self._count_accepted(batch)
-            return
-        refused = _keys(settled.refused)
-        dead = _keys(settled.dead_lettered)
-        ended: list[Delivery] = []
-        completed = retried = failed = released = cancelled = 0
-        unsettled = _keys(settled.unsettled)
-        for settlement in batch:
-            key = settlement.delivery.key if refused or dead or unsettled else None
-            if key in refused:
-                self._job_log.refused(settlement.delivery.job)
-                ended.append(settlement.delivery)
-                continue
-            if key in unsettled:
-                continue
-            match settlement:
-                case Complete():
-                    completed += 1
-                    ended.append(settlement.delivery)
-                case Release():
-                    released += 1
-                case Discard():
-                    cancelled += 1
-                case Retry() if key not in dead:
-                    retried += 1
-                case Retry() | DeadLetter():
-                    failed += 1
-                    self._job_log.dead_lettered(settlement.delivery.job)
-        if self._guard is not None and ended:
-            self._guard.forget(ended)
-        metrics = self._metrics
-        metrics.completed.inc(completed)
-        metrics.retried.inc(retried)
-        metrics.failed.inc(failed)
-        metrics.released.inc(released)
-        metrics.cancelled.inc(cancelled)
-        metrics.refused_completions.inc(len(refused))
-
-    def _count_accepted(self, batch: list[Settlement]) -> None:
-        """All of it came about, and nobody is dead: for most jobs, so in a fraction of the time."""
-        kinds = Counter(map(type, batch))
-        metrics = self._metrics
-        metrics.completed.inc(kinds[Complete])
-        metrics.retried.inc(kinds[Retry])
-        metrics.failed.inc(kinds[DeadLetter])
-        metrics.released.inc(kinds[Release])
-        metrics.cancelled.inc(kinds[Discard])
-        if self._guard is not None and kinds[Complete]:
-            self._guard.forget([settlement.delivery for settlement in batch if isinstance(settlement, Complete)])
-
 
 def _payload_bytes(settlements: Iterable[Settlement]) -> int:
     return sum([len(settlement.delivery.job.payload) for settlement in settlements])
-
-
-def _keys(settlements: Iterable[Settlement]) -> frozenset[DeliveryKey]:
-    return frozenset(settlement.delivery.key for settlement in settlements)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -299,7 +299,7 @@ class Slots:
                 self._settler.end_lost(attempt.delivery, is_done=isinstance(ending, Completed))
         self._metrics.duration.observe(ran_seconds)
         self._prefetch.ran(ran_seconds)
-        self._settler.add(settlements, at_once=not self._running)
+        self._settler.add(settlements, at_once=not (self._running or self._settler.saves_calls))
 
 
 def _ending_of(task: asyncio.Task[Outcome]) -> Ending:

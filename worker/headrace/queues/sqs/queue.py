@@ -15,6 +15,7 @@ from headrace.queues.sqs.enqueuing import Enqueuing
 from headrace.queues.sqs.holdings import Holdings
 from headrace.queues.sqs.housekeeping import Housekeeping
 from headrace.queues.sqs.lease import LEASE_SECONDS, HeartbeatLease, visibility_of
+from headrace.queues.sqs.place import MAX_MESSAGES
 from headrace.queues.sqs.polls import QueuePolls
 from headrace.queues.sqs.queue_settings import LOOK_SECONDS, KnownQueue
 from headrace.queues.sqs.receiving import Receiving
@@ -164,6 +165,11 @@ class SqsQueue:
     async def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See `headrace.queues.base.Queue`."""
         return await self._settling.settle(settlements)
+
+    @property
+    def settled_together(self) -> int:
+        """See `headrace.queues.base.SettlesApart`."""
+        return MAX_MESSAGES
 
     # Lease and house
 
