@@ -207,3 +207,25 @@ async def test_what_is_lost_while_it_is_reported_is_not_tried_again() -> None:
         bench.queue.answer()
         await bench.calls(3)
         assert bench.queue.sizes == [10, 10, 9]
+
+
+@pytest.mark.parametrize("kind", [SlowQueue, QueueInTens])
+async def test_a_fault_with_what_is_lost_stops_nobody_from_taking_more(kind: type[SlowQueue]) -> None:
+    async with reporting(kind) as bench:
+        lost = await bench.end(CALL)
+        await bench.calls(1)
+        bench.settler.lose({delivery.key for delivery in lost})
+        bench.queue.answer(QueueUnavailableError("away"))
+        await eventually(lambda: bench.settler.unreported == 0, what="nothing to be left")
+        assert not bench.settler.is_stuck
+
+
+@pytest.mark.parametrize("kind", [SlowQueue, QueueInTens])
+async def test_what_is_lost_after_a_fault_stops_nobody_from_taking_more(kind: type[SlowQueue]) -> None:
+    async with reporting(kind) as bench:
+        lost = await bench.end(CALL)
+        await bench.calls(1)
+        bench.queue.answer(QueueUnavailableError("away"))
+        await eventually(lambda: bench.settler.is_stuck, what="the fault to be known")
+        bench.settler.lose({delivery.key for delivery in lost})
+        await eventually(lambda: not bench.settler.is_stuck, what="nothing to be left")

@@ -219,7 +219,10 @@ class Settler:
             if self._is_hurried or len(self._pending) >= self._full:
                 self._at_once.set()
         elif not self._reports:
+            # What could not be reported has been lost meanwhile: then nothing says any more that others can't be.
+            self._failure = ""
             self._settled.set()
+            self._nudge.give()
 
     async def _report(self, report: _Report) -> None:
         """One try at a batch; what fails stays."""
@@ -247,8 +250,8 @@ class Settler:
         self._reporting -= len(report.batch)
         self.unreported_bytes += _payload_bytes(kept) - _payload_bytes(report.batch)
         self._note(failure, report)
-        self._go_on()
         self._nudge.give()
+        self._go_on()
 
     def _note(self, failure: str, report: _Report) -> None:
         """How a report went. One that was begun before another failed says nothing of what is now."""
