@@ -64,6 +64,9 @@ _OVERHEAD_BYTES = len(ATTRIBUTE) + len("String")
 # What XML 1.0 has no character for. A carriage return is one, but a parser of XML makes a line feed of it.
 _FOREIGN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+# Names as most jobs have them, a part of those that they may have.
+_PLAIN_NAME = re.compile(r"[\w.:/-]{0,255}", re.ASCII)
+
 # No message has an empty body.
 _NOTHING = "-"
 
@@ -109,7 +112,12 @@ class _Fields(Struct, kw_only=True, omit_defaults=True):
     body: Literal["text", "base64", "empty"] = "text"
 
 
+class _ExactFields(_Fields, forbid_unknown_fields=True):
+    """The same, and nothing else beside them."""
+
+
 _KNOWN = frozenset(_Fields.__struct_fields__)
+_exactly = msgspec.json.Decoder(_ExactFields).decode
 
 
 def job_id(now: datetime, chance: bytes) -> str:
@@ -267,27 +275,26 @@ def _payload(body: str | bytes, form: Literal["text", "base64", "empty"]) -> byt
 
 
 def _known(body: str | bytes, attribute: str, queue: str) -> Job:
-    said = msgspec.json.decode(attribute)
-    fields = msgspec.convert(said, _Fields)
-    extra = {name: value for name, value in said.items() if name not in _KNOWN}
+    fields, extra = _fields(attribute)
     if fields.version > ENVELOPE_VERSION:
         extra["version"] = fields.version
     if not MIN_YEAR <= fields.enqueued_at.year <= MAX_YEAR:
         # In another time zone, or when the job is sent on, it would be no moment at all.
         raise ValueError(f"enqueued_at {fields.enqueued_at}: must be of the years {MIN_YEAR} to {MAX_YEAR}")
-    # What no producer could say, nobody else may.
-    NewJob(
-        name=fields.name,
-        content_type=fields.content_type,
-        headers=fields.headers,
-        priority=fields.priority,
-        group=fields.group,
-        deduplication_key=fields.deduplication_key,
-        fairness_key=fields.fairness_key,
-        run_at=fields.run_at,
-        expires_at=fields.expires_at,
-        extra=extra,
-    )
+    if not _is_plain(fields, extra):
+        # What no producer could say, nobody else may.
+        NewJob(
+            name=fields.name,
+            content_type=fields.content_type,
+            headers=fields.headers,
+            priority=fields.priority,
+            group=fields.group,
+            deduplication_key=fields.deduplication_key,
+            fairness_key=fields.fairness_key,
+            run_at=fields.run_at,
+            expires_at=fields.expires_at,
+            extra=extra,
+        )
     return Job(
         id=fields.id,
         queue=queue,
@@ -304,6 +311,32 @@ def _known(body: str | bytes, attribute: str, queue: str) -> Job:
         run_at=fields.run_at or fields.enqueued_at,
         expires_at=fields.expires_at,
         extra=extra,
+    )
+
+
+def _fields(attribute: str) -> tuple[_Fields, dict[str, Any]]:
+    """The fields of an attribute, and what else it has. Most have nothing else, which is read in half the time."""
+    try:
+        return _exactly(attribute), {}
+    except (ValueError, RecursionError):
+        said = msgspec.json.decode(attribute)
+        fields = msgspec.convert(said, _Fields)
+        return fields, {name: value for name, value in said.items() if name not in _KNOWN}
+
+
+def _is_plain(fields: _Fields, extra: dict[str, Any]) -> bool:
+    """Whether nothing is said but a name that any job may have: then any producer could say it."""
+    return (
+        _PLAIN_NAME.fullmatch(fields.name) is not None
+        and fields.content_type == JSON_CONTENT_TYPE
+        and fields.priority == 0
+        and fields.run_at is None
+        and fields.expires_at is None
+        and fields.group is None
+        and fields.deduplication_key is None
+        and fields.fairness_key is None
+        and not fields.headers
+        and not extra
     )
 
 
