@@ -27,7 +27,7 @@ def holdings() -> Holdings:
 
 def received(where: Holdings, receipt: str, at: float) -> Held:
     job = made(NewJob(), queue="orders", id=f"job of {receipt}", now=NOW)
-    held = Held(Delivery(job=job, receipt=receipt), "m", 1, at, VISIBILITY_SECONDS)
+    held = Held(Delivery(job=job, receipt=receipt), "m", 1, at, at + VISIBILITY_SECONDS)
     where.hold(held, at)
     return held
 

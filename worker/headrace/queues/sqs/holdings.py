@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from msgspec import Struct
+
 from headrace.queues.sqs.capabilities import MAX_VISIBILITY_SECONDS
 
 if TYPE_CHECKING:
@@ -21,44 +23,33 @@ Use: TypeAlias = Literal["settling", "extending"]
 _MANY = 10_000
 
 
-class Held:
+class Held(Struct, eq=False, gc=False):
     """One delivery that is held."""
 
-    __slots__ = (
-        "asked_until",
-        "delivery",
-        "expires_at",
-        "has_failures",
-        "is_counted",
-        "is_left",
-        "is_sent",
-        "message_id",
-        "receives",
-        "use",
-        "wall_at",
-    )
+    delivery: Delivery
+    message_id: str
+    receives: int
+    """How often the message was received."""
+    received_at: float
+    expires_at: float
+    """Until when it is held, by the service's account or a little longer."""
+    use: Use | None = None
+    """What is being done with it."""
+    is_sent: bool = False
+    """Whether what takes its place (a retry, a dead letter) was sent: it is only to be deleted."""
+    is_left: bool = False
+    """Whether it is dead and could not be buried: it comes again."""
+    is_counted: bool = False
+    """Whether its failure was counted beside the queue."""
+    has_failures: bool = False
+    """Whether any of its failures was."""
+    asked_until: float = float("-inf")
+    """A change of its visibility was asked for and got no answer: if it came about, nobody has it before."""
 
-    def __init__(self, delivery: Delivery, message_id: str, receives: int, received_at: float, seconds: float) -> None:
-        self.delivery = delivery
-        self.message_id = message_id
-        self.receives = receives
-        """How often the message was received."""
-        self.expires_at = received_at + seconds
-        """Until when it is held, by the service's account or a little longer."""
-        self.wall_at = received_at + MAX_VISIBILITY_SECONDS
+    @property
+    def wall_at(self) -> float:
         """It can't be held for longer."""
-        self.use: Use | None = None
-        """What is being done with it."""
-        self.is_sent = False
-        """Whether what takes its place (a retry, a dead letter) was sent: it is only to be deleted."""
-        self.is_left = False
-        """Whether it is dead and could not be buried: it comes again."""
-        self.is_counted = False
-        """Whether its failure was counted beside the queue."""
-        self.has_failures = False
-        """Whether any of its failures was."""
-        self.asked_until = float("-inf")
-        """A change of its visibility was asked for and got no answer: if it came about, nobody has it before."""
+        return self.received_at + MAX_VISIBILITY_SECONDS
 
 
 class Holdings:
@@ -87,7 +78,7 @@ class Holdings:
 
     def hold(self, held: Held, now: float) -> None:
         """Hold one more."""
-        if len(self._held) >= _MANY and not self.has_heartbeats:
+        if not self.has_heartbeats and len(self._held) >= _MANY:
             self._forget_expired(now)
         self._held[held.delivery.receipt] = held
 

@@ -130,7 +130,7 @@ class Housekeeping:
             delivery = Delivery(job=job, receipt=message["ReceiptHandle"])
             attributes = message.get("Attributes") or {}
             receives = int(attributes.get("ApproximateReceiveCount", 1))
-            held = Held(delivery, message["MessageId"], receives, received_at, seconds)
+            held = Held(delivery, message["MessageId"], receives, received_at, received_at + seconds)
             self._holdings.hold(held, now)
             sent_at = int(attributes.get("SentTimestamp", 0)) / 1000
             # Most wait for nothing: then both moments are one.
@@ -139,7 +139,8 @@ class Housekeeping:
                 early.append(Release(delivery=delivery, delay_seconds=due_at - there))
                 continue
             due_at = max(due_at, sent_at)
-            is_late = job.attempt == 1 and _is_expired(job, due_at, retention_seconds, there)
+            may_be_late = job.attempt == 1 and (job.expires_at is not None or retention_seconds is not None)
+            is_late = may_be_late and _is_expired(job, due_at, retention_seconds, there)
             if is_late and (receives == 1 or self._counts is None):
                 late.append(_too_late(held))
                 continue

@@ -61,6 +61,11 @@ class HeartbeatLease:
             await self._facts.look_up()
         return KeptAlive(lost=holdings.lost(lease_clock(), gone))
 
+    @property
+    def is_extending(self) -> bool:
+        """Whether anything is being extended."""
+        return bool(self._extending)
+
     async def extended(self, held: Sequence[Held]) -> None:
         """Wait until none of these is being extended."""
         if waiting := {future for each in held if (future := self._extending.get(each.delivery.receipt)) is not None}:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ENDS = frozenset({Complete, Discard})
+
 EXHAUSTED = "RetriesExhausted"
 """The reason for which a job out of attempts is dead."""
 
@@ -95,7 +97,8 @@ class Settling:
 
     async def _settle(self, cases: Sequence[Case]) -> dict[str, QueueError]:
         """What went wrong, by receipt."""
-        await self._lease.extended([held for _, held in cases])
+        if self._lease.is_extending:
+            await self._lease.extended([held for _, held in cases])
         deletes: list[Case] = []
         others: list[Case] = []
         for case in cases:
@@ -119,7 +122,7 @@ class Settling:
 
     def _only_deletes(self, case: Case) -> bool:
         settlement = case.settlement
-        if isinstance(settlement, Complete | Discard):
+        if type(settlement) in _ENDS:
             return True
         return self._is_dead(settlement) and not self._facts.settings.dead_letter_enabled
 
@@ -191,6 +194,8 @@ class Settling:
 
     def _forget_failures(self, cases: Sequence[Case], errors: dict[str, QueueError]) -> None:
         """Of messages that are gone: nobody waits for it."""
+        if self._counts is None:
+            return
         gone = [
             held.message_id
             for settlement, held in cases
@@ -199,7 +204,7 @@ class Settling:
             and held.delivery.receipt not in errors
             and (held.is_sent or isinstance(settlement, Complete | Discard | DeadLetter))
         ]
-        if gone and self._counts is not None:
+        if gone:
             task = asyncio.create_task(_forget(self._counts, gone))
             self._forgetting.add(task)
             task.add_done_callback(self._forgetting.discard)
@@ -220,7 +225,7 @@ class Settling:
             error = errors.get(held.delivery.receipt) if errors else None
             if error is None:
                 self._holdings.drop(held.delivery)
-                if self._is_dead(settlement) and not held.is_left:
+                if type(settlement) not in _ENDS and self._is_dead(settlement) and not held.is_left:
                     dead.append(settlement)
             elif is_lost(error) and held.is_sent:
                 # What takes its place is there; this one is gone, or comes again.
