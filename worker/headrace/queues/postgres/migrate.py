@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
+
+import asyncpg
 
 from headrace.queues.errors import QueueError
 from headrace.queues.postgres.compatibility import check_version
@@ -10,8 +13,6 @@ from headrace.queues.postgres.statements import Migration, functions, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import asyncpg
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('headrace.dev/migrate/' || $1, 0))"
 
@@ -38,6 +39,16 @@ _NEWEST = "SELECT version, compatible_with FROM {schema}.migrations ORDER BY ver
 # open for minutes. Longer than the second after which the server ends its own vacuuming that is in the way.
 _WAIT_BRIEFLY = "SET LOCAL lock_timeout = '2s'"
 _WAIT_AS_BEFORE = "SET LOCAL lock_timeout = DEFAULT"
+
+# Those who work hold one table and want another. Who holds some and waits a second for the next makes the server end
+# one of the two as a deadlock: so all are had within moments, or let go again.
+_TABLES = """
+SELECT string_agg(format('%I.%I', schemaname, tablename), ', ' ORDER BY tablename)
+FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename <> 'migrations'
+"""
+_WAIT_A_MOMENT = "SET LOCAL lock_timeout = '200ms'"
+_TRIES = 10
+_PAUSE_SECONDS = 0.05
 
 _RECORD = "INSERT INTO {schema}.migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
 
@@ -78,6 +89,8 @@ async def migrate(
     version = newest["version"] if newest else 0
     steps = [migration for migration in migrations() if migration.version > version]
     if steps:
+        if newest:
+            await _lock_tables(connection, schema)
         await connection.execute(_WAIT_BRIEFLY)
         for step in steps:
             progress(f"migrating schema {schema} to version {step.version} ({step.name})")
@@ -91,3 +104,17 @@ async def migrate(
     if newest and not steps:
         check_version(schema, version, newest["compatible_with"])
     return steps
+
+
+async def _lock_tables(connection: asyncpg.Connection[asyncpg.Record], schema: str) -> None:
+    """Have all tables for ourselves where that goes within moments; else the steps wait for theirs."""
+    tables = await connection.fetchval(_TABLES, schema)
+    for _ in range(_TRIES):
+        try:
+            async with connection.transaction():
+                await connection.execute(_WAIT_A_MOMENT)
+                await connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return
