@@ -35,8 +35,9 @@ afterwards, and an ElasticMQ that Maven fetches. The peers are installed once in
 locks/bench.txt. What contestants say on standard error is in build/bench/contestants.log.
 
 A run of all benchmarks takes about twenty minutes and wants a machine with nothing else to do. It writes
-docs/benchmarks.md and build/bench/results.json. One that was broken off goes on with --resume, at the same commit. A
-run of some (--only) is for working on them: it prints, and writes build/bench/some.json.
+docs/benchmarks.md and build/bench/results.json. One that was broken off goes on with --resume, at the same commit, and
+takes what runs of some (--only) have measured. These are for working on them: they print, and write
+build/bench/some.json.
 """
 
 
@@ -112,8 +113,7 @@ async def _run(scenarios: Sequence[Scenario], *, is_whole: bool, resumes: bool) 
             if (result := measured.get(scenario.id)) is None:
                 started = time.monotonic()
                 result = await scenario.run(arena, tell)
-                if is_whole:
-                    journal.note(result, time.monotonic() - started)
+                journal.note(result, time.monotonic() - started)
             results.append(result)
     _write(results, facts, minutes=journal.seconds() / 60, is_whole=is_whole)
 
