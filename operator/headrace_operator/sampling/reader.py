@@ -157,7 +157,7 @@ class BackendReader:
         try:
             said = await self._around.workers.witnessed(queue, addresses)
         except Exception:
-            # As above.
+            # Whatever a tenant's pods say, their queue must not be forgotten.
             logger.exception("Workers of %s could not be asked what they have seen", queue)
             said = []
         if crew is None or self._crews.get(queue) is not crew:
