@@ -78,11 +78,11 @@ SQS_SCENARIOS: Sequence[Scenario] = (
         unit="jobs/s",
         how=f"The limits are {_CALLERS} callers that receive ten, decode and delete ten, one call after another: with "
         "aiobotocore bare, and with requests signed by hand over aiohttp. sqs-workers has one loop, as its command "
-        "has. Median of three.",
+        "has, or four threads with one each. Median of three.",
         measure=_drain(_DRAIN),
         candidates=(
             *(_ours(slots=slots) for slots in (100, 200)),
-            _sqs_workers(),
+            *(_sqs_workers(threads=threads) for threads in (1, 4)),
             _taskiq(tasks=100),
             _bare(callers=_CALLERS),
             _by_hand(callers=_CALLERS),
@@ -97,7 +97,7 @@ SQS_SCENARIOS: Sequence[Scenario] = (
         measure=_drain(_DISTANT, delay_seconds=_DELAY_SECONDS),
         candidates=(
             *(_ours(slots=slots) for slots in (200, 500)),
-            _sqs_workers(jobs=2000),
+            *(_sqs_workers(threads=threads, jobs=2000) for threads in (1, 4)),
             _taskiq(tasks=100, jobs=2000),
             _bare(callers=64),
             _by_hand(callers=64),
